@@ -114,7 +114,9 @@ class _Adapted(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ weight).addmm_(grad_inner, a).view(shape)
         grad_a, grad_b = grad_inner.t() @ flat, (inner.t() @ grad).t()
-        return grad_x, None, None, grad_a.to(ctx.wide[0]), grad_b.to(ctx.wide[1])
+        # in the order of the parameter, or autograd copies the gradient once more
+        grad_b = grad_b.to(ctx.wide[1], memory_format=torch.contiguous_format)
+        return grad_x, None, None, grad_a.to(ctx.wide[0]), grad_b
 
 
 def faster_adapters(network: nn.Module) -> None:

@@ -1,21 +1,23 @@
-"""Linear layers in half precision on a CPU, packed for the many small products of a decode.
+"""Linear layers in half precision, packed for the many small products of a decode.
 
-    [y_1 .. y_n] = [x, x A^T] [W, B]^T + b
+    [y_1 .. y_n, z] = x [W; A]^T + b,    y += z B^T
 
-Layers that read the same x, such as those of queries, keys and values, are one product. Their
-weights and adapters are W = [W_1; ..; W_n], A = [A_1; ..; A_n] and B, which has alpha/rank B_i as
-its diagonal blocks. W and B are packed in the order in which the CPU reads them, where torch packs
-them for each product. 32 responses of 64 tokens of a network of 135 million weights are drawn in
-0.86 of the time, and 32 of 16 tokens in about the same time.
+Layers that read the same x, such as those of queries, keys and values, are two products, or one
+without adapters, where each layer has three. Their weights and adapters are W = [W_1; ..; W_n],
+A = [A_1; ..; A_n] and B, which has alpha/rank B_i as its diagonal blocks. On a CPU [W; A] is in the
+order in which the CPU reads it, where torch orders it for each product. 32 responses of 64 tokens
+of a network of 135 million weights are drawn in 0.86 of the time, and 32 of 16 tokens in about the
+same time.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from model.networks.placement import HALF, is_half_on_a_cpu
@@ -23,22 +25,30 @@ from model.networks.placement import HALF, is_half_on_a_cpu
 BASES = (nn.Linear, Conv1D)
 """Types of linear layers; the weights of `Conv1D` are `[in, out]`."""
 FEWEST = 32
-"""Smallest number of tokens for which packed layers are faster by far, packing included."""
+"""Smallest number of tokens for which packed layers are faster on a CPU, packing included."""
+ALIGNMENT = 8
+"""Number of weights in 16 bytes."""
 MOST = 1 << 30
 """Largest memory of a network, bytes, that is packed: packed weights take the memory once more."""
 
 
 def packs(network: "transformers.PreTrainedModel", num_tokens: int) -> bool:
-    """True if `PackedLayers` makes a decode of this number of tokens faster."""
-    if num_tokens < FEWEST or not is_half_on_a_cpu(network):
+    """True if `PackedLayers` makes a decode of this number of tokens faster; 0 if it is compiled.
+
+    A GPU starts fewer kernels for any number of tokens.
+    """
+    if network.dtype not in HALF or sum(w.nbytes for w in network.parameters()) > MOST:
         return False
-    if not torch.backends.mkldnn.is_available():  # builds without oneDNN lack its operators
+    return network.device.type == "cuda" or (num_tokens >= FEWEST and reorders(network))
+
+
+def reorders(weight: "Tensor | transformers.PreTrainedModel") -> bool:
+    """True for weights on a CPU whose order oneDNN can change, which not all builds have."""
+    if not is_half_on_a_cpu(weight) or not torch.backends.mkldnn.is_available():
         return False
-    if network.dtype == torch.bfloat16:
-        is_supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
-        is_supported = torch.ops.mkldnn._is_mkldnn_fp16_supported()
-    return is_supported and sum(weight.nbytes for weight in network.parameters()) <= MOST
+    if weight.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def weight_of(base: Any) -> Tensor:
@@ -53,7 +63,8 @@ class PackedLayers:
             for ids in tokens:
                 logits = network(ids).logits  # the first pass shows which layers read the same x
 
-    Weights and adapters must not change inside.
+    Weights and adapters must not change inside. Each entry packs the weights of the time, at the
+    same places in memory on a GPU, where a recorded pass reads them.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -70,23 +81,27 @@ class PackedLayers:
             if is_layer and id(module) not in inner and "forward" not in vars(module):
                 self._layers.append(module)
                 module.forward = partial(self._forward, module)
+        for group in set(self._groups.values()):
+            group.pack()
         return self
 
     def __exit__(self, *_: object) -> None:
         for layer in self._layers:
             del layer.forward
-        self._layers, self._groups, self._last = [], {}, None
+        self._layers, self._last = [], None
 
     def _forward(self, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # with gradient it is a pass of another thread with the same network
         if torch.is_grad_enabled() or args or kwargs or not _is_plain(layer, x):
             return type(layer).forward(layer, x, *args, **kwargs)
-        if layer in self._groups:
-            return self._groups[layer].output(layer, x)
-        if self._last is None or self._last.packed or self._last.x is not x:
-            self._last = _Group(x)
-        self._last.layers.append(layer)
-        self._groups[layer] = self._last
+        group = self._groups.get(layer)
+        if group is not None and group.gains:
+            return group.output(layer, x)
+        if group is None:
+            if self._last is None or self._last.packed or self._last.x is not x:
+                self._last = _Group(x)
+            self._last.layers.append(layer)
+            self._groups[layer] = self._last
         return type(layer).forward(layer, x)
 
 
@@ -98,22 +113,6 @@ def _is_plain(layer: Any, x: Tensor) -> bool:
     return type(weight) is nn.Parameter and weight.dtype == x.dtype and x.dtype in HALF
 
 
-class _Packed(NamedTuple):
-    """Weights of layers that read the same x.
-
-    Attributes:
-        weight: W and B, `[out, in + rank]`, in the order of oneDNN.
-        bias: `[out]`, None without.
-        a: A, `[rank, in]`, None without adapters.
-        sizes: number of outputs of each layer.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    a: Tensor | None
-    sizes: list[int]
-
-
 class _Group:
     """Layers that read the same tensor in a pass.
 
@@ -123,47 +122,96 @@ class _Group:
     """
 
     def __init__(self, x: Tensor) -> None:
-        self.x = x
+        self.x: Tensor | None = x
         self.layers: list[Any] = []
         self.packed: _Packed | None = None
         self._outputs: dict[nn.Module, Tensor] = {}
+
+    @property
+    def gains(self) -> bool:
+        """False for one layer without adapters in torch's order, as on a GPU."""
+        first = self.layers[0]
+        return len(self.layers) > 1 or _has_adapters(first) or reorders(first.weight)
+
+    def pack(self) -> None:
+        """Pack the weights of the time, after a first pass."""
+        if self.packed is not None:
+            self.packed.fill()
 
     def output(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Output of a layer. The first layer that reads a tensor computes the outputs of all."""
         if self.x is not x or layer not in self._outputs:
             if self.packed is None:
-                self.packed = _pack(self.layers, x.numel() // x.shape[-1])
-            self.x, self._outputs = x, dict(zip(self.layers, _product(x, self.packed), strict=True))
-        return self._outputs.pop(layer)
+                self.packed = _Packed(self.layers, x.numel() // x.shape[-1])
+            outputs = self.packed.outputs(x)
+            self.x, self._outputs = x, dict(zip(self.layers, outputs, strict=True))
+        output = self._outputs.pop(layer)
+        self.x = x if self._outputs else None  # which else stays in memory
+        return output
 
 
-def _pack(layers: Sequence[Any], num_rows: int) -> _Packed:
-    """Pack layers for products with about `num_rows` rows."""
-    bases = [getattr(layer, "base_layer", layer) for layer in layers]
-    factors = [layer.rounded_factors() for layer in layers if hasattr(layer, "rounded_factors")]
-    sizes, width = [len(weight_of(base)) for base in bases], weight_of(bases[0]).shape[1]
-    a = torch.cat([a for a, _ in factors]) if factors else None
-    weight = bases[0].weight.new_zeros(sum(sizes), width + (0 if a is None else len(a)))
-    bias = weight.new_zeros(sum(sizes)) if any(base.bias is not None for base in bases) else None
-    row, column, remaining = 0, width, iter(factors)
-    for layer, base, size in zip(layers, bases, sizes, strict=True):
-        rows = slice(row, row + size)
-        weight[rows, :width] = weight_of(base)
-        if bias is not None and base.bias is not None:
-            bias[rows] = base.bias
-        if base is not layer:
-            _, b = next(remaining)
-            weight[rows, column : column + b.shape[1]] = b
-            column += b.shape[1]
-        row += size
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, num_rows)
-    return _Packed(packed, bias, a, sizes)
+class _Packed:
+    """Weights of layers that read the same x, and their adapters.
+
+    Args:
+        layers: the layers.
+        num_rows: number of rows of x for which a CPU orders the weights.
+    """
+
+    def __init__(self, layers: Sequence[Any], num_rows: int) -> None:
+        self._layers, self._num_rows = layers, num_rows
+        self._bases = [getattr(layer, "base_layer", layer) for layer in layers]
+        self._sizes = [len(weight_of(base)) for base in self._bases]
+        self._weight: Tensor | None = None  # [W; A], `[out + rank, in]`
+        self._ordered: Tensor | None = None  # the same in the order of oneDNN
+        self._bias: Tensor | None = None  # b, and 0 for the adapters
+        self._b: Tensor | None = None  # B, `[out, rank]`
+        self.fill()
+
+    def fill(self) -> None:
+        """Pack the weights and adapters of the time."""
+        factors = [each.rounded_factors() for each in self._layers if _has_adapters(each)]
+        size, like = sum(self._sizes), self._bases[0].weight
+        # rows of a product on a GPU begin at multiples of 16 bytes
+        rank = -(-sum(len(a) for a, _ in factors) // ALIGNMENT) * ALIGNMENT
+        if self._weight is None:
+            self._weight = like.new_zeros(size + rank, weight_of(self._bases[0]).shape[1])
+            self._b = like.new_zeros(size, rank) if factors else None
+            if any(base.bias is not None for base in self._bases):
+                self._bias = like.new_zeros(size + rank)
+        row, column, remaining = 0, 0, iter(factors)
+        for layer, base, num in zip(self._layers, self._bases, self._sizes, strict=True):
+            rows = slice(row, row + num)
+            self._weight[rows] = weight_of(base)
+            if self._bias is not None and base.bias is not None:
+                self._bias[rows] = base.bias
+            if self._b is not None and _has_adapters(layer):
+                a, b = next(remaining)
+                columns = slice(column, column + len(a))
+                self._weight[size:][columns], self._b[rows, columns] = a, b
+                column += len(a)
+            row += num
+        if reorders(self._weight):
+            self._ordered = torch.ops.mkldnn._reorder_linear_weight(self._weight, self._num_rows)
+            self._weight = None
+
+    def parts(self) -> list[Tensor]:
+        """The tensors that `outputs` reads."""
+        parts = (self._weight, self._ordered, self._bias, self._b)
+        return [part for part in parts if part is not None]
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Outputs of the layers, views of one tensor."""
+        flat, size = x.reshape(-1, x.shape[-1]), sum(self._sizes)
+        if self._ordered is None:
+            assert self._weight is not None
+            y = linear(flat, self._weight, self._bias)
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(flat, self._ordered, self._bias, "none", [], "")
+        if self._b is not None:
+            y[:, :size].addmm_(y[:, size:], self._b.t())
+        return y[:, :size].view(*x.shape[:-1], -1).split(self._sizes, -1)
 
 
-def _product(x: Tensor, packed: _Packed) -> tuple[Tensor, ...]:
-    """Outputs of the layers, views of one tensor."""
-    flat = x.reshape(-1, x.shape[-1])
-    if packed.a is not None:
-        flat = torch.cat([flat, flat @ packed.a.t()], 1)
-    y = torch.ops.mkldnn._linear_pointwise(flat, packed.weight, packed.bias, "none", [], "")
-    return y.view(*x.shape[:-1], -1).split(packed.sizes, -1)
+def _has_adapters(layer: Any) -> bool:
+    return hasattr(layer, "rounded_factors")

@@ -18,6 +18,7 @@ from model.networks import layer_checkpoints
 from model.networks.attention import faster_attention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
 from model.networks.fused_layers import fused_layers
+from model.networks.fused_rotary import fused_rotary
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.packed_layers import PackedLayers, packs
@@ -112,6 +113,7 @@ class CachedDecoder(Decoder):
 
             faster_adapters(network)
         fused_layers(network)
+        fused_rotary(network)
         # the search for padding in a pass without a mask waits for a GPU: there is no padding then
         vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
         self.network = network
@@ -191,7 +193,7 @@ class CachedDecoder(Decoder):
 
     def decoding(self, num_tokens: int = 0) -> AbstractContextManager[Any]:
         """See `Decoder`. Faster layers for passes of one token."""
-        if packs(self.network, num_tokens):
+        if not self.in_step and packs(self.network, num_tokens):
             return PackedLayers(self.network)
         return RoundedAdapters(self.network)
 
@@ -248,11 +250,11 @@ class CachedDecoder(Decoder):
         return self._padding is None and self._takes_wide_mask(state.cache)
 
     def _wide(self, mask: Tensor) -> Tensor:
-        """A mask of columns `[B, C]` as attention takes it for one token, `[B, 1, 1, C]`."""
-        mask = mask.bool()[:, None, None]
-        if self.network.config._attn_implementation == "sdpa":
-            return mask
-        dtype = self.network.dtype
+        """A mask of columns `[B, C]` as attention adds it for one token, `[B, 1, 1, C]`.
+
+        Torch would make these numbers of a mask of True and False in each layer.
+        """
+        mask, dtype = mask.bool()[:, None, None], self.network.dtype
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
     def _unread(

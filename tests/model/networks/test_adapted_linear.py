@@ -136,3 +136,13 @@ def test_each_entry_rounds_the_parameters_of_the_time_at_the_same_places() -> No
                 torch.nn.init.normal_(adapter.weight)
     assert places[0] == places[1]
     assert len(places[0]) == 2 * len(layers)
+
+
+def test_gradients_are_in_the_order_of_the_parameters() -> None:
+    """Autograd copies a gradient in another order."""
+    network = adapted_twice(torch.bfloat16).language_model.network
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    loss = network(torch.tensor([[2, 3, 4]])).logits.float().sum()
+    gradients = torch.autograd.grad(loss, parameters)
+    assert all(grad.is_contiguous() for grad in gradients)
+    assert parameters

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import LanguageModel
 from model.networks import packed_layers
@@ -34,14 +35,30 @@ def logits_of(language_model: LanguageModel) -> Tensor:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of layers that are packed together, one for each product packed from now on."""
     counts: list[int] = []
-    pack = packed_layers._pack
+    pack = packed_layers._Packed
 
     def counting(layers: Any, num_rows: int) -> Any:
         counts.append(len(layers))
         return pack(layers, num_rows)
 
-    monkeypatch.setattr(packed_layers, "_pack", counting)
+    monkeypatch.setattr(packed_layers, "_Packed", counting)
     return counts
+
+
+class Products(TorchDispatchMode):
+    """Counts products of matrices.
+
+    Attributes:
+        number: number of products so far.
+    """
+
+    number = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.number += function.overloadpacket.__name__ in {"mm", "addmm", "addmm_"}
+        return function(*args, **(kwargs or {}))
 
 
 def error(logits: Tensor, language_model: LanguageModel) -> float:
@@ -62,6 +79,43 @@ def test_packed_layers_compute_what_the_layers_do(name: str, index: int) -> None
     assert torch.equal(passes[0], expected)
     assert torch.equal(passes[1], passes[2])
     assert error(passes[1], language_model) < 2.0 * error(expected, language_model) < 0.1
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights stay in torch's order, and one layer without adapters stays as it is."""
+    monkeypatch.setattr(packed_layers, "reorders", lambda _: False)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize(("name", "index"), [("llama", 0), ("llama", 1), ("gpt2", 1)])
+@torch.no_grad()
+def test_weights_on_a_gpu_stay_where_a_recorded_pass_reads_them(name: str, index: int) -> None:
+    language_model = networks(name)[index]
+    packing, places = PackedLayers(language_model.network), []
+    for _ in range(2):
+        expected = logits_of(language_model)
+        with packing:
+            got = [logits_of(language_model) for _ in range(2)][1]
+        assert error(got, language_model) < 2.0 * error(expected, language_model) < 0.2
+        packed = [group.packed for group in packing._groups.values() if group.packed]
+        places.append([p.data_ptr() for each in packed for p in each.parts()])
+        for parameter in language_model.network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert places[0] == places[1] != []
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@torch.no_grad()
+def test_a_token_of_llama_has_two_products_for_each_input() -> None:
+    network = adapted_twice(HALF).language_model.network
+    with PackedLayers(network) as packing:
+        network(IDS.cpu())
+        with Products() as products:
+            network(IDS.cpu())
+    # of two layers: queries, keys and values; their output; gate and up; down; and the head
+    assert products.number == 2 * 4 * 2 + 1
+    assert [bool(group.packed) for group in packing._groups.values()].count(False) == 1
 
 
 @supported
