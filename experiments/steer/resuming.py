@@ -59,8 +59,9 @@ def restored(args: Any, saved: Mapping[str, Any]) -> Any:
     """Arguments that a run folder has saved; exits if they are of another script."""
     where, values = f"--resume {args.resume}: arguments.json", entries(saved)
     if missing := sorted((settable(args) | {"options"}) - saved.keys()):
-        expected = "expected the arguments of this script: is it the run of another?"
-        raise SystemExit(f"{where} lacks {missing[0]!r}, {expected}")
+        expected = "expected the arguments of this script in this version"
+        fix = "to start a new run with the options of an older one, name the file by --config"
+        raise SystemExit(f"{where} lacks {missing[0]!r}, {expected}: {fix}")
     for name, value in values.items():
         if ELSEWHERE in str(value):
             values[name] = _repeated(args, name, value)

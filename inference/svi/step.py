@@ -9,10 +9,12 @@ parameters   `optimizer/checked.py`   checks, a copy, the step (`_advance`), che
 import math
 from functools import partial
 
+import torch
 from pyro.infer import SVI
 from torch import nn
 
 from guides.guide import GuideRegistrationError
+from inference.objectives.draws import Draws
 from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
@@ -22,7 +24,7 @@ from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
 from inference.svi.step_in_nats import step_size
 from inference.svi.step_numbers import StepNumbers, step_numbers
-from model import Prompts
+from model import Prompts, ResponseSpace
 from model.common.ranks import average_gradients
 from model.networks.layer_checkpoints import checkpointed_layers
 from model.prior.division import Axis, divided
@@ -132,13 +134,31 @@ class Stepper:
         if not math.isfinite(loss):
             if isinstance(objective, TraceObjective):
                 objective.warn_of_sites()
-            raise NonFiniteLossError(f"the loss is {loss}; the parameters were left as they were")
+            why = no_responses(same.space, draws)
+            raise NonFiniteLossError(
+                f"the loss is {loss}; the parameters were left as they were{why}"
+            )
         if self._is_first:
             check_trains(state.guide, objective)
             self._is_first = False
         if self._numbers.limits is not None:
             state.optimizer.expect(self._numbers.limits, partial(step_size, guide, draws))
         return loss
+
+
+def no_responses(space: ResponseSpace | None, draws: list[Draws]) -> str:
+    """Number of rows that a guide drew and that are no responses of the prior, in words."""
+    rows = [draw.values["response"] for draw in draws if "response" in draw.values]
+    if space is None or not rows:
+        return ""
+    is_outside = torch.cat([~space.contains(each).flatten() for each in rows])
+    if not is_outside.any():
+        return ""
+    return (
+        f". {int(is_outside.sum())} of {len(is_outside)} rows that the guide drew are no responses "
+        f"of the prior, which have the id {space.pad_id} alone after an end: draw from a "
+        "`ResponseDistribution` with `prior.space`"
+    )
 
 
 def check_trains(guide: Program, objective: FitObjective) -> None:

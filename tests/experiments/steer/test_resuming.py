@@ -232,7 +232,7 @@ def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
     ("change", "message"),
     [
         ({"num_preferences": [3]}, "has 'num_preferences', no option of steer"),
-        ({"beta": None}, "lacks 'beta', expected the arguments of this script"),
+        ({"beta": None}, "lacks 'beta', expected .* in this version: .* by --config"),
         ({"prompts": 3}, "prompts is 3, expected texts"),
         ({"out": 3}, "out is 3, expected a path"),
         ({"steps": "many"}, 'steps is "many", expected a whole number'),

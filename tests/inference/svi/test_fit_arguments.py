@@ -214,6 +214,19 @@ def test_nothing_to_train_is_said_in_the_first_step(objective, make, model, smal
     assert raised.value.fit.state.step == 0
 
 
+def test_rows_that_are_no_responses_are_the_reason_of_an_infinite_loss(model, small_prior, prompts):
+    """A guide of independent tokens draws tokens after an end."""
+    logits = torch.zeros(small_prior.max_new_tokens, small_prior.vocab_size)
+
+    def guide(prompts):
+        tokens = pyro.param("logits", logits).expand(len(prompts), -1, -1)
+        with pyro.plate("prompts", len(prompts)):
+            return pyro.sample("response", dist.Categorical(logits=tokens).to_event(1))
+
+    with pytest.warns(UserWarning, match=r"the loss is inf.* rows that the guide drew are no resp"):
+        quiet(model, guide, prompts, 5)
+
+
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_gradients_that_are_off_are_named_before_a_step(off, model, small_prior, prompts):
     with off(), pytest.raises(RuntimeError, match=r"gradients are off, by .*call `fit` outside"):
