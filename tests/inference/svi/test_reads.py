@@ -7,7 +7,7 @@ from inference import LeaveOneOut_ELBO, fit
 from model import AlignmentModel, Prompts, TokenReward
 from model.prior import cached_decoder, decode
 from tests.model.prior.test_decode import Reads
-from tests.model.tiny import tiny
+from tests.model.tiny import NETWORKS, tiny
 
 MOST = 5
 """Largest number of reads of a step of `fit`: the drawn tokens, the values of the reward, the loss
@@ -34,8 +34,9 @@ def reads_of_a_step(model: AlignmentModel, prompts: Prompts, num_particles: int)
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("num_particles", [4, 40])
-def test_a_step_of_a_fit_reads_few_values_of_tensors(num_particles: int) -> None:
-    prior = tiny("llama")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_step_of_a_fit_reads_few_values_of_tensors(network: str, num_particles: int) -> None:
+    prior = tiny(network)
     reward = TokenReward(lambda response, _: (response % 2 == 0).float().mean(-1), prior)
     model = AlignmentModel(prior, reward, beta=1.0)
     assert reads_of_a_step(model, prior.encode(["a b", "b a"]), num_particles) <= MOST
