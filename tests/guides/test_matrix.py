@@ -122,7 +122,7 @@ def test_probabilities_sum_to_one(guide, prompts):
 
 def test_samples_match_the_density(guide, prompts):
     """Chi-square over the responses expected at least 5 times, all others in one cell."""
-    num = 6_000
+    num = 3_000
     distribution = guide.distribution(prompts)
     support = distribution.enumerate_support()
     expected = distribution.log_prob(support).exp().detach() * num  # [S, N]

@@ -92,8 +92,9 @@ def test_floor_and_work_by_hand_of_a_step_are_sums_over_the_phases():
     assert costs[STEP] == (2.0, 1.5, 4.0, 0.5)
 
 
-@pytest.mark.parametrize(("most", "held"), [(0.0, False), (1e9, True)])
-@pytest.mark.parametrize("network", ["gpt2-tiny", "film-reviews"])
+@pytest.mark.parametrize(
+    ("network", "most", "held"), [("gpt2-tiny", 0.0, False), ("film-reviews", 1e9, True)]
+)
 def test_a_table_of_phases_is_printed(network, most, held, capsys, monkeypatch):
     monkeypatch.setattr("experiments.roofline.__main__.TO_HAND", most)
     args = Roofline(networks=(network,), responses=2, max_new_tokens=2, rounds=1, device="cpu")

@@ -35,10 +35,10 @@ from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 @pytest.fixture(scope="module")
 def fitted(model, small_prior, prompts):
-    """Guide after 60 default steps, near the posterior."""
+    """Guide after 40 default steps, near the posterior."""
     pyro.set_rng_seed(0)
     guide = FineTuned(small_prior)
-    fit(model, guide, prompts, num_steps=60, progress=False)
+    fit(model, guide, prompts, num_steps=40, progress=False)
     return guide
 
 
@@ -194,7 +194,7 @@ def test_the_first_rate_does_not_matter(
     monkeypatch.setattr(trust_region, "START", rate)
     guide = FineTuned(small_prior)
     start = truth.kl_guide_posterior(guide).mean().item()
-    result = fit(model, guide, prompts, num_steps=60, progress=False)
+    result = fit(model, guide, prompts, num_steps=40, progress=False)
     assert result.metrics[0]["learning_rate"] == rate
     for each in (fitted, guide):
         assert truth.kl_guide_posterior(each).mean().item() < 0.2 * start
