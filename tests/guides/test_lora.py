@@ -20,9 +20,9 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from guides import Fixed, LoRA
+from guides import LoRA
 from guides.guide import OtherGuideError
-from inference import OBJECTIVES, FusedOptimizer, diagnose, fit, response_distribution
+from inference import OBJECTIVES, FusedOptimizer, fit, response_distribution
 from model import AlignmentModel, LanguageModel, TextReward
 from model.networks.fused_layers import fused_layers
 from tests.model.tiny import NETWORKS, PROMPTS, SPECIAL, WORDS, tiny, tiny_tokenizer
@@ -135,19 +135,6 @@ def test_prior_stays_bit_for_bit_before_during_and_after_training(prior):
     assert not any(
         parameter.requires_grad or parameter.grad is not None for parameter in prior.parameters()
     )
-
-
-def test_diagnostics_of_the_prior_do_not_see_the_guide(prior):
-    model, prompts = model_of(prior), prior.encode(PROMPTS)
-
-    def measured():
-        torch.manual_seed(1)
-        return diagnose(model, Fixed(prior), prompts, num_samples=64, num_prior_draws=256)
-
-    before = measured()
-    moved(LoRA(prior))
-    assert measured() == before
-    assert before.kl_guide_prior.value == pytest.approx(0, abs=1e-12)  # of a decode and a pass
 
 
 def test_one_copy_in_memory(prior):

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.identities.__main__ import CHECKS
 from experiments.papers import __main__ as script
+from experiments.papers import runner
 from experiments.papers.__main__ import Papers, main
 from experiments.papers.entries import PAPERS
 from experiments.papers.page import Verdict, anchor, opposing, page, supporting, verdict
@@ -137,9 +138,13 @@ def test_record_is_read_as_it_was_written(tmp_path):
     assert read(tmp_path / "none.json") == {}
 
 
-def test_script_that_is_refused_has_no_measurement():
+def test_script_that_is_refused_has_no_measurement(tmp_path, monkeypatch):
+    """Code 2 is that of a script which is refused, `test_command_line.py`."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "small.py").write_text("raise SystemExit(2)")
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
     with pytest.raises(RuntimeError, match="ended with code 2 and 0 findings"):
-        measure(Paper("title", "claim", "identities --only nothing"))
+        measure(Paper("title", "claim", "small --only nothing"))
 
 
 def test_only_the_chosen_paper_is_measured_again(monkeypatch, tmp_path, capsys):
