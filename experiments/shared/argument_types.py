@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from guides import GUIDES
 from model.common.checks import finite, positive, whole_number
+from model.common.files import is_there
 from model.networks.placement import named_device
 
 CORES = os.cpu_count() or 1
@@ -71,8 +72,7 @@ def _positive(name: str, value: float) -> None:
 
 
 def _check_folder(path: Path) -> None:
-    places = (path, *path.absolute().parents)
-    existing = next(place for place in places if place.exists() or place.is_symlink())
+    existing = next(filter(is_there, (path, *path.absolute().parents)))
     if not existing.exists():
         raise ValueError(f"{existing} is a link to what is not there")
     if not existing.is_dir():

@@ -6,6 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def is_there(path: Path) -> bool:
+    """True for a file, a folder, or a link, also one to nothing; an `OSError` for a bad name.
+
+    `Path.exists` is False for a name that is too long, from Python 3.14 on.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def write_atomically(path: Path, content: str) -> None:
     """Write a text in UTF-8 in place of the file. A link of that name is replaced."""
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
