@@ -42,6 +42,7 @@ def _fused_kind(kind: Any) -> Any:
     if not _is_usual(own):
         return None
     names = {**forward.__globals__, NAME: partial(_both_rotated, own)}
+    del names["__name__"]  # by which `torch.compile` would look for the names in the module
     code, closure = forward.__code__, forward.__closure__
     new = FunctionType(code, names, "forward", forward.__defaults__, closure)
     new.__kwdefaults__ = forward.__kwdefaults__
