@@ -18,7 +18,6 @@ from model.networks import layer_checkpoints
 from model.networks.attention import faster_attention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
 from model.networks.fused_layers import fused_layers
-from model.networks.fused_rotary import fused_rotary
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
 from model.networks.packed_layers import PackedLayers, packs
@@ -113,7 +112,6 @@ class CachedDecoder(Decoder):
 
             faster_adapters(network)
         fused_layers(network)
-        fused_rotary(network)
         # the search for padding in a pass without a mask waits for a GPU: there is no padding then
         vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
         self.network = network
