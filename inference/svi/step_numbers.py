@@ -76,15 +76,9 @@ def step_numbers(
         has_limits: True if the step has a size in nats, which numbers of the draws limit.
 
     Raises:
-        NoDrawsError: without draws, if the step has a size in nats.
+        NoDrawsError: without draws, if the step has a size in nats and the loss is finite.
     """
     draws = objective.draws or []
-    if has_limits and not draws:
-        name = type(elbo_of(objective)).__name__
-        raise NoDrawsError(
-            f"{name} does not show the draws of the guide, so that a step has no size in nats: "
-            "pass a `learning_rate` to `fit`, or an optimizer"
-        )
     all_draws = matrices(draws) if draws else None
     share = None if all_draws is None else all_draws.share
     numbers = response_numbers(draws, share, space, reward)
@@ -99,8 +93,14 @@ def step_numbers(
     of_draws = DrawNumbers(*(values.pop(name, math.nan) for name in DrawNumbers._fields))
     if draws and len(draws[0].prompts) < num_prompts:
         of_draws = of_draws._replace(variance=math.nan)
-    of_step = StepLimits(*map(values.pop, StepLimits._fields)) if has_limits else None
+    of_step = StepLimits(*map(values.pop, StepLimits._fields)) if has_limits and draws else None
     loss = values.pop("loss")
+    if has_limits and not draws and math.isfinite(loss):
+        name = type(elbo_of(objective)).__name__
+        raise NoDrawsError(
+            f"{name} does not show the draws of the guide, so that a step has no size in nats: "
+            "pass a `learning_rate` to `fit`, or an optimizer"
+        )
     means = {"elbo": values.pop(ELBO), "entropy": of_draws.entropy}
     return StepNumbers(loss, of_draws, of_step, with_kl(means | values))
 
