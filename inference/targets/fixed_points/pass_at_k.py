@@ -27,8 +27,8 @@ def pass_at_k(problem: Problem, k: int, threshold: float) -> Tensor:
             return (log_prior + slope / problem.beta * success).log_softmax(0)
 
         def excess(slope: float) -> float:
-            failure = (1 - success) @ log_guide(slope).exp()
-            return k * failure.item() ** (k - 1) - slope
+            failure = ((1 - success) @ log_guide(slope).exp()).item()
+            return k * min(1.0, failure) ** (k - 1) - slope  # a sum may exceed 1 by rounding
 
         return log_guide(root(excess, 0.0, float(k)))
 
