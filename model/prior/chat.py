@@ -141,7 +141,8 @@ def _check_template_reads(
     template = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
     known = {*inspect.signature(tokenizer.apply_chat_template).parameters} - VARIABLES
     given = {name: "`encode`" for name in options if name not in known}
-    if any(message.get("tool_calls") for message in prompt):
+    writes_all = re.search(r"\bmessages?\s*\|\s*tojson\b", template)
+    if any(message.get("tool_calls") for message in prompt) and not writes_all:
         given["tool_calls"] = place
     for name, where in given.items():
         if not re.search(rf"\b{re.escape(name)}\b", template):

@@ -76,6 +76,13 @@ def test_calls_of_tools_need_no_content() -> None:
     assert prompts.rows() == [[A, B, C, D]] * 2
 
 
+def test_calls_of_tools_are_read_by_a_template_that_writes_whole_messages() -> None:
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
+    prompts = language_model_of(tokenizer, max_new_tokens=2).encode([CALL])
+    assert '"tool_calls": [{"function": {"name": "c"}}]' in prompts.texts[0]
+
+
 def test_whole_text_of_a_response_is_the_chat_and_the_response(prior: LanguageModel) -> None:
     prompts = prior.encode([QUESTION])
     assert prior.decode(torch.tensor([[C, D]]), prompts) == [f"{prompts.texts[0]} c d"]
