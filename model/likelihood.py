@@ -265,14 +265,14 @@ def check_values(
             f"{label} returned {value[where].item()} at index {where}, expected a finite number, "
             "or -inf for an impossible response. Check it on the text of that response."
         )
-    if first_index(impossible) is None:
-        return check_product(label, wide, wide / divisor, "divided by beta")
-    raise ImpossibleResponseError(
-        f"{label} is -inf at index {first_index(impossible)}: the guide drew a response that the "
-        "posterior rules out, so KL(q || p*) is infinite. Use a finite penalty, "
-        "`inference.anneal`, or an algorithm for constraints: forward KL, rejection, importance "
-        "sampling, enumeration."
-    )
+    if (where := first_index(impossible)) is not None:
+        raise ImpossibleResponseError(
+            f"{label} is -inf at index {where}: the guide drew a response that the posterior rules "
+            "out, so KL(q || p*) is infinite. Use a finite penalty, `inference.anneal`, or an "
+            "algorithm for constraints: forward KL, rejection, importance sampling, enumeration."
+        )
+    check_product(label, wide, wide / divisor, "divided by beta")
+    return wide
 
 
 def check_product(label: str, value: Tensor, product: Tensor, operation: str) -> Tensor:

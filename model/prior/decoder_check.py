@@ -69,9 +69,7 @@ def check_cached_reading(
             f"with a cache: {type(error).__name__}: {error}"
         ) from error
     spread = expected.double().std(-1).mean().item()
-    log_ratio = cached.double().log_softmax(-1) - expected.double().log_softmax(-1)
-    # NaN, as of eager attention to padding in float64, is an error of each pass that has it
-    difference = log_ratio.abs().nan_to_num(nan=0.0).max().item()
+    difference = largest_difference(cached, expected)
     if difference > TOLERANCE.get(network.dtype, 1.0) * (spread + 1e-6):
         raise CachedReadingError(
             f"{type(network).__name__} gives a token other log-probabilities, by up to "
@@ -79,6 +77,15 @@ def check_cached_reading(
             "network whose positions follow `position_ids`, whose state is a key-value cache, and "
             "whose windows of attention are the same with a cache"
         )
+
+
+def largest_difference(logits: Tensor, expected: Tensor) -> float:
+    """Largest difference of the log-probabilities of two tensors of logits, `[..., V]`, nats.
+
+    NaN, as of eager attention to padding in float64, is an error of each pass that has it.
+    """
+    log_ratio = logits.double().log_softmax(-1) - expected.double().log_softmax(-1)
+    return log_ratio.abs().nan_to_num(nan=0.0).max().item()
 
 
 def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor, fixed: bool) -> Tensor:

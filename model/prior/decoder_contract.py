@@ -13,7 +13,7 @@ from torch import Tensor
 from model.prior.batch import Batch
 from model.prior.cached_decoder import CachedDecoder
 from model.prior.decoder import Decoder
-from model.prior.decoder_check import STEPS, TOLERANCE
+from model.prior.decoder_check import STEPS, TOLERANCE, largest_difference
 
 _NUM_DRAWS: Counter[type[Decoder]] = Counter()
 """Number of draws by class of decoder; training may move logits apart that were equal before."""
@@ -68,11 +68,9 @@ def _check_shape(what: str, logits: Tensor, expected: tuple[int, ...]) -> None:
 
 
 def _check_same(what: str, together: Tensor, one_by_one: Tensor) -> None:
-    """Refuse logits of other log-probabilities; NaN is an error of each pass that has it."""
-    expected = one_by_one.double()
-    log_ratio = together.double().log_softmax(-1) - expected.log_softmax(-1)
-    difference = log_ratio.abs().nan_to_num(nan=0.0).max().item()
-    spread = expected.clamp(-100.0, 100.0).std(-1).mean().item()
+    """Refuse logits of other log-probabilities, up to rounding."""
+    difference = largest_difference(together, one_by_one)
+    spread = one_by_one.double().clamp(-100.0, 100.0).std(-1).mean().item()
     if difference > TOLERANCE.get(together.dtype, 1.0) * (spread + 1.0):
         raise ValueError(
             f"{what} gives tokens that are read together other log-probabilities than tokens that "
