@@ -89,23 +89,27 @@ class CachedDecoder(Decoder):
         context: most tokens, of prompt and response, that the network reads; None without a limit.
         splits_head: see `Decoder`; False for networks whose own code cannot be divided.
         in_step: see `Decoder`; True if the network is sharded.
+        takes_padding: False if the network is known to give NaN to prompts with padding.
         gathers_draws: True if a sharded network is gathered once for a draw.
     """
 
     splits_head = in_step = compile_decode = gathers_draws = False
+    takes_padding = True
 
     def __init__(self, network: "transformers.PreTrainedModel", max_new_tokens: int) -> None:
         super().__init__()
         network = checked_network(network)
         kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
         names = [name for name in CACHE if name in arguments]
-        if not names or "position_ids" not in arguments:
-            expected = f"expected `position_ids` and {' or '.join(CACHE)}"
+        if not names:
+            expected = f"expected {' or '.join(CACHE)}, keys and values of attention"
             raise ValueError(f"{kind}.forward takes {', '.join(arguments)}: {expected}")
         layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
         if others := set(layers) - ATTENTION:
             expected = "expected layers of attention alone"
             raise ValueError(f"{kind} has layers of kind {sorted(others)}, {expected}")
+        if network.dtype == torch.float64 and _experts(network) == "grouped_mm":
+            network.set_experts_implementation("eager")  # torch has no such product in float64
         check_causal(network.eval())
         if any(hasattr(module, "lora_A") for module in network.modules()):
             from model.networks.adapted_linear import faster_adapters  # takes seconds to import
@@ -116,6 +120,9 @@ class CachedDecoder(Decoder):
         vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
         self.network = network
         self._cache = names[0]
+        # networks with ALiBi count positions by the mask `[B, C]`
+        is_alibi = getattr(network.config.get_text_config(), "alibi", False)
+        self._takes_positions = "position_ids" in arguments and not is_alibi
         self.max_new_tokens = max_new_tokens
         self._keeps_last_logits = "logits_to_keep" in arguments
         self._padding, self._first_position = padding_position(network), first_position(network)
@@ -232,6 +239,7 @@ class CachedDecoder(Decoder):
         faults = {
             f"attention by {attention!r}, expected one of {sorted(WIDE)}": attention not in WIDE,
             "positions that depend on token ids": self._padding is not None,
+            "positions by the mask": not self._takes_positions,
             "an output layer that its own code alone can call": not self.splits_head,
         }
         for fault, is_so in faults.items():
@@ -240,7 +248,7 @@ class CachedDecoder(Decoder):
 
     def _takes_wide_mask(self, cache: Any) -> bool:
         """True if attention takes the mask of `_wide` for all layers of a cache."""
-        is_wide = self.network.config._attn_implementation in WIDE
+        is_wide = self.network.config._attn_implementation in WIDE and self._takes_positions
         return is_wide and all(map(is_plain, cache.layers))
 
     def takes_one_mask(self, state: CachedState) -> bool:
@@ -259,6 +267,13 @@ class CachedDecoder(Decoder):
         self, mask: Tensor, is_padded: bool, cache: Any = None, num_read: int = 0
     ) -> CachedState:
         """The state before a pass, with the mask of all columns, `[B, C]`."""
+        if is_padded and not self.takes_padding:
+            attention = self.network.config._attn_implementation
+            raise ValueError(
+                f"{type(self.network).__name__} in {self.network.dtype}, with attention by "
+                f"{attention!r}, gives NaN to prompts of different lengths, which are padded: load "
+                "it in float32, or pass prompts of one length at a time"
+            )
         positions = (mask.cumsum(1) - 1).clamp(min=0) + self._first_position
         hidden = torch.empty(0, device=mask.device)
         return CachedState(cache, num_read, mask, positions, is_padded, hidden)
@@ -281,7 +296,9 @@ class CachedDecoder(Decoder):
             skipped = (tokens == self._padding) & state.mask[:, start:end].bool()
             later = without_padding(positions[:, start:], skipped, self._padding)
             positions = torch.cat([positions[:, :start], later], 1)
-        batch: dict[str, Any] = {name: tokens, "position_ids": positions[:, start:end]}
+        batch: dict[str, Any] = {name: tokens}
+        if self._takes_positions:
+            batch["position_ids"] = positions[:, start:end]
         mask: Tensor | None = state.mask[:, :end] if state.is_padded else None
         one_token = start and tokens.shape[1] == 1
         if mask is not None and one_token and is_asynchronous(tokens.device):
@@ -319,6 +336,11 @@ class CachedDecoder(Decoder):
         cache = getattr(cache, "self_attention_cache", cache)
         new = CachedState(cache, end, state.mask, positions, state.is_padded, hidden[0])
         return out.logits, new
+
+
+def _experts(network: "transformers.PreTrainedModel") -> str | None:
+    """Implementation of the layers of experts; None without such layers."""
+    return getattr(network.config.get_text_config(), "_experts_implementation", None)
 
 
 def _no_warning(*_: Any) -> None:

@@ -88,7 +88,7 @@ class LanguageModel(CachedDecoder):
         padding = getattr(network.config.get_text_config(), "pad_token_id", None)
         special = {*tokenizer.all_special_ids, *self.end_ids, self.pad_id, padding}
         words = [token_id for token_id in range(self.vocab_size) if token_id not in special]
-        check_cached_reading(self, network, words or [0], self.max_new_tokens)
+        self.takes_padding = check_cached_reading(self, network, words or [0], self.max_new_tokens)
         self.compile_decode = instance("compile_decode", compile_decode, bool)
         if compile_decode:
             self.check_fixed()

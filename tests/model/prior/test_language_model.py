@@ -10,10 +10,10 @@ from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BloomConfig,
-    BloomForCausalLM,
     Cache,
     GPT2LMHeadModel,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
 )
 from transformers.utils import ModelOutput
 
@@ -296,13 +296,13 @@ def test_a_network_without_any_end_id_is_refused() -> None:
         LanguageModel(network, tiny_tokenizer(eos_token=None), max_new_tokens=3)
 
 
-def test_a_network_that_takes_no_positions_is_refused() -> None:
-    network = BloomForCausalLM(
-        BloomConfig(vocab_size=len(WORDS), hidden_size=8, n_layer=1, n_head=1)
+def test_a_network_that_takes_no_keys_and_values_is_refused() -> None:
+    network = OpenAIGPTLMHeadModel(
+        OpenAIGPTConfig(vocab_size=len(WORDS), n_embd=8, n_layer=1, n_head=1)
     )
     with pytest.raises(
         ValueError,
-        match=r"BloomForCausalLM\.forward takes input_ids.*: expected `position_ids` and cache",
+        match=r"OpenAIGPTLMHeadModel\.forward takes input_ids.*: expected cache or past_key_values",
     ):
         LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
 

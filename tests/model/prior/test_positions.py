@@ -10,6 +10,8 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertModel,
+    BloomConfig,
+    FalconConfig,
     Gemma4TextConfig,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
@@ -17,8 +19,10 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
     MoshiConfig,
     MoshiForCausalLM,
+    MptConfig,
     OPTConfig,
     Phi3Config,
     PreTrainedModel,
@@ -32,6 +36,7 @@ from guides import FineTuned, LoRA, SoftPrompt, Twisted
 from guides.mixture import Mixture
 from model import Expert, LanguageModel, SequenceClassifier, TextLikelihood
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures
+from model.prior import cached_decoder
 from model.prior.decoder_check import CachedReadingError
 from tests.model.tiny import PROMPTS, WORDS, plain_log_prob, tiny, tiny_tokenizer
 
@@ -91,6 +96,12 @@ CONFIGS = {
         vocab_size_per_layer_input=len(WORDS),
         hidden_size_per_layer_input=4,
     ),
+    # experts, whose grouped products torch lacks in float64
+    "mixtral": lambda **more: MixtralConfig(
+        **SIZES | SPECIAL | {"intermediate_size": 32, "max_position_embeddings": 16} | more,
+        num_key_value_heads=1,
+        num_local_experts=3,
+    ),
     "dynamic": lambda **more: LlamaConfig(
         **SIZES | SPECIAL | {"max_position_embeddings": 8} | more,
         num_key_value_heads=1,
@@ -98,6 +109,15 @@ CONFIGS = {
         rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
     ),
 }
+
+
+ALIBI = {
+    "bloom": BloomConfig(**SIZES | SPECIAL),
+    "mpt": MptConfig(**SIZES | SPECIAL, max_seq_len=16, init_std=0.5),
+    # takes `position_ids`, and does not read them
+    "falcon": FalconConfig(**SIZES | SPECIAL, alibi=True),
+}
+"""Networks that count positions by the mask."""
 
 
 def language_model_of(kind: str, max_new_tokens: int = 3, **more: object) -> LanguageModel:
@@ -122,6 +142,54 @@ def test_network_gives_a_padded_prompt_the_probabilities_of_the_plain_sequence(k
     assert_close(
         language_model(prompts).log_prob(response), torch.stack(expected), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["cpu", "as on a GPU"])
+@pytest.mark.parametrize("kind", ALIBI)
+def test_network_that_counts_positions_by_the_mask_is_read_as_the_plain_sequence(
+    kind, asynchronous, monkeypatch
+):
+    monkeypatch.setattr(cached_decoder, "is_asynchronous", lambda device: asynchronous)
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(ALIBI[kind])
+    language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+    prompts = language_model.encode(PROMPTS)
+    response, log_prob = language_model(prompts).sample_and_log_prob((8,))
+    rows = [torch.tensor(row) for row in prompts.rows()]
+    expected = [
+        torch.stack([plain_log_prob(language_model, row, each) for each in response[:, n]])
+        for n, row in enumerate(rows)
+    ]
+    expected = torch.stack(expected, 1)
+    assert_close(language_model(prompts).log_prob(response), expected, rtol=0, atol=1e-3)
+    assert_close(log_prob, expected.double(), rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="positions by the mask: leave compile_decode out"):
+        language_model.check_fixed()
+
+
+@pytest.mark.parametrize("guide", [None, LoRA, SoftPrompt], ids=["prior", "lora", "soft-prompt"])
+def test_padding_that_a_network_reads_as_nan_is_refused_before_any_pass(guide):
+    """Eager attention in float64 rounds the mask to minus infinity."""
+    torch.manual_seed(0)
+    network = tiny("llama").network
+    network.set_attn_implementation("eager")
+    prior = LanguageModel(network.double(), tiny_tokenizer(), max_new_tokens=3)
+    distribution = prior if guide is None else guide(prior).distribution
+    response = torch.tensor([[2, 3, 4], [4, 4, 0]])
+    same, other = prior.encode(["a b", "b c"]), prior.encode(["a b", "b"])
+    assert distribution(same).log_prob(response).isfinite().all()
+    fault = "in torch.float64, with attention by 'eager', gives NaN to prompts of different lengths"
+    with pytest.raises(ValueError, match=fault):
+        distribution(other).log_prob(response)
+    with pytest.raises(ValueError, match=fault):
+        distribution(other).sample()
+
+
+def test_network_with_several_output_layers_is_refused():
+    network = copy.deepcopy(tiny().network)
+    network.set_output_embeddings(nn.ModuleList([network.lm_head]))
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has not one output layer"):
+        LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
 
 
 def test_attention_that_is_always_in_float32_is_rounding_and_no_other_reading():
