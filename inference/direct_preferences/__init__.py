@@ -1,8 +1,7 @@
 # ruff: noqa: F401 - re-exports
 """Direct preferences: DPO and its relatives, a likelihood of preferences with the guide as head."""
 
-from inference.direct_preferences.judgements import Judgements
-from inference.direct_preferences.labels import ResponseLabels
+from inference.direct_preferences.judgements import Judgements, ResponseLabels, ResponsePairs
 from inference.direct_preferences.likelihoods import (
     LIKELIHOODS,
     bradley_terry,
@@ -12,7 +11,5 @@ from inference.direct_preferences.likelihoods import (
     robust,
     smoothed,
 )
-from inference.direct_preferences.links import LINKS
-from inference.direct_preferences.pairs import ResponsePairs
-from inference.direct_preferences.program import PreferenceProgram
+from inference.direct_preferences.program import LINKS, PreferenceProgram
 from inference.direct_preferences.training import fit_preferences

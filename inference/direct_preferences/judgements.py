@@ -1,4 +1,4 @@
-"""Judged responses as token ids, which a guide can score: the base of pairs and of labels."""
+"""Judged responses as token ids, which a guide can score: pairs, and single labelled responses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from torch import Tensor
 from model import LanguageModel, Prompts
 from model.common.checks import instance
 from model.common.texts import quoted
-from model.preferences import PreferenceError
+from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, encode_prompts
 from model.preferences.comparisons import check_outcome
+from model.preferences.data import names
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,3 +118,69 @@ def _encoded(texts: Sequence[str], language_model: LanguageModel, places: Sequen
         whole = [*row, int(space.end_ids[0])][:limit]
         response[number, : len(whole)] = torch.tensor(whole)
     return response
+
+
+@dataclass(frozen=True, eq=False)
+class ResponsePairs(Judgements):
+    """C comparisons of two responses to a prompt; see `Judgements`.
+
+    pairs = ResponsePairs.of(read_preferences("preferences.jsonl"), prior)
+    minibatch = pairs[[0, 1, 2]]
+    """
+
+    num_responses: ClassVar[int] = 2
+
+    @classmethod
+    def of(cls, preferences: Sequence[Preference], language_model: LanguageModel) -> Self:
+        """Encode preferences, the chosen response first; see `Judgements.of`."""
+        for preference in instance("preferences", preferences, Sequence):  # type: ignore[type-abstract]
+            instance("a preference", preference, Preference, why="`read_preferences` makes them")
+        if not preferences:
+            raise PreferenceError("there are no preferences, expected at least one")
+        prompts = encode_prompts(preferences, language_model)
+        sides = [[each.chosen for each in preferences], [each.rejected for each in preferences]]
+        response = encode(prompts, sides, language_model, names(preferences))
+        outcome = torch.tensor([TIE if each.tie else FIRST for each in preferences])
+        return cls(prompts, response, outcome.to(prompts.ids.device))
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseLabels(Judgements):
+    """C labelled responses; see `Judgements`. The outcome `FIRST` is desirable, `SECOND` is not.
+
+    labels = ResponseLabels.of_texts(["The film was"], [" a joy."], [True], prior)
+    program = PreferenceProgram(guide, prior, beta=0.1, likelihood="kto")
+    """
+
+    num_responses: ClassVar[int] = 1
+
+    @classmethod
+    def of(cls, preferences: Sequence[Preference], language_model: LanguageModel) -> Self:
+        """Encode preferences, the chosen responses as desirable and the others as undesirable."""
+        pairs = ResponsePairs.of(preferences, language_model)
+        turned = torch.where(pairs.outcome == TIE, TIE, 1 - pairs.outcome)
+        return cls(
+            pairs.prompts[[*range(len(pairs))] * 2],
+            pairs.response.flatten(0, 1)[None],
+            torch.cat([pairs.outcome, turned]),
+        )
+
+    @classmethod
+    def of_texts(
+        cls,
+        prompts: Sequence[str | list[dict[str, Any]]],
+        responses: Sequence[str],
+        is_desirable: Sequence[bool],
+        language_model: LanguageModel,
+    ) -> Self:
+        """Encode texts with their labels; errors as in `of`."""
+        if not len(prompts) == len(responses) == len(is_desirable) > 0:
+            raise PreferenceError(
+                f"there are {len(prompts)} prompts, {len(responses)} responses and "
+                f"{len(is_desirable)} labels, expected one each, and at least one"
+            )
+        encoded = language_model.encode(list(prompts))
+        places = [f"preference {number}" for number in range(len(prompts))]
+        response = encode(encoded, [responses], language_model, places)
+        outcome = torch.tensor([FIRST if each else SECOND for each in is_desirable])
+        return cls(encoded, response, outcome.to(encoded.ids.device))

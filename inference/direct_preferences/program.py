@@ -5,9 +5,9 @@
 
 A Pyro program over pairs without a latent variable: the negative ELBO of an empty guide is the
 negative log-likelihood, which `SVI` descends in the parameters of q. With the likelihood of Bradley
-and Terry the loss is DPO (Rafailov et al. 2023, arXiv 2305.18290); with another f, f-DPO (Wang et
-al. 2024, arXiv 2309.16240). With r_q divided by the number of tokens, length-normalised DPO
-(Tulu 3, arXiv 2411.15124); without p0 as well, SimPO (Meng et al. 2024, arXiv 2405.14734):
+and Terry the loss is DPO (Rafailov et al. 2023, arXiv 2305.18290); with another f, f-DPO
+(`LINKS`). With r_q divided by the number of tokens, length-normalised DPO (Tulu 3, arXiv
+2411.15124); without p0 as well, SimPO (Meng et al. 2024, arXiv 2405.14734):
 
     r_q(x) = beta log q(x) / |x|,   likelihood `margin(gamma)`
 """
@@ -15,15 +15,29 @@ al. 2024, arXiv 2309.16240). With r_q divided by the number of tokens, length-no
 from collections.abc import Callable
 
 import pyro
+import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from guides import Guide
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood
-from inference.direct_preferences.links import LINKS
 from inference.programs import autoregressive
 from model import LanguageModel
 from model.common.checks import boolean, function, instance, one_of, positive
+
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "reverse-kl": lambda log_ratio: log_ratio,
+    "forward-kl": lambda log_ratio: -torch.exp(-log_ratio),
+    # log 2u/(1 + u), up to a constant
+    "jensen-shannon": lambda log_ratio: -softplus(-log_ratio),
+    "chi-squared": lambda log_ratio: log_ratio + torch.exp(log_ratio),
+}
+"""Links f'(u) as functions of log u, by the name of the divergence.
+
+    max_q  E_q[r] - beta D_f(q || p0),   D_f = E_p0[f(q/p0)]      =>      r = beta f'(q/p0) + c
+
+Wang et al. 2024, arXiv 2309.16240. `chi-squared` is the mixture of chi-PO."""
 
 
 class PreferenceProgram:

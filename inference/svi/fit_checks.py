@@ -16,9 +16,8 @@ from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint, loc
 from inference.svi.fit_objective import FitObjective, fit_objective
 from inference.svi.optimizer.checked import CheckedOptimizer, check_start
 from inference.svi.optimizer.fused import adam_on_cosine
-from inference.svi.optimizer.limited_steps import WholeSteps
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
-from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import Prompts
 from model.common import ranks
 from model.common.digests import text_digest

@@ -11,20 +11,20 @@ from functools import partial
 
 import torch
 from pyro.infer import SVI
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from guides.guide import GuideRegistrationError
 from inference.objectives.draws import Draws
 from inference.programs import Program
-from inference.response_site import SameResponses
+from inference.response_site import ResponseSiteError, SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.fit_objective import FitObjective, TraceObjective, elbo_of
-from inference.svi.micro_batch_handler import in_micro_batches
 from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
-from inference.svi.step_in_nats import step_size
-from inference.svi.step_numbers import StepNumbers, step_numbers
-from model import Prompts, ResponseSpace
+from inference.svi.step_numbers import StepNumbers, step_numbers, step_size
+from model import Prompts, ResponseDistribution, ResponseSpace
 from model.common.ranks import average_gradients
 from model.networks.layer_checkpoints import checkpointed_layers
 from model.prior.division import Axis, divided
@@ -64,7 +64,9 @@ class Stepper:
         self._numbers: StepNumbers
         self._rollback = Rollback(state)
         self._is_first = self._is_fresh = True
-        programs = (in_micro_batches(program, micro_batch) for program in (model, state.guide))
+        programs = [model, state.guide]
+        if micro_batch is not None:  # the innermost handler: the others see its distribution
+            programs = [MicroBatches(micro_batch)(program) for program in programs]
         gradient = self._checked_gradient
         self._svi = SVI(*programs, state.optimizer, loss=gradient, loss_and_grads=gradient)
 
@@ -189,3 +191,33 @@ def check_trains(guide: Program, objective: FitObjective) -> None:
         "of, a guide's too (`requires_grad_(True)` thaws it); `detach` and `no_grad` cut the "
         "gradient"
     )
+
+
+class MicroBatches(Messenger):
+    """Handler that reads the responses of a program with gradient for at most `size` at a time.
+
+        grad sum_b f(log q(x_b)) = sum over micro-batches of sum_(b in it) f'_b grad log q(x_b)
+
+    Draws, scores and the loss are of the whole batch. The pass that scores a micro-batch keeps no
+    activations; the backward pass computes the micro-batch again, with f' of the whole batch. This
+    is gradient caching (Gao et al. 2021, arXiv 2101.06983), inside the distribution at the site: no
+    objective is changed, and every objective has the gradient of the whole batch.
+
+    Raises:
+        ResponseSiteError: in a run, if the program draws from another distribution than a
+            `ResponseDistribution`.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        if not isinstance(msg["fn"], ResponseDistribution):
+            raise ResponseSiteError(
+                f"the site {msg['name']!r} has a {type(msg['fn']).__name__}, which cannot be "
+                "scored in micro-batches, expected a `ResponseDistribution`: leave micro_batch out"
+            )
+        msg["fn"] = msg["fn"].in_micro_batches(self.size)

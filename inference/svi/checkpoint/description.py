@@ -15,14 +15,18 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from inference.svi.checkpoint.code_description import (
+from inference.svi.checkpoint.object_parts import (
+    PLAIN,
+    as_read,
+    attributes_of,
     code_of,
+    counts,
     is_installed,
     is_ours,
+    members_of,
     names_in,
     names_read,
 )
-from inference.svi.checkpoint.object_parts import PLAIN, as_read, attributes_of, counts, members_of
 from model.common.digests import tensors_digest
 from model.networks.sharded_modules import class_of
 

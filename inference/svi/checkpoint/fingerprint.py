@@ -23,8 +23,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from inference.svi.checkpoint.code_description import code_of
 from inference.svi.checkpoint.description import Description, Leaves, join
+from inference.svi.checkpoint.object_parts import code_of
 from model.common.digests import text_digest
 from model.common.paths import without_folders
 

@@ -1,4 +1,4 @@
-"""Optimisers whose step either leaves every number finite or is undone."""
+"""Optimisers whose step either leaves every number finite or is undone, with checked options."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,8 +12,11 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference.svi.optimizer.backup import Backup, OptimizerEntry, all_finite
-from inference.svi.step_in_nats import StepLimits
+from inference.svi.step_numbers import StepLimits
+from model.common.checks import finite
 from model.common.sharded_tensors import part_of, total_norm
+
+ABOVE_ZERO = ("clip_norm", "clip_value")  # options that may not be 0
 
 
 class NonFiniteGradientError(FloatingPointError):
@@ -162,42 +165,34 @@ class CheckedOptimizer(PyroOptim, ABC):
         for name in self._state_waiting_to_be_consumed.keys() & self._entries.keys():
             _restore(self._entries[name], *self._state_waiting_to_be_consumed.pop(name))
 
-    def _kinds(self) -> dict[str, Callable[[str], list[Tensor]]]:
-        """Functions of a parameter's name that give tensors which a step changes, by their kind."""
-        store = pyro.get_param_store()
-
-        def constrained(name: str) -> list[Tensor]:
-            return [] if store[name] is self._entries[name].parameter else [store[name]]
-
+    def _changed(self) -> dict[str, dict[str, list[Tensor]]]:
+        """Tensors that a step changes, by their kind and by the name of their parameter."""
+        store, entries = pyro.get_param_store(), self._entries.items()
+        constrained = {n: [store[n]] for n, e in entries if store[n] is not e.parameter}
         return {
-            "parameter": lambda name: [self._entries[name].parameter],
+            "parameter": {name: [entry.parameter] for name, entry in entries},
             "constrained parameter": constrained,
-            "moment of": lambda name: list(_tensors(self._entries[name].moments).values()),
+            "moment of": {n: list(_tensors(entry.moments).values()) for n, entry in entries},
         }
 
     def _all_numbers(self) -> Iterator[Tensor]:
         """Parameters, unconstrained and constrained, and moments."""
-        return chain.from_iterable(map(self._each, self._kinds().values()))
-
-    def _each(self, tensors: Callable[[str], list[Tensor]]) -> Iterator[Tensor]:
-        return chain.from_iterable(map(tensors, self._entries))
+        for tensors in self._changed().values():
+            yield from chain.from_iterable(tensors.values())
 
     def _check_finite(self) -> None:
         """Raise a `NonFiniteParametersError` that names the first kind and parameter with a NaN."""
         with torch.no_grad():
-            # all together first: each check waits for the device
-            if all_finite(self._all_numbers()):
+            if all_finite(self._all_numbers()):  # all together first: each check waits
                 return
-            for kind, tensors in self._kinds().items():
-                if all_finite(self._each(tensors)):
-                    continue
-                names = [name for name in self._entries if not all_finite(tensors(name))]
-                raise NonFiniteParametersError(
-                    f"step {self.step_count} left a NaN or an infinity in {kind} {names[0]!r} "
-                    f"({len(names)} of {len(self._entries)} have one); the step was undone. Look "
-                    "for a learning rate too high, or half-precision weights, in which squares "
-                    "overflow and Adam's eps is 0: train them in float32."
-                )
+            for kind, tensors in self._changed().items():
+                if names := [name for name, each in tensors.items() if not all_finite(each)]:
+                    raise NonFiniteParametersError(
+                        f"step {self.step_count} left a NaN or an infinity in {kind} {names[0]!r} "
+                        f"({len(names)} of {len(self._entries)} have one); the step was undone. "
+                        "Look for a learning rate too high, or half-precision weights, in which "
+                        "squares overflow and Adam's eps is 0: train them in float32."
+                    )
 
 
 def check_start(parameters: Mapping[str, Tensor]) -> None:
@@ -241,3 +236,34 @@ def _restore(entry: OptimizerEntry, tensors: dict[str, Tensor], plain: dict[str,
     if state:
         entry.optimizer.state[entry.parameter] = state
     entry.group.update(plain["group"])
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse an option of an optimiser, or of Pyro's clipping, that would ascend the gradient."""
+    for name in ("lr", "eta", "lrd", *ABOVE_ZERO):
+        if (value := options.get(name)) is not None:
+            number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+            finite(name, number, at_least=0, above=0 if name in ABOVE_ZERO else -math.inf)
+    if options.get("maximize"):
+        raise ValueError("maximize is True, expected False: an objective returns a loss to descend")
+
+
+def trial_parameter() -> torch.nn.Parameter:
+    """A parameter for `try_step`, in float64: overflow in a narrower type shows in the fit."""
+    return torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
+
+
+def try_step(optimizer: torch.optim.Optimizer) -> None:
+    """Check an optimiser of trial parameters by a step with a gradient of ones.
+
+    Raises a `ValueError` if torch refuses, as `SparseAdam` does for dense gradients.
+    """
+    for group in optimizer.param_groups:
+        check_options(group)
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        fault = f"{type(optimizer).__name__} cannot step in a fit with these options: {error}"
+        raise ValueError(f"{fault}. Choose an optimiser such as `torch.optim.Adam`") from error

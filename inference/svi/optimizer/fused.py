@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from inference.svi.optimizer.backup import OptimizerEntry
-from inference.svi.optimizer.checked import CheckedOptimizer, ScheduleError
-from inference.svi.optimizer.options import trial_parameter, try_step
+from inference.svi.optimizer.checked import (
+    CheckedOptimizer,
+    ScheduleError,
+    trial_parameter,
+    try_step,
+)
 from model.common.checks import finite, function, positive, whole_number
 from model.common.sharded_tensors import is_sharded
 

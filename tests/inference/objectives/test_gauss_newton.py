@@ -12,8 +12,7 @@ from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
 from inference.objectives.gauss_newton import GaussNewton
 from inference.objectives.response_gradients import response_gradients
 from inference.svi.fit_checks import new_objective, new_optimizer
-from inference.svi.optimizer.limited_steps import WholeSteps
-from inference.svi.optimizer.trust_region import TrustRegion
+from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import AlignmentModel, LanguageModel
 from tests.inference.conftest import killed_and_resumed
 from tests.inference.objectives.table import (

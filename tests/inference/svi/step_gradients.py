@@ -8,7 +8,7 @@ from guides import GUIDES
 from inference import OBJECTIVES
 from inference.objectives import Objective
 from inference.programs import parameter_scope
-from inference.svi.micro_batch_handler import in_micro_batches
+from inference.svi.step import MicroBatches
 from model import AlignmentModel, LanguageModel, Prompts, Reward
 from model.common.ranks import average_gradients
 from model.prior.division import Axis, divided
@@ -43,7 +43,9 @@ def gradients_of_steps(
     objective, rows = entry(num_particles=4), []
     if hasattr(objective, "prior_rewards"):
         objective.prior_rewards.num_draws = 64
-    programs = [in_micro_batches(program, size) for program in (model, guide)]
+    programs = [model, guide]
+    if size is not None:
+        programs = [MicroBatches(size)(program) for program in programs]
     pyro.set_rng_seed(1)
     with parameter_scope(guide), divided(by):
         for _ in range(num_steps):

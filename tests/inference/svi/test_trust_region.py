@@ -17,16 +17,15 @@ from inference.programs import joint_at, log_guide_at, response_distribution
 from inference.svi import step_numbers
 from inference.svi.fit_objective import fit_objective
 from inference.svi.optimizer import trust_region
-from inference.svi.optimizer.limited_steps import NEAR
-from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
-from inference.svi.step_in_nats import (
+from inference.svi.optimizer.trust_region import NEAR, STEP_KL, TrustRegion
+from inference.svi.step_numbers import (
     MOST,
+    NoDrawsError,
     distances_left,
     effective_share,
     slope_error,
     step_size,
 )
-from inference.svi.step_numbers import NoDrawsError
 from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
 from model.prior.untrained import untrained_prior
 from tests.inference.conftest import killed_and_resumed, moved_guide

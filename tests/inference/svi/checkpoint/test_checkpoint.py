@@ -30,7 +30,6 @@ from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, cosine, fit
 from inference.objectives.self_play import SelfPlay
 from inference.svi.anneal import soften
-from inference.svi.checkpoint.code_description import is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import (
     CheckpointError,
@@ -38,6 +37,7 @@ from inference.svi.checkpoint.folder import (
     has_checkpoint,
     locked,
 )
+from inference.svi.checkpoint.object_parts import is_installed
 from inference.svi.checkpoint.resume import resume
 from model import (
     AlignmentModel,
@@ -1177,7 +1177,7 @@ def test_packages_in_a_folder_of_their_own_are_installed(tmp_path):
     (tmp_path / "own.py").write_text("def function(): pass")
     program = (
         "import own, package\n"
-        "from inference.svi.checkpoint.code_description import is_installed\n"
+        "from inference.svi.checkpoint.object_parts import is_installed\n"
         "print(is_installed(package.function), is_installed(own.function))"
     )
     before = os.environ.get("PYTHONPATH", "")
