@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.identities import (
+    constrained,
     decoding,
     distillation,
     estimators,
@@ -98,6 +99,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "iwae": sampling.importance_bound,
     "smc-bounds": sampling.smc_bounds,
     "smc-steering": sampling.steering,
+    "token-rejection": constrained.token_rejection,
     "pareto": sampling.pareto,
     "quasi-rejection": sampling.trade_off,
     "guard": sampling.guarantee,

@@ -60,6 +60,20 @@ SAMPLING = {
         "identities --only smc-steering",
         "2306.03081",
     ),
+    "awrs": Paper(
+        "Lipkin et al. 2025: adaptive weighted rejection sampling (AWRS)",
+        "Rejection of single tokens without replacement draws from the allowed tokens with few "
+        "tests of the constraint, and has weights without bias and of little noise. Here: the "
+        "recursive estimator of the authors' code, and its mean over several tests. Tests and "
+        "tokens read are for an effective response, without resampling. The paper's texts and "
+        "running times were not tried.",
+        "identities --only token-rejection",
+        "2504.05410",
+        supports=("sum over all orders", "variance of W", "4 tests more"),
+        against=("1 test more",),
+        caveat="One test after the first allowed token is noisy where few tokens are allowed. With "
+        "four, the number of responses needed is near that of masking.",
+    ),
     "controlled-decoding": Paper(
         "Mudgal et al. 2023: controlled decoding",
         "Next tokens in proportion to p0 exp(V/beta), with V the mean reward of the responses that "

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference import OBJECTIVES, SAMPLERS, Posterior, diagnose, random_state, sample_prior
+from inference import (
+    OBJECTIVES,
+    SAMPLERS,
+    Posterior,
+    diagnose,
+    random_state,
+    sample_prior,
+    sequential_monte_carlo,
+)
+from inference.samplers.token_rejection import TokenRejection
 from model import AlignmentModel, LanguageModel, Prompts
 from tests.inference.svi.test_micro_batches import new_guide
 from tests.inference.svi.test_ranks import reward
@@ -53,6 +62,27 @@ def test_each_rank_reads_half_of_the_responses_of_a_sampler(group, name):
     _, _, most = sampled(name, has_guide=False)
     for _, _, largest in group.run(sampled, name, has_guide=False):
         assert largest <= 0.7 * most
+
+
+def with_rejection() -> tuple[Posterior, Tensor]:
+    """Sequential Monte Carlo with tests of tokens, and the next random number."""
+    _, model, prompts = world()
+
+    def allowed(prompts: Prompts, response: Tensor, t: int) -> Tensor:
+        return (response[..., :t] % 3 != 1).all(-1)
+
+    with random_state.isolated(5):
+        rejection = TokenRejection(allowed, extra_tests=2)
+        posterior = sequential_monte_carlo(model, prompts, num_samples=16, rejection=rejection)
+        return posterior, torch.rand(1)
+
+
+def test_rejection_of_tokens_on_two_ranks_is_that_of_one_process(group):
+    whole, following = with_rejection()
+    for posterior, next_number in group.run(with_rejection):
+        assert torch.equal(posterior.response, whole.response)
+        assert torch.allclose(posterior.log_weight, whole.log_weight, rtol=0, atol=1e-9)
+        assert torch.equal(next_number, following)
 
 
 def measured() -> list[float]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.identities import distillation, sampling, soups, training
+from experiments.identities import constrained, distillation, sampling, soups, training
 from experiments.identities.__main__ import CHECKS, Identities, main
 from experiments.identities.findings import agrees, beyond, exact
 from experiments.identities.world import World, kl, mean_gradient, noise
@@ -14,6 +14,7 @@ SLOW = {
     "trajectory-balance": (training, {"STEPS": 25, "SEEDS": 2}),
     "proximal": (training, {}),
     "smc-bounds": (sampling, {}),
+    "token-rejection": (constrained, {}),
     "gkd": (distillation, {}),
     "soups": (soups, {}),
 }

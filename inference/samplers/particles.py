@@ -1,0 +1,141 @@
+"""Particles: unfinished responses with weights, and a language model that reads along."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from inference.samplers.resampling import Scheme, resample_if_degenerate
+from model import ResponseDistribution
+from model.common import ranks
+from model.prior.division import Block, Division
+from model.prior.logits import sample_token, token_log_prob, uniform_numbers
+
+
+@dataclass
+class Particles:
+    """K unfinished responses to each of N prompts. Tensors are `[K, N]` unless noted.
+
+    Attributes:
+        response: `[K, N, T]`, the padding id at tokens that are not set yet.
+        ended: True if a token is an end id.
+        log_weight: Weight since the last resampling of the prompt, nats.
+        log_psi: Twist contained in `log_weight`, nats.
+        root: Number from 0 to K - 1 of the first token's particle.
+        log_z: `[N]`, log of the mean weights removed by resampling, nats.
+        num_resamplings: `[N]`.
+    """
+
+    response: Tensor
+    ended: Tensor
+    log_weight: Tensor
+    log_psi: Tensor
+    root: Tensor
+    log_z: Tensor
+    num_resamplings: Tensor
+
+    @classmethod
+    def unwritten(cls, prior: ResponseDistribution, num_particles: int) -> Self:
+        shape, device = (num_particles, len(prior.prompts)), prior.prompts.ids.device
+        zero = torch.zeros(shape, dtype=torch.float64, device=device)
+        root = torch.arange(num_particles, device=device)[:, None].expand(shape)
+        response = torch.full((*shape, *prior.event_shape), prior.space.pad_id, device=device)
+        return cls(response, zero.bool(), zero, zero, root, zero[0], zero[0].long())
+
+    def weigh(self, log_increment: Tensor) -> None:
+        """Multiply the weights; a weight of 0 remains 0 for every increment."""
+        log_weight = self.log_weight + log_increment
+        self.log_weight = torch.where(self.log_weight.isneginf(), -torch.inf, log_weight)
+
+    def resample(self, scheme: Scheme, threshold: float, *, keep_first: bool) -> Tensor | None:
+        """Resample degenerate prompts; return the parents `[K, N]`, None if unchanged."""
+        step = resample_if_degenerate(self.log_weight, scheme, threshold, keep_first=keep_first)
+        if not bool(step.resampled.any()):
+            return None
+        ancestors, self.log_weight = step.ancestors, step.log_weight
+        self.log_z = self.log_z + step.log_mean
+        self.num_resamplings = self.num_resamplings + step.resampled
+        self.response = self.response.gather(0, ancestors[..., None].expand_as(self.response))
+        self.ended = self.ended.gather(0, ancestors)
+        self.log_psi = self.log_psi.gather(0, ancestors)
+        self.root = self.root.gather(0, ancestors)
+        return ancestors
+
+
+class Stream:
+    """A language model inside K N responses: next logits `[B', V]`, and its state.
+
+    Ranks divide the prompts, because resampling moves particles within a prompt, if there are as
+    many prompts as ranks. Then B' = K N' for the N' prompts of this rank.
+    """
+
+    def __init__(self, distribution: ResponseDistribution, num_particles: int) -> None:
+        self.decoder, self.temperature = distribution.decoder, distribution.temperature
+        prompts = distribution.prompts
+        self.shape = (num_particles, len(prompts))
+        is_shared = distribution.division is not None and len(prompts) >= ranks.num_ranks()
+        self.by_prompts = Division("prompts") if is_shared else None
+        self.own = slice(None)
+        if self.by_prompts is not None:
+            self.own = self.by_prompts.own_block(*self.shape)[1].prompts
+        own = prompts if self.by_prompts is None else prompts[self.own]
+        rows = torch.arange(len(own), device=prompts.ids.device).repeat(num_particles)
+        logits, state = self.decoder.start(own)
+        self.logits, self.state = logits[rows], state.select(rows)
+
+    def sample(self) -> Tensor:
+        """One token for each response, `[K, N]`."""
+        uniform = uniform_numbers(math.prod(self.shape), self.logits.device).view(self.shape)
+        return self._of_own(lambda own: sample_token(self.logits, self.temperature, own(uniform)))
+
+    def log_prob(self, token: Tensor) -> Tensor:
+        """log p of the next tokens `[K, N]`, nats."""
+        return self._of_own(
+            lambda own: token_log_prob(self.logits, own(token), self.temperature).double()
+        )
+
+    def extend(self, token: Tensor, ancestors: Tensor | None) -> None:
+        """Append `token` `[K, N]` to the responses of `ancestors` `[K, N]`, or to all if None."""
+        state = self.state
+        if ancestors is not None:
+            own = ancestors[:, self.own]
+            column = torch.arange(own.shape[1], device=own.device)
+            state = state.select((own * own.shape[1] + column).flatten())  # row of (k, n)
+        logits, self.state = self.decoder.extend(state, token[:, self.own].reshape(-1, 1))
+        self.logits = logits[:, -1]
+
+    def copy(self) -> Self:
+        """The same next logits, from which tokens can be removed."""
+        new = copy.copy(self)
+        new.logits = self.logits.clone()
+        return new
+
+    def remove(self, token: Tensor, where: Tensor) -> Tensor:
+        """Give a token `[K, N]` the probability 0 where `where` `[K, N]` is True.
+
+        Returns:
+            True where no token is left, `[K, N]`. The token stays there.
+        """
+        rows = torch.arange(len(self.logits), device=token.device)
+        own_token = token[:, self.own].flatten()
+        removed = self.logits.clone()
+        removed[rows, own_token] = -torch.inf
+        is_empty = removed.isneginf().all(-1)
+        is_kept = is_empty | ~where[:, self.own].flatten()
+        self.logits = torch.where(is_kept[:, None], self.logits, removed)
+        return self._of_own(lambda _: is_empty.double()).bool() & where
+
+    def _of_own(self, function: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Tensor:
+        """`[K, N]`, computed by each rank for its own responses `[B']`."""
+
+        def of_block(block: Block) -> tuple[Tensor]:
+            result = function(lambda tensor: tensor[block].flatten())
+            return (result.unflatten(0, (self.shape[0], -1)),)
+
+        if self.by_prompts is None:
+            return of_block(Block(slice(None), slice(None)))[0]
+        return self.by_prompts.compute(of_block, *self.shape)[0]
