@@ -172,6 +172,15 @@ def test_readme_of_inference_trains_on_preferences(capsys, monkeypatch):
     assert last < first
 
 
+def test_readme_draws_from_the_allowed_tokens():
+    names: dict = {}
+    exec(program("inference/README.md", "TokenRejection("), names)
+    posterior, prompts = names["posterior"], names["prompts"]
+    assert names["constraint"].holds(prompts, posterior.response)[posterior.log_weight > -9].all()
+    truth = Enumeration(names["model"], prompts)
+    assert (posterior.log_z - truth.log_z).abs().item() < 0.5
+
+
 def test_readme_compares_the_target_of_grpo_with_the_posterior(capsys):
     exec(program("inference/README.md", "TARGETS"), {})
     assert float(capsys.readouterr().out.split()[-1]) > 0.1
@@ -192,7 +201,7 @@ def test_every_program_of_a_readme_is_run_here():
         "README.md": 2,
         "model/README.md": 5,
         "guides/README.md": 1,
-        "inference/README.md": 5,
+        "inference/README.md": 6,
         "experiments/README.md": 0,
     }
 
