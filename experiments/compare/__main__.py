@@ -11,7 +11,6 @@ SVG, PNG and PDF.
     python -m experiments.compare runs/steer-* --smooth 1
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +18,8 @@ from typing import Annotated
 import tyro
 
 from experiments.compare.curves import chart_data, curves, figure_of, metric_names, save_figure
-from experiments.compare.page import page_parts
 from experiments.compare.runs import Group, grouped, read_run, short_names
-from experiments.compare.tables import label_lines, notes, number_rows
+from experiments.compare.tables import difference_rows, label_lines, notes, number_rows
 from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.run_folder import RunFolder, new_folder
@@ -51,14 +49,14 @@ def main(args: Compare) -> RunFolder:
         raise SystemExit("RUNS names a folder twice: leave one of them out")
     runs = [read_run(path, name) for path, name in zip(places, short_names(places), strict=True)]
     groups = grouped(runs)
-    head, *rows = number_rows(groups)
+    head, *rows = numbers = number_rows(groups)
     print(text_table(head[1:], {first: cells for first, *cells in rows}))
     print(*("", *label_lines(groups), *notes(runs)), sep="\n")
     with new_folder(args, "compare") as folder:
         charts = write_figures(groups, folder, args.smooth)
-        labels = [group.label for group in groups]
-        data = json.dumps({"labels": labels, "charts": charts}, allow_nan=False)
-        folder.write_page(TITLE, page_parts(groups, data, args.smooth))
+        tables = {"numbers": numbers, "notes": notes(runs), "differences": difference_rows(groups)}
+        curves = {"labels": [group.label for group in groups], "charts": charts}
+        folder.write_page("compare/page.html", TITLE, **tables, **curves, window=args.smooth)
         print(
             f"\nOpen {folder.report}; {2 * len(charts)} figures are in {folder.path / 'figures'}."
         )

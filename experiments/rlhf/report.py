@@ -14,7 +14,7 @@ from experiments.rlhf.learning import KLS, NUM_TEST, Run
 from experiments.rlhf.text_sample import Curve, Gold, TextSample
 from experiments.shared.claims import NOISY, Finding
 from experiments.shared.figures import PRIOR, legend_below, looks, new_axes, new_grid
-from experiments.shared.run_folder import RunFolder, element, html_figure
+from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import cell, mean_and_error, text_table
 from guides import Guide
 from inference import Diagnostics, Estimate, diagnose, log_likelihood_at, response_distribution
@@ -111,7 +111,7 @@ def positive(subject: str, values: Iterable[float]) -> Finding:
 def write_report(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None:
     """Print the report, and write it as text and as a page with the figures."""
     (folder.path / "report.txt").write_text(text + "\n", encoding="utf-8")
-    folder.write_page("rlhf", [element("pre", text), *map(html_figure, pictures)])
+    folder.write_page("rlhf/report.html", "rlhf", text=text, pictures=pictures)
     page, reward = folder.report, folder.path / "reward"
     print(f"{text}\n\nOpen {page}; the reward is in {reward}, the guide in {folder.guide}.")
 

@@ -1,10 +1,9 @@
 """Run folder: arguments, versions, metrics, checkpoints, guide, figures and page of a run."""
 
-import html
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any, Self
 
+from experiments.shared.pages import page_of
 from experiments.shared.refusals import blamed
 from inference.svi.checkpoint.folder import locked
 from model.common.digests import text_digest
@@ -21,17 +21,6 @@ from model.common.paths import portable
 
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")
 DIGEST = "sha256"  # key of the digest, in the file of the record: one rename writes both
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; }}
-body {{ padding: 0 1rem; color: #222; }} table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; text-align: left; }}
-td, th {{ vertical-align: top; }} .num {{ font-variant-numeric: tabular-nums; width: 4rem; }}
-.note {{ color: #a33; }} figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
-</style><h1>{title}</h1>
-{body}</html>
-"""
 
 
 class RunFolder:
@@ -71,10 +60,9 @@ class RunFolder:
                     file.write(b"\n")
             file.write(json.dumps(record).encode() + b"\n")
 
-    def write_page(self, title: str, parts: Iterable[str]) -> None:
-        """Write `report.html`, one self-contained page, of parts made by the functions below."""
-        page = PAGE.format(title=html.escape(title), body="\n".join(parts))
-        self.report.write_text(page, encoding="utf-8")
+    def write_page(self, template: str, title: str, **values: Any) -> None:
+        """Write `report.html`, one self-contained page by a template."""
+        self.report.write_text(page_of(template, title=title, **values), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -112,14 +100,3 @@ def new_folder(
                     for empty in (folder.path, *parents):
                         empty.rmdir()
             raise
-
-
-def element(tag: str, text: str, kind: str = "") -> str:
-    """HTML element `h2`, `p` or `pre` of plain text; a paragraph of kind `note` is a warning."""
-    return f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
-
-
-def html_figure(path: Path) -> str:
-    """HTML element that holds an SVG file, without its XML header."""
-    text = path.read_text(encoding="utf-8")
-    return f"<figure>{text[text.index('<svg') :]}</figure>"

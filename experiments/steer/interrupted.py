@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.shared.run_folder import element, html_figure
-from experiments.steer.report import html_samples, html_table, samples_text
+from experiments.steer.report import samples_text, with_rewards
 from experiments.steer.views import Levels, Metrics, RunSoFar
 from inference.svi.metrics_file import WINDOW, read_metrics, recent
 from model.common import ranks
@@ -46,14 +45,14 @@ def write(run: RunSoFar) -> None:
         return
     title = f"{run.title}, interrupted after step {metrics[-1]['step']}"
     rows = mean_rows(run, metrics)
-    parts = [element("p", "The run was interrupted, and nothing was measured.", "note")]
-    parts += [html_table(rows, HEAD), *map(html_figure, curves(run, metrics))]
-    run.folder.write_page(title, parts)
+    page = {"head": HEAD, "rows": rows, "pictures": curves(run, metrics)}
+    page["notes"] = ["The run was interrupted, and nothing was measured."]
+    run.folder.write_page("steer/report.html", title, **page, samples={})
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {value}" for name, value in [HEAD, *rows]]
     print("", title, "", *lines, f"\nOpen {run.folder.report}.\n", sep="\n", flush=True)
     samples = {"From the guide so far": run.samples()}
-    run.folder.write_page(title, [*parts, *html_samples(samples)])
+    run.folder.write_page("steer/report.html", title, **page, samples=with_rewards(samples))
     print(*samples_text(samples), sep="\n")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.shared.run_folder import RunFolder, element, html_figure
+from experiments.shared.run_folder import RunFolder
 from experiments.steer.expectations import Expectations, Measurement, observe
 from inference import Diagnostics, Estimate, Program, response_distribution
 from inference.diagnostics.prior_alone import PriorAlone
@@ -31,19 +31,6 @@ SYMBOLS = {
 """Names in a note of estimates that may be unreliable, by the attribute of `Diagnostics`."""
 MARK = " (?)"
 """End of an unreliable number. A note of the report has the reason."""
-READING = (
-    "p0 is the prior, q the guide, p* the posterior; a dot is the distribution of the column. "
-    "KL(q || p*) is log Z less the ELBO. Estimates weigh draws of prior and guide "
-    "together; rows of prior draws alone, or of accepted draws alone, are a check. Effective "
-    "sample size: number of independent posterior draws that the weighted draws are worth, "
-    "unreliable below 30. Pareto k-hat: weight of their tail, unreliable above 0.7. distinct-2: "
-    "share of different pairs of neighbouring tokens."
-)
-CAPTION = (
-    "The posteriors of every beta are estimated from draws of the prior alone: the star may differ "
-    "from the table by the error of those draws, and a mean over ten steps may cross the curve."
-)
-"""Explanations on the page, below the table and below the figures."""
 ONE_VALUE = (
     "all draws to a prompt have one value, so that the error of the mean is unknown; of a rare "
     "value that no draw has, log Z and the divergences know nothing either"
@@ -245,13 +232,9 @@ class Report:
     def write(self, folder: RunFolder, figures: Sequence[Path]) -> None:
         """Write the report as a page that holds the figures, and print the report."""
         identity = "ELBO = log Z - KL(q || p*)" if self.has_factors else IDENTITY
-        parts = [element("p", self.conclusion(), "conclusion")]
-        parts += [element("p", note, "note") for note in self._remarks()]
-        parts += [element("p", f"{identity}. Each number has its standard error.")]
-        parts += [html_table(self.rows(), self.head), element("p", READING)]
-        parts += map(html_figure, figures)
-        parts += [element("p", CAPTION) for path in figures if path.stem == "reward_kl"]
-        folder.write_page(self.title, [*parts, *html_samples(self.samples)])
+        table = {"head": self.head, "rows": self.rows(), "samples": with_rewards(self.samples)}
+        words = {"conclusion": self.conclusion(), "identity": identity, "notes": self._remarks()}
+        folder.write_page("steer/report.html", self.title, **table, **words, pictures=figures)
         print(self.text())
         print(f"\nOpen {folder.report}; the guide is in {folder.guide}, which --proposal takes.")
 
@@ -273,18 +256,17 @@ def scored_texts(model: AlignmentModel, prompts: Prompts, response: Tensor) -> l
 def samples_text(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
     """Lines for a terminal: each origin, its texts with their rewards, an empty line."""
     lines = []
-    for origin, texts in samples.items():
-        lines += [f"{origin}:", *(f"  {_shown(reward)}  {text}" for text, reward in texts), ""]
+    for origin, pairs in with_rewards(samples).items():
+        lines += [f"{origin}:", *(f"  {reward}  {text}" for reward, text in pairs), ""]
     return lines
 
 
-def html_samples(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """HTML tables of texts with their rewards, by origin."""
-    parts = [element("h2", "Samples and their rewards")]
-    for origin, texts in samples.items():
-        rows = [(_shown(reward), text) for text, reward in texts]
-        parts += [element("h3", origin), html_table(rows, kind="num")]
-    return parts
+def with_rewards(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list[tuple[str, str]]]:
+    """Rewards, as texts, and texts by origin."""
+    return {
+        origin: [(_shown(reward), text) for text, reward in texts]
+        for origin, texts in samples.items()
+    }
 
 
 def _shown(reward: float) -> str:
@@ -300,12 +282,3 @@ def shown(diagnostics: Diagnostics | PriorAlone, name: str) -> str:
         return "unknown"
     is_doubtful = name in diagnostics.unreliable and math.isfinite(estimate.value)
     return f"{estimate}{MARK * is_doubtful}"
-
-
-def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "") -> str:
-    """HTML table of plain texts; the first column is of a kind, `num` for numbers."""
-    lines = ["<tr>" + "".join(element("th", cell) for cell in head) + "</tr>"] if head else []
-    for first, *others in rows:
-        cells = [element("td", first, kind), *(element("td", cell) for cell in others)]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"

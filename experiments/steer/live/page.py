@@ -3,18 +3,16 @@
 The page opens by a double click and needs no server. The fit writes, and never waits for a reader.
 """
 
-import html
 import json
 import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from experiments.shared.pages import page_of
 from experiments.steer.report import Sample
 from experiments.steer.views import RunSoFar
 from inference import PriorSample
@@ -23,7 +21,6 @@ from model import AlignmentModel
 from model.common.files import write_atomically
 from model.common.sharded_tensors import is_sharded
 
-HERE = Path(__file__).parent
 PERIOD = 1.0
 """Least number of seconds between two versions."""
 SHARE = 0.05
@@ -67,13 +64,7 @@ class LivePage:
         if model.rewards and not model.factors:
             self._constant["frontier"] = frontier(run.prior_sample, model)
         self._write("starting")
-        style, script = ((HERE / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-        page = (HERE / "page.html").read_text("utf-8")
-        ticks = resources.files("experiments.shared").joinpath("ticks.js").read_text("utf-8")
-        parts = {"TITLE": html.escape(run.title), "STYLE": style, "SCRIPT": f"{ticks}\n{script}"}
-        for name, part in parts.items():
-            page = page.replace(f"<!--{name}-->", part)
-        self._attempt("live.html", page)
+        self._attempt("live.html", page_of("steer/live/page.html", title=run.title))
         print(f"watch {run.folder.path / 'live.html'}")
 
     def __enter__(self) -> Self:
