@@ -1,29 +1,24 @@
-"""Refusals in the words of the command line, where the library names arguments of Python."""
+"""Refusals in the words of the command line, where the library names objects of Python."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 OPTIONS = {
-    "pass `log_bound`, in nats, or use `quasi_rejection_sampling`": "use --sample quasi-rejection",
-    "pass a larger `log_bound`, correct": "correct",
-    "`quasi_rejection_sampling`": "--sample quasi-rejection",
-    "Draw more, lower `log_bound`,": "Draw more (--budget),",
-    ", use a guide, or pass `log_bound`": " (--budget), or use a guide (--proposal)",
-    ", or pass `log_bound`": " (--budget)",
-    "`Constraint`": "--constraint",
-    "lower `capacity`, or train": "train",
-    "`LoRA` with few `target_modules`": "--guide lora with few --lora.target-modules",
-    "`LoRA`": "--guide lora",
-    "`Twisted`": "--guide twisted",
-    "`WakePhi` descends": "--objective wake-phi descends",
-    "leave compile_decode out": "leave --compile out",
+    "Constraint": "--constraint",
+    "LoRA": "--guide lora",
+    "Twisted": "--guide twisted",
+    "WakePhi": "--objective wake-phi",
+    "compile_decode": "--compile",
     "max_new_tokens": "--max-new-tokens",
     "num_particles": "--particles",
     "num_samples": "--budget",
     "num_virtual_tokens": "--soft-prompt.num-virtual-tokens",
-    "target_modules has": "--lora.target-modules has",
+    "quasi_rejection_sampling": "--sample quasi-rejection",
+    "target_modules": "--lora.target-modules",
 }
-"""Words of the command line, by words in errors of the library. Longer words come first."""
+"""Options by names of the library in its errors: in backticks, or with an underscore."""
+_NAME = re.compile(r"`\w+`|(?<![\w/.])[a-z]+_\w+(?![\w/.])")  # no part of a path
 
 
 @contextmanager
@@ -40,6 +35,4 @@ def in_options() -> Iterator[None]:
 
 def as_options(text: str) -> str:
     """A text of the library in the words of the command line."""
-    for words, option in OPTIONS.items():
-        text = text.replace(words, option)
-    return text
+    return _NAME.sub(lambda name: OPTIONS.get(name[0].strip("`"), name[0]), text)

@@ -170,6 +170,6 @@ def _check_room(point: Tensor, capacity: int) -> None:
     if needed > room:
         raise ValueError(
             f"{capacity} gradients of {point.numel():,} numbers take {needed / 1e9:.0f} GB, and "
-            f"the device has {room / 1e9:.0f} GB: lower `capacity`, or train fewer parameters, as "
-            "by `LoRA` with few `target_modules`"
+            f"the device has {room / 1e9:.0f} GB: train fewer parameters, as by `LoRA` with few "
+            "`target_modules`, or, in Python, lower `capacity`"
         )

@@ -45,8 +45,8 @@ def check_bound(log_weight: Tensor, log_bound: float | Tensor, texts: Sequence[s
         if highest > bound + ROUNDING * max(1.0, abs(bound)):
             raise LooseBoundError(
                 f"a response to {text!r} has log weight {highest:.6g}, above the bound of "
-                f"{bound:.6g}: pass a larger `log_bound`, correct the reward's `upper_bound`, or "
-                "use `quasi_rejection_sampling`"
+                f"{bound:.6g}: correct the reward's `upper_bound`, use "
+                "`quasi_rejection_sampling`, or, in Python, pass a larger `log_bound`"
             )
 
 
@@ -72,7 +72,8 @@ def accept(
         log_chance = log_mean((log_weight - log_bound).clamp(max=0))[place].item()
         raise NoSupportError(
             f"none of {len(accepted)} draws for {prompts.texts[place[0]]!r} was accepted: about "
-            f"one in exp({-log_chance:.1f}) is. Draw more, lower `log_bound`, or use a better guide"
+            f"one in exp({-log_chance:.1f}) is. Draw more, use a better guide, or, in Python, "
+            "lower `log_bound`"
         )
     return Posterior(
         response[num_skipped:],

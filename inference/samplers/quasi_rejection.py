@@ -60,10 +60,10 @@ def quasi_rejection_sampling(
     if log_bound is None:
         num_pilot = math.ceil(PILOT_SHARE * num_samples)
         if num_pilot == num_samples:
-            fix = "draw more, or pass `log_bound`"
+            fix = "draw more, or, in Python, pass `log_bound`"
             raise ValueError(f"num_samples = {num_samples} leaves no draw after the pilot: {fix}")
         pilot = log_weight[:num_pilot]
-        fix = "these are the pilot's: draw more, use a guide, or pass `log_bound`"
+        fix = "these are the pilot's: draw more, use a guide, or, in Python, pass `log_bound`"
         check_support(pilot, prompts.texts, fix)
         # an order statistic, as interpolation towards -inf has no result
         quantile = pilot.quantile(PILOT_QUANTILE, dim=0, interpolation="higher")

@@ -61,5 +61,5 @@ def _known_bound(model: Program, guide: Program | None, prompts: Prompts) -> flo
         why = "not all rewards and factors of the model have an `upper_bound`"
     else:
         return bound
-    fix = "pass `log_bound`, in nats, or use `quasi_rejection_sampling`, which needs none"
+    fix = "use `quasi_rejection_sampling`, which needs none, or, in Python, pass `log_bound`"
     raise ValueError(f"rejection sampling needs a bound on the log weights, and {why}: {fix}")
