@@ -31,7 +31,7 @@ from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, 
 from experiments.shared.claims import FigureArguments, Finding, conclude, largest
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import legend_below, plane_figure, save_all
-from experiments.shared.tables import cell, over_seeds, pair_table
+from experiments.shared.tables import cell, over_seeds, table_of
 from experiments.shared.training import train
 from experiments.shared.worlds import World
 from experiments.shared.zoo import measure_guide
@@ -111,8 +111,7 @@ def main(args: Distillation) -> list[Finding]:
     legend_below(figure, axes)
     save_all(args, "distillation", {args.world: figure})
     title = f"Guides on the {args.world} after {args.steps} steps, {args.seeds} seeds"
-    table = pair_table(title, {name: row.items() for name, row in rows.items()})
-    return conclude(__doc__, [table], findings)
+    return conclude(__doc__, [table_of(title, rows)], findings)
 
 
 def new_world(name: str, num_draws: int) -> World:

@@ -28,7 +28,7 @@ from torch import Tensor
 from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, multiple, number
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import pair_table
+from experiments.shared.tables import table_of
 from guides import FineTuned
 from inference import Estimate, LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
 from inference.diagnostics.gradients import elbo_gradient, moved_guide
@@ -83,8 +83,7 @@ def main(args: GradientNoise) -> list[Finding]:
                         for _ in range(args.gradients)
                     )
                     row[name] = sum_of_variances(gradients)
-    rows = {place: list(row.items()) for place, row in noise.items()}
-    table = pair_table("Noise of the gradient, sum of variances", rows)
+    table = table_of("Noise of the gradient, sum of variances", noise)
     return conclude(__doc__, [table], list_findings(noise))
 
 

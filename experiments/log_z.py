@@ -26,7 +26,7 @@ from torch import Tensor
 from experiments.shared.argument_types import Seed, count, number
 from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import cell, pair_table
+from experiments.shared.tables import table_of
 from inference.diagnostics.gradients import relative_error
 from inference.objectives.squared_residual import log_z_of_quantile
 from inference.order_statistics import level_cdf
@@ -74,9 +74,8 @@ class Choice(NamedTuple):
 
 def main(args: LogZ) -> list[Finding]:
     rows = measured(args)
-    cells = {name: [(key, cell(v)) for key, v in each.items()] for name, each in rows.items()}
     title = f"{args.particles} responses a step; off-policy, draws of the prior"
-    return conclude(__doc__, [pair_table(title, cells)], judged(rows))
+    return conclude(__doc__, [table_of(title, rows)], judged(rows))
 
 
 def measured(args: LogZ) -> dict[str, dict[str, float]]:

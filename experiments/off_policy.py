@@ -29,7 +29,7 @@ from torch import Tensor
 from experiments.shared.argument_types import Count, Positive, Seed, number
 from experiments.shared.claims import Finding, conclude, largest
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import cell, pair_table
+from experiments.shared.tables import table_of
 from inference.enumeration import kl
 
 WORDS, TOKENS = 3, 4
@@ -85,8 +85,7 @@ def main(args: OffPolicy) -> list[Finding]:
     for name, rows in tables.items():
         log_sampler = world.log_samplers[name]
         nats = kl(world.log_guide.sum(-1), log_sampler.sum(-1)).item()
-        cells = {key: [(k, cell(v)) for k, v in row.items()] for key, row in rows.items()}
-        text.append(pair_table(f"sampler {name}, KL(q || a) = {nats:.3g} nats", cells))
+        text.append(table_of(f"sampler {name}, KL(q || a) = {nats:.3g} nats", rows))
     return conclude(__doc__, text, judged(tables))
 
 

@@ -32,7 +32,7 @@ from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, 
 from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import legend_below, looks, new_axes, save_all
-from experiments.shared.tables import Pairs, pair_table, summary
+from experiments.shared.tables import Row, summary, table_of
 from experiments.shared.training import train
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
@@ -70,7 +70,7 @@ def main(args: Agents) -> list[Finding]:
         where = f"--prompt {args.prompt!r}: the speaker {silent[0]} says nothing"
         raise SystemExit(f"{where} of {args.max_new_tokens} tokens after it")
 
-    rows: dict[str, Pairs] = {}
+    rows: dict[str, Row] = {}
     guide_weights, errors, shares = {}, [], []
     for beta in args.betas:
         model = AlignmentModel(prior, reward, beta)
@@ -89,13 +89,13 @@ def main(args: Agents) -> list[Finding]:
         shares.append(left / speakers.kl(before, after))
         guide_weights[beta] = summary(runs)
         for a, name in enumerate(AGENTS):
-            rows[f"beta {beta:g}, {name}"] = [
-                ("pi_a", f"{before[a].exp():.4f}"),
-                ("log Z_a", f"{log_z[a] - before[a]:.4f}"),
-                ("pi_a Z_a / Z", f"{by_bayes[a]:.4f}"),
-                ("p*(a)", f"{after[a].exp():.4f}"),
-                ("guides by SVI", guide_weights[beta][name]),
-            ]
+            rows[f"beta {beta:g}, {name}"] = {
+                "pi_a": before[a].exp().item(),
+                "log Z_a": (log_z[a] - before[a]).item(),
+                "pi_a Z_a / Z": by_bayes[a].item(),
+                "p*(a)": after[a].exp().item(),
+                "guides by SVI": guide_weights[beta][name],
+            }
 
     twice, error_twice = speakers.bayes_twice(prior, prompts, reward, args.betas[-1])
     share = "guides, share of the KL between the agents of prior and posterior that is left"
@@ -107,7 +107,7 @@ def main(args: Agents) -> list[Finding]:
     title = f'After "{args.prompt}", rewarded for sentiment; {args.steps} steps, {args.seeds} seeds'
     figure = agents_figure(truth, model.reward(prompts, truth.support), rho, guide_weights)
     save_all(args, "agents", {"agents": figure})
-    return conclude(__doc__, [pair_table(title, rows), twice], findings)
+    return conclude(__doc__, [table_of(title, rows), twice], findings)
 
 
 def agents_figure(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.shared.claims import largest
-from experiments.shared.tables import pair_table
+from experiments.shared.tables import table_of
 from inference import Enumeration
 from inference.estimate import expectation
 from model import AlignmentModel, LanguageModel, Prompts, Reward, TextReward
@@ -91,11 +91,11 @@ def bayes_twice(
         errors.append((log_weights.exp() - at_once.exp()).abs().max().item())
         errors.append((log_prob.exp() - both.log_posterior.exp()).abs().max().item())
     rows = {
-        name: [(agent, f"{log.exp():.4f}") for agent, log in zip(AGENTS, logs, strict=True)]
+        name: dict(zip(AGENTS, logs.exp().tolist(), strict=True))
         for name, logs in {**table, "both at once": at_once}.items()
     }
     title = f"Weights after one reward and after two, beta {beta:g}"
-    return pair_table(title, rows), largest(errors)
+    return table_of(title, rows), largest(errors)
 
 
 def updated(log_weights: Tensor, log_prob: Tensor, rho: Tensor, log_likelihood: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from experiments.shared.argument_types import DISTINCT, count
 from experiments.shared.claims import FigureArguments, Finding, conclude, largest
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import PRIOR, legend_below, plane_figure, save_all
-from experiments.shared.tables import Pairs, pair_table
+from experiments.shared.tables import Row, table_of
 from inference import Enumeration, PriorSample, random_state, sample_prior
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior
@@ -60,8 +60,8 @@ def main(args: BestOfN) -> list[Finding]:
     every = PriorSample.of_enumeration(truth)
     exact = {n: exact_best(every, n) for n in args.sizes}
     measured = {n: measured_best(exact_best(draws, n), draws, n) for n in args.sizes}
-    tables = [table_of("The grammar, exact", exact)]
-    tables.append(table_of(f"The embedded prior, {args.draws} draws", measured))
+    tables = [best_table("The grammar, exact", exact)]
+    tables.append(best_table(f"The embedded prior, {args.draws} draws", measured))
     findings = [*findings_of(exact, "on the grammar"), *findings_of(measured, "on text")]
     figures = {
         "grammar": best_figure(every, exact, "the grammar, exact"),
@@ -80,22 +80,23 @@ def check(sizes: tuple[int, ...], draws: int) -> None:
         raise SystemExit("--sizes has only 1, expected an n above 1: the best of 1 is the prior")
 
 
-def table_of(title: str, best: Mapping[int, Best]) -> str:
+def best_table(title: str, best: Mapping[int, Best]) -> str:
     """Table with one line for each n. The columns `exact` are by order statistics, with ties."""
-    rows: dict[str, Pairs] = {}
-    for n, one in best.items():
-        rows[f"best of {n}"] = [
-            ("KL", one.kl),
-            ("exact", f"{one.kl_exact:.4f}"),
-            ("bound", f"{one.kl_bound:.4f}"),
-            ("E[r]", one.reward),
-            ("exact", f"{one.reward_exact:.4f}"),
-            ("posterior's", f"{one.frontier:.4f}"),
-            ("share", "-" if math.isnan(one.share) else f"{one.share:.4f}"),
-            ("win rate", one.win_rate),
-            ("bound", f"{one.win_rate_bound:.4f}"),
-        ]
-    return pair_table(title, rows)
+    rows: dict[str, Row] = {
+        f"best of {n}": {
+            "KL": one.kl,
+            "KL, exact": f"{one.kl_exact:.4f}",
+            "bound": f"{one.kl_bound:.4f}",
+            "E[r]": one.reward,
+            "E[r], exact": f"{one.reward_exact:.4f}",
+            "posterior's": f"{one.frontier:.4f}",
+            "share": one.share,
+            "win rate": one.win_rate,
+            "bound of the rate": f"{one.win_rate_bound:.4f}",
+        }
+        for n, one in best.items()
+    }
+    return table_of(title, rows)
 
 
 def findings_of(best: Mapping[int, Best], where: str) -> list[Finding]:

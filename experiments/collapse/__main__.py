@@ -23,7 +23,7 @@ from experiments.shared.argument_types import Count, Positive, Seeds, count
 from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
-from experiments.shared.tables import Pairs, pair_table, summary
+from experiments.shared.tables import Row, summary, table_of
 from experiments.shared.training import PENALISED, RL, train
 from guides import FineTuned
 from inference import Enumeration, Estimate, entropy
@@ -63,16 +63,16 @@ def main(args: Collapse) -> list[Finding]:
             log_probs[name], entropies[name] = map(list, zip(*runs, strict=True))
     log_probs["posterior"] = [truth.log_posterior]
     metrics: dict[str, dict[str, Estimate]] = {}
-    rows: dict[str, Pairs] = {}
+    rows: dict[str, Row] = {}
     for name, of_name in log_probs.items():
         measured = [measure(model, truth, log_prob, args.draws) for log_prob in of_name]
         metrics[name] = summary(measured)
         modes = dict.fromkeys(mode(model, truth, log_prob) for log_prob in of_name)
-        rows[name] = [*metrics[name].items(), ("most probable", "; ".join(modes))]
+        rows[name] = {**metrics[name], "most probable": "; ".join(modes)}
     title = f"Sentiment on the grammar, beta {args.beta:g}, {args.steps} steps, {args.seeds} seeds"
     levels = {name: metrics[name]["entropy"].value for name in ("prior", "posterior")}
     save_all(args, "collapse", {"collapse": entropy_figure(entropies, levels)})
-    return conclude(__doc__, [pair_table(title, rows)], findings_of(metrics))
+    return conclude(__doc__, [table_of(title, rows)], findings_of(metrics))
 
 
 def run(

@@ -87,7 +87,7 @@ def main(args: DistributionMatching) -> list[Finding]:
     tables, findings = [str(moments)], [report.lambda_finding(moments)]
     for task, of_task in rows.items():
         title = f"{task.name}; {args.steps} steps of {args.particles}"
-        tables.append(report.table_of(title, of_task))
+        tables.append(report.metrics_table(title, of_task))
         findings += report.findings_of(task.goal, of_task)
     save_all(args, "distribution-matching", {"dissociation": report.dissociation_figure(rows)})
     return conclude(__doc__, tables, findings)

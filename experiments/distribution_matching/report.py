@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments.distribution_matching.tasks import GDC, PENALISED, PURE, Task
 from experiments.shared.claims import Finding
 from experiments.shared.figures import POSTERIOR, legend_below, looks
-from experiments.shared.tables import pair_table, summary
+from experiments.shared.tables import summary, table_of
 from guides import Guide
 from inference import Estimate, PriorSample, diagnose, random_state, sample_prior
 from inference.diagnostics.distinct_n import distinct_n
@@ -77,11 +77,13 @@ def measure(
     return {"constraint": met, **metrics, **summary(parts)}
 
 
-def table_of(title: str, rows: Mapping[str, Row]) -> str:
+def metrics_table(title: str, rows: Mapping[str, Row]) -> str:
     """Table of the metrics of one constraint, by method."""
-    columns = [name for name in rows[PRIOR] if name != "nearer"]
-    pairs = {name: [(key, row.get(key, "-")) for key in columns] for name, row in rows.items()}
-    return pair_table(title, pairs)
+    shown = {
+        name: {key: value for key, value in row.items() if key != "nearer"}
+        for name, row in rows.items()
+    }
+    return table_of(title, shown)
 
 
 def lambda_finding(moments: MomentMatch) -> Finding:

@@ -29,7 +29,7 @@ from experiments.dpo.options import DPO
 from experiments.dpo.worlds import FAMILIES, RICH, SHARPNESS, World
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import run_script
-from experiments.shared.tables import cell, pair_table
+from experiments.shared.tables import table_of
 from guides import GUIDES, Guide
 from inference import log_guide_at, random_state
 from inference.direct_preferences import LIKELIHOODS, PreferenceProgram, ResponsePairs, kto
@@ -54,19 +54,9 @@ def main(args: DPO) -> list[Finding]:
         return from_file(args.preferences, args)
     world = World.of(args.beta)
     optima = {name: optimum(make, world, args.steps) for name, make in FAMILIES.items()}
-    tables = []
-    for family, measures in optima.items():
-        cells = {
-            name: [(column, cell(value)) for column, value in row.items()]
-            for name, row in measures.items()
-        }
-        tables.append(pair_table(f"{family}, preferences without end", cells))
-    tables.append(
-        pair_table(
-            "From few preferences, KL(q || p*)",
-            few(world, args.numbers, args.seeds, args.steps, args.pairs),
-        )
-    )
+    tables = [table_of(f"{name}, preferences without end", rows) for name, rows in optima.items()]
+    runs = few(world, args.numbers, args.seeds, args.steps, args.pairs)
+    tables.append(table_of("From few preferences, KL(q || p*)", runs))
     return conclude(__doc__, tables, judged(optima))
 
 
@@ -85,7 +75,7 @@ def from_file(path: str, args: DPO) -> list[Finding]:
             samples=args.samples,
         )
     sizes = f"{len(study.train)} preferences, {len(study.held_out)} held out"
-    print(pair_table(f"{path}: {sizes}, beta {args.beta:g}", rows))
+    print(table_of(f"{path}: {sizes}, beta {args.beta:g}", rows))
     return []
 
 

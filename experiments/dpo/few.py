@@ -19,12 +19,12 @@ WEIGHT_SCALE = 5.0
 
 def few(
     world: World, numbers: Sequence[int], num_seeds: int, steps: int, per_step: int
-) -> dict[str, list[tuple[str, Estimate]]]:
+) -> dict[str, dict[str, Estimate]]:
     """KL(q || p*) of the rich guide by number of preferences, directly and by a reward first."""
-    rows: dict[str, list[tuple[str, Estimate]]] = {}
+    rows = {}
     for size in numbers:
         runs = [once(world, size, seed, steps, per_step) for seed in range(num_seeds)]
-        rows[f"{size} preferences"] = list(summary(runs).items())
+        rows[f"{size} preferences"] = summary(runs)
     return rows
 
 

@@ -34,8 +34,7 @@ MAX_PROMPTS, PROMPTS_PER_STEP = 16, 4
 """Largest number of the file's prompts that SVI sees, and of prompts in a step of SVI."""
 COMPONENTS, PRIOR_SCALE = 64, 2.0
 """Principal components of the features; prior standard deviation of a reward, log-odds."""
-COLUMNS = ("KL(q || p0)", "E[reward]", "KL(q || p* of the reward)")
-Row = list[tuple[str, str | Estimate]]
+Row = dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -102,20 +101,19 @@ def compare(
     per_step = min(PROMPTS_PER_STEP, len(prompts))
     objective = LeaveOneOut_ELBO(max(2, 2 * pairs // per_step))
     fit(study.model, indirect, prompts, objective=objective, prompts_per_step=per_step, **budget)
-    alone = judged(study.log_odds, study.held_out.outcome)
-    rows: dict[str, Row] = {"reward alone": [*alone, *((name, "-") for name in COLUMNS)]}
+    rows = {"reward alone": judged(study.log_odds, study.held_out.outcome)}
     for name, guide in {"dpo": direct, "reward first, then SVI": indirect}.items():
         with torch.no_grad():
             implied = PreferenceProgram(guide, prior, beta).rewards(study.held_out)
         log_odds = beta * (implied[0] - implied[1])
-        rows[name] = [*judged(log_odds, study.held_out.outcome), *measured(study, guide, samples)]
+        rows[name] = judged(log_odds, study.held_out.outcome) | measured(study, guide, samples)
     return rows
 
 
 def judged(log_odds: Tensor, outcome: Tensor) -> Row:
     """Accuracy and log loss, nats, of the log-odds `[C]` of the first response, without ties."""
     calibration = calibrate(log_odds.sigmoid(), outcome)
-    return [("held-out accuracy", calibration.accuracy), ("log loss", calibration.log_loss)]
+    return {"held-out accuracy": calibration.accuracy, "log loss": calibration.log_loss}
 
 
 def measured(study: Study, guide: Guide, samples: int) -> Row:
@@ -124,8 +122,8 @@ def measured(study: Study, guide: Guide, samples: int) -> Row:
         diagnostics = diagnose(
             study.model, guide, study.prompts, num_samples=samples, num_prior_draws=samples
         )
-    value, error = diagnostics.log_likelihood
-    beta = study.model.beta
-    reward = Estimate(beta * value, beta * error)
-    estimates = diagnostics.kl_guide_prior, reward, diagnostics.kl_guide_posterior
-    return [*zip(COLUMNS, estimates, strict=True)]
+    return {
+        "KL(q || p0)": diagnostics.kl_guide_prior,
+        "E[reward]": diagnostics.log_likelihood.times(study.model.beta),
+        "KL(q || p* of the reward)": diagnostics.kl_guide_posterior,
+    }

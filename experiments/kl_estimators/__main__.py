@@ -26,7 +26,7 @@ from experiments.kl_estimators.gradients import Gradients, Rows
 from experiments.shared.argument_types import Seed, count, number
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import pair_table
+from experiments.shared.tables import table_of
 from guides import FineTuned
 from inference import random_state
 from inference.diagnostics.gradients import moved_guide
@@ -127,10 +127,10 @@ def moved(prior: LanguageModel, distance: float, seed: int) -> FineTuned:
 def table(title: str, rows: Rows) -> str:
     """Distances, and values of the KL as a ratio."""
     cells = {
-        name: [(column, _number(column, value)) for column, value in row.items()]
+        name: {column: _number(column, value) for column, value in row.items()}
         for name, row in rows.items()
     }
-    return pair_table(title, cells)
+    return table_of(title, cells)
 
 
 def _number(column: str, value: float) -> str:

@@ -26,8 +26,8 @@ from experiments.sampled_not_scored.tree import Tree, ascend
 from experiments.shared.argument_types import Count, Positive, count
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
-from experiments.shared.tables import cell, pair_table
-from inference import Enumeration, Estimate
+from experiments.shared.tables import table_of
+from inference import Enumeration
 from inference.enumeration import kl
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
@@ -55,8 +55,7 @@ def main(args: SampledNotScored) -> list[Finding]:
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), args.beta)
     truth = Enumeration(model, prompts)
     log_joint, log_posterior = truth.log_joint[:, 0], truth.log_posterior[:, 0]
-    rows: dict[str, list[tuple[str, str | Estimate]]] = {}
-    findings = []
+    rows, findings = {}, []
     for name, sampler in SAMPLERS.items():
         scores = {"": SAMPLERS[AS_SCORED]}
         scores |= {} if name == AS_SCORED else {", scored as sampled": sampler}
@@ -64,9 +63,9 @@ def main(args: SampledNotScored) -> list[Finding]:
             tree = Tree(model, prompts)
             update = ascend(tree, sampler, score, log_joint, args.steps)
             numbers = measured(tree, sampler, log_posterior) | {UPDATE: update}
-            rows[name + scored] = [(key, cell(value)) for key, value in numbers.items()]
+            rows[name + scored] = numbers
             findings += judged(name + scored, numbers, is_scored=bool(scored))
-    return conclude(__doc__, [pair_table("At the end, nats and probability", rows)], findings)
+    return conclude(__doc__, [table_of("At the end, nats and probability", rows)], findings)
 
 
 @torch.no_grad()

@@ -1,14 +1,14 @@
 """Text tables of scripts: means over seeds with their standard errors."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from inference import Estimate
 
-Pairs = Collection[tuple[str, str | Estimate]]
-"""Row of a table: column and value, which is a text or a mean with a standard error."""
+Row = Mapping[str, str | float | Estimate]
+"""Row of a table: a text, a number or a mean with a standard error, by column."""
 
 
 def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
@@ -37,13 +37,17 @@ def over_seeds(rows: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
     return summary(values) if len(rows) > 1 else dict(rows[0])
 
 
-def pair_table(title: str, rows: Mapping[str, Pairs]) -> str:
-    """Title, and a table of rows by name, all with the same columns."""
-    columns = [column for column, _ in next(iter(rows.values()))]
-    table = {}
-    for name, row in rows.items():
-        table[name] = [value if isinstance(value, str) else cell(*value) for _, value in row]
-    return f"{title}\n{text_table(columns, table)}"
+def table_of(title: str, rows: Mapping[str, Row]) -> str:
+    """Title, and a table of rows by name; a dash where a row lacks a column."""
+
+    def shown(value: str | float | Estimate) -> str:
+        if isinstance(value, str):
+            return value
+        return cell(*value) if isinstance(value, Estimate) else cell(value)
+
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = {name: [shown(row.get(key, "-")) for key in columns] for name, row in rows.items()}
+    return f"{title}\n{text_table(columns, cells)}"
 
 
 def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> str:

@@ -22,7 +22,7 @@ from experiments.shared.argument_types import Count, Only, Seeds, chosen, count
 from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
-from experiments.shared.tables import cell, pair_table, summary
+from experiments.shared.tables import Row, cell, summary, table_of
 from experiments.trainer_targets.figure import targets_figure
 from experiments.trainer_targets.trainers import OURS, Trainer
 from experiments.trainer_targets.trl_trainers import TRL
@@ -55,10 +55,10 @@ def main(args: TrainerTargets) -> list[Finding]:
         name: World.of(each.beta, each.target, args.particles) for name, each in trainers.items()
     }
     means = {name: mean(each, worlds[name], args) for name, each in trainers.items()}
-    rows: dict[str, list[tuple[str, str | Estimate]]] = {}
-    for name, row in means.items():
-        rows[name] = [*row.items(), ("target to posterior", cell(worlds[name].apart()))]
-    table = pair_table("KL by trainer, nats", rows)
+    rows: dict[str, Row] = {
+        name: {**row, "target to posterior": worlds[name].apart()} for name, row in means.items()
+    }
+    table = table_of("KL by trainer, nats", rows)
     findings = [f for name, row in means.items() for f in judged(name, row, worlds[name].apart())]
     save_all(args, "trainer-targets", {"targets": targets_figure(trainers, worlds)})
     return conclude(__doc__, [table], findings)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.shared.claims import Finding, largest
-from experiments.shared.tables import pair_table
+from experiments.shared.tables import Row, table_of
 from experiments.shared.training import PENALISED, PURE
 from experiments.verifiable.success import Success
 from inference import Enumeration, Estimate
@@ -22,23 +22,20 @@ ERRORS = 4
 
 def success_table(title: str, policies: Mapping[str, Success]) -> str:
     """Table with a row for each distribution."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for name, each in policies.items():
-        passes = [(f"pass@{k}", value) for k, value in each.pass_at_k.items() if k > 1]
-        rows[name] = [
-            ("success", each.rate),
-            ("KL(q||p*)", each.kl),
-            ("KL of the rates", each.bernoulli),
-            ("diversity lost", each.lost),
-            *passes,
-        ]
-    return pair_table(title, {name: list(map(_shown, row)) for name, row in rows.items()})
-
-
-def _shown(pair: tuple[str, Estimate]) -> tuple[str, str | Estimate]:
-    """An exact number without its error of 0."""
-    name, estimate = pair
-    return (name, f"{estimate.value:.4g}") if estimate.standard_error == 0 else pair
+        row = {
+            "success": each.rate,
+            "KL(q||p*)": each.kl,
+            "KL of the rates": each.bernoulli,
+            "diversity lost": each.lost,
+            **{f"pass@{k}": value for k, value in each.pass_at_k.items() if k > 1},
+        }
+        rows[name] = {  # an exact number without its error of 0
+            key: estimate if estimate.standard_error else f"{estimate.value:.4g}"
+            for key, estimate in row.items()
+        }
+    return table_of(title, rows)
 
 
 def filtered_error(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.shared.tables import cell, mean_and_error, pair_table, summary
+from experiments.shared.tables import cell, mean_and_error, summary, table_of
 
 
 def test_means_and_cells():
@@ -14,14 +14,14 @@ def test_means_and_cells():
     assert cell(math.nan) == "-"
 
 
-def test_rows_of_pairs_name_the_columns_of_a_table():
+def test_rows_name_the_columns_of_a_table():
     row = summary([{"kl": 1.0, "reward": 0.5}, {"kl": 3.0, "reward": 0.5}])
     assert list(row) == ["kl", "reward"]
     assert row["kl"] == pytest.approx((2.0, 1.0))
-    rows = {"guide": row.items(), "prior": [("kl", "-"), ("reward", "low")]}
-    assert pair_table("Title", rows).splitlines() == [
+    rows = {"guide": row, "prior": {"reward": "low", "n": 8.0}}
+    assert table_of("Title", rows).splitlines() == [
         "Title",
-        "          kl   reward",
-        "guide  2 ± 1  0.5 ± 0",
-        "prior      -      low",
+        "          kl   reward  n",
+        "guide  2 ± 1  0.5 ± 0  -",
+        "prior      -      low  8",
     ]
