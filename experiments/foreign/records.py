@@ -16,18 +16,13 @@ UNKNOWN = Estimate(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Run:
-    """Measurements of one run; every number in nats unless a unit is stated.
+    """Measurements of one run, nats.
 
     Attributes:
         steps: number of steps of the fit.
         prior, before, after: measurements of the prior, of the untrained and of the trained guide,
-            by name: `elbo`, `log_z`, `kl_guide_posterior`, `kl_posterior_guide`, `entropy`; and
-            `reward`, E[r] in units of the reward. No divergences of the prior, see `start`.
-        start: KL(p0 || p*), with log Z as after the fit.
-        rise: KL(q || p*) - KL(p0 || p*), which is a difference of two ELBOs without log Z.
-        own_rise: KL(q || p*) less that of the untrained guide, which for some guides is no p0.
-        share_left: KL(q || p*) / KL(p0 || p*), a ratio.
-        change: KL(p* || q) - KL(p* || p0).
+            by name: `elbo`, `log_z`, `kl_guide_posterior`, `kl_posterior_guide`, `entropy`,
+            `posterior_log_ratio`; and `reward`, E[r]. No divergences of the prior, see `start`.
         unreliable: reason to distrust an estimate of `after`, by name, see `Diagnostics`. Start,
             share and change depend on the same weights as `kl_guide_posterior`.
         seconds: CPU seconds of the fit, and of the run as a whole.
@@ -40,15 +35,35 @@ class Run:
     prior: dict[str, Estimate] = field(default_factory=dict)
     before: dict[str, Estimate] = field(default_factory=dict)
     after: dict[str, Estimate] = field(default_factory=dict)
-    start: Estimate = UNKNOWN
-    rise: Estimate = UNKNOWN
-    own_rise: Estimate = UNKNOWN
-    share_left: Estimate = UNKNOWN
-    change: Estimate = UNKNOWN
     unreliable: dict[str, str] = field(default_factory=dict)
     seconds: tuple[float, float] = (0.0, 0.0)
     stopped_early: str | None = None
     note: str = ""
+
+    @property
+    def start(self) -> Estimate:
+        """KL(p0 || p*), with log Z as after the fit."""
+        return self.after.get("log_z", UNKNOWN).minus(self.prior.get("elbo", UNKNOWN))
+
+    @property
+    def rise(self) -> Estimate:
+        """KL(q || p*) - KL(p0 || p*), which is a difference of two ELBOs without log Z."""
+        return self.prior.get("elbo", UNKNOWN).minus(self.after.get("elbo", UNKNOWN))
+
+    @property
+    def own_rise(self) -> Estimate:
+        """KL(q || p*) less that of the untrained guide, which for some guides is no p0."""
+        return self.before.get("elbo", UNKNOWN).minus(self.after.get("elbo", UNKNOWN))
+
+    @property
+    def share_left(self) -> Estimate:
+        """KL(q || p*) / KL(p0 || p*)."""
+        return ratio(self.after.get("kl_guide_posterior", UNKNOWN), self.start)
+
+    @property
+    def change(self) -> Estimate:
+        """KL(p* || q) - KL(p* || p0)."""
+        return self.after.get("posterior_log_ratio", UNKNOWN).times(-1)
 
     @property
     def key(self) -> tuple[Cell, int, int]:
@@ -64,6 +79,13 @@ class Run:
     def name(self) -> str:
         """Levels of the cell, and the seed."""
         return f"{self.cell.name}, seed {self.seed}"
+
+
+def ratio(value: Estimate, base: Estimate) -> Estimate:
+    """Ratio of two estimates; the standard error is an upper bound if they correlate positively."""
+    share = value.value / base.value if base.value else math.nan
+    error = math.hypot(value.standard_error, share * base.standard_error)
+    return Estimate(share, error / abs(base.value) if base.value else math.nan)
 
 
 def read_runs(file: Path) -> list[Run]:
@@ -89,6 +111,4 @@ def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:
 def _restored(record: dict[str, Any]) -> Run:
     for name in ("prior", "before", "after"):
         record[name] = {key: Estimate(*pair) for key, pair in record[name].items()}
-    for name in ("start", "rise", "own_rise", "share_left", "change"):
-        record[name] = Estimate(*record[name])
     return Run(**record | {"cell": Cell(**record["cell"]), "seconds": tuple(record["seconds"])})

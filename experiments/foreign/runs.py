@@ -1,6 +1,5 @@
 """One run: a guide fitted with the defaults of `fit`, measured before and after."""
 
-import math
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -71,20 +70,13 @@ def run(job: Job) -> Run:
             diagnostics = diagnose(world.model, guide, world.prompts, **draws)
     except (ValueError, ArithmeticError, RuntimeError) as error:
         return Run(cell, seed, job.steps, note=one_line(error))
-    after = numbers(world, diagnostics)
-    start = after["log_z"].minus(prior["elbo"])
     return Run(
         cell,
         seed,
         job.steps,
         prior,
         before,
-        after,
-        start=start,
-        rise=prior["elbo"].minus(after["elbo"]),
-        own_rise=before["elbo"].minus(after["elbo"]),
-        share_left=ratio(after["kl_guide_posterior"], start),
-        change=diagnostics.posterior_log_ratio.times(-1),
+        after=numbers(world, diagnostics),
         unreliable=diagnostics.unreliable,
         seconds=(fit_seconds, time.process_time() - began),
         stopped_early=fitted.stopped_early,
@@ -115,13 +107,7 @@ def prior_numbers(cell: Cell, num_prior_draws: int, stories: Path | None) -> dic
 
 def numbers(world: World, diagnostics: Diagnostics) -> dict[str, Estimate]:
     """Measurements of a guide, by the names of `Run`."""
-    names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide", "entropy")
+    divergences = "kl_guide_posterior", "kl_posterior_guide", "posterior_log_ratio"
+    names = ("elbo", "log_z", "entropy", *divergences)
     estimates = {name: getattr(diagnostics, name) for name in names}
     return estimates | {"reward": diagnostics.log_likelihood.times(world.model.beta)}
-
-
-def ratio(value: Estimate, base: Estimate) -> Estimate:
-    """Ratio of two estimates; the standard error is an upper bound if they correlate positively."""
-    share = value.value / base.value if base.value else math.nan
-    error = math.hypot(value.standard_error, share * base.standard_error)
-    return Estimate(share, error / abs(base.value) if base.value else math.nan)

@@ -104,8 +104,9 @@ def strip():
         for guide in guides
         for objective in ("leave-one-out", "reward-to-go", "trajectory-balance", "forward-kl")
     ]
-    share = {"start": Estimate(3.0, 0.1), "share_left": Estimate(0.5, 0.1)}
-    return strip_figure([Run(cell, seed=0, steps=40, **share) for cell in cells])
+    prior = {"elbo": Estimate(-3.0, 0.1)}
+    after = {"log_z": Estimate(0.0, 0.0), "kl_guide_posterior": Estimate(1.5, 0.3)}
+    return strip_figure([Run(cell, 0, 40, prior=prior, after=after) for cell in cells])
 
 
 def agents():

@@ -7,28 +7,24 @@ import pytest
 
 from experiments.foreign.design import Cell
 from experiments.foreign.findings import findings, is_above
-from experiments.foreign.records import Run
+from experiments.foreign.records import Run, ratio
 from experiments.foreign.report import strip_figure, tables, write_markdown
-from experiments.foreign.runs import ratio
 from inference import Estimate
 
 CELL = Cell("random-gpt2", "12", "0.1", "words", "lora", "leave-one-out")
-NUMBERS = {"kl_guide_posterior": Estimate(1.0, 0.1), "entropy": Estimate(20.0, 0.1)}
 
 
 def ended(start, end, error=0.1, **levels):
     """A run from a KL(p0 || p*) to a KL(q || p*), nats."""
+    after = {"log_z": Estimate(0.0, 0.0), "elbo": Estimate(-end, 0.0)}
+    after |= {"kl_guide_posterior": Estimate(end, error), "entropy": Estimate(20.0, 0.1)}
     return Run(
         CELL._replace(**levels),
         seed=0,
         steps=40,
-        prior=NUMBERS,
-        after=NUMBERS | {"kl_guide_posterior": Estimate(end, error)},
-        start=Estimate(start, error),
-        rise=Estimate(end - start, error),
-        own_rise=Estimate(-1.0, error),
-        share_left=ratio(Estimate(end, error), Estimate(start, error)),
-        change=Estimate(-0.5, error),
+        prior={"elbo": Estimate(-start, error), "entropy": Estimate(20.0, 0.1)},
+        before={"elbo": Estimate(-end - 1.0, 0.0)},
+        after=after | {"posterior_log_ratio": Estimate(0.5, error)},
         unreliable={} if error < 1 else {"kl_guide_posterior": "3 effective draws"},
         seconds=(1.0, 2.0),
     )
