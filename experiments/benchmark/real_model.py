@@ -100,8 +100,7 @@ def time_trl_lora(prior: LanguageModel, rounds: int, args: Benchmark) -> list[fl
         r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     job: dict[str, Any] = {"model": prior.network, "peft_config": adapters}
-    length = len(prior.tokenizer(PROMPT)["input_ids"])
-    times = time_trl({}, rounds, args, (PROMPT, length), prior.tokenizer, **job)
+    times = time_trl({}, rounds, args, PROMPT, prior.tokenizer, **job)
     return [cpu for cpu, _ in times[TRL]]
 
 

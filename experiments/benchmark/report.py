@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.benchmark.steps import Benchmark, ByHand
+from experiments.benchmark.steps import LAYERS, PROMPT, WIDTH, WORDS, Benchmark, ByHand
 from experiments.benchmark.trl_trainer import TRL
 from experiments.shared.tables import text_table
 from inference import FusedOptimizer
@@ -101,9 +101,9 @@ def report(
     }
     columns = ["CPU", "wall", "ours / this, CPU", "wall", "claimed"]
     return (
-        f"GPT-2 of {args.layers} layers, width {args.width}, {args.vocabulary} tokens; "
+        f"GPT-2 of {LAYERS} layers, width {WIDTH}, {WORDS} tokens; "
         f"{args.sequences} sequences of {args.tokens} tokens\n"
-        f"after a prompt of {args.prompt_tokens}; one gradient step; threads: "
+        f"after a prompt of {len(PROMPT.split())}; one gradient step; threads: "
         f"{torch.get_num_threads()}.\n"
         f"Seconds a step, medians of {args.rounds} rounds.\n\n"
         f"{text_table(columns, rows)}\n\n"

@@ -9,14 +9,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from experiments.shared.argument_types import Count, Positive, Rate, Seed, Threads, count, multiple
+from experiments.shared.argument_types import Count, Seed, Threads, count
 from experiments.shared.command_line import Arguments
 from guides import FineTuned, Guide
 from inference import FusedOptimizer, LeaveOneOut_ELBO
 from model import AlignmentModel, LanguageModel, TokenReward
+from model.prior.grammar import DROPOUT
 from model.prior.untrained import numbered_words
 
 END_ID = 0
+WORDS, LAYERS, WIDTH, PROMPT = 128, 2, 64, "w1 w2 w3 w4"
+"""Size of the vocabulary, with the end of a response; transformer blocks; residual stream."""
+BETA, RATE = 0.1, 1e-5
+"""Reward per nat; Adam's rate, so low that the job stays the same from step to step."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,6 @@ class Benchmark(Arguments):
     """Number of responses for each step."""
     tokens: Annotated[int, count(1, 10_000)] = 16
     """Number of tokens in a response."""
-    prompt_tokens: Annotated[int, count(1, 10_000)] = 4
-    """Number of tokens in the prompt."""
-    vocabulary: Annotated[int, count(2, 100_000)] = 128
-    """Number of words, including the end of a response."""
-    layers: Annotated[int, count(1, 100)] = 2
-    """Number of transformer blocks."""
-    width: Annotated[int, count(16, 8192), multiple(16)] = 64
-    """Width of the residual stream, a multiple of the 16 of a head."""
-    beta: Positive = 0.1
-    """Reward per nat."""
-    learning_rate: Rate = 1e-5
-    """Learning rate of Adam, so low that the job stays the same from step to step."""
     start_ups: Annotated[int, count(0)] = 5
     """Number of timed starts of Python processes; 0 for none."""
     smollm2: tuple[Count, ...] = ()
@@ -57,33 +50,19 @@ class Benchmark(Arguments):
     seed: Seed = 0
     """Random seed of the weights and of the samples."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.prompt_tokens < self.vocabulary:
-            raise SystemExit(
-                f"--prompt-tokens is {self.prompt_tokens}, expected 1 to {self.vocabulary - 1} "
-                f"with --vocabulary {self.vocabulary}, one for each word"
-            )
-
-    @property
-    def prompt(self) -> str:
-        """The prompt: w1 w2 ..."""
-        return " ".join(f"w{i}" for i in range(1, self.prompt_tokens + 1))
-
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A new tokenizer."""
         special = {"eos_token": "<end>", "pad_token": "<end>"}
-        return numbered_words(self.vocabulary, **special, padding_side="left")
+        return numbered_words(WORDS, **special, padding_side="left")
 
     def network(self) -> GPT2LMHeadModel:
         """A new GPT-2 with the same random weights at every call.
 
         The logit of the end of a response is about -100, and the logit of any word about 0.
         """
-        sizes = {"vocab_size": self.vocabulary, "n_positions": self.prompt_tokens + self.tokens}
-        sizes |= {"n_embd": self.width, "n_layer": self.layers, "n_head": self.width // 16}
-        no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-        config = GPT2Config(**sizes, **no_dropout, bos_token_id=None, eos_token_id=END_ID)
+        sizes = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": WIDTH // 16}
+        sizes |= {"vocab_size": WORDS, "n_positions": len(PROMPT.split()) + self.tokens}
+        config = GPT2Config(**sizes, **DROPOUT, bos_token_id=None, eos_token_id=END_ID)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(self.seed)
             network = GPT2LMHeadModel(config).eval()
@@ -102,8 +81,8 @@ class Ours:
 
     def __init__(self, prior: LanguageModel, guide: Guide, prompt: str, args: Benchmark) -> None:
         token_reward = TokenReward(lambda response, _: reward(response), prior)
-        model = AlignmentModel(prior, token_reward, beta=args.beta)
-        optimizer = FusedOptimizer(torch.optim.Adam, {"lr": args.learning_rate}, clip_norm=1.0)
+        model = AlignmentModel(prior, token_reward, beta=BETA)
+        optimizer = FusedOptimizer(torch.optim.Adam, {"lr": RATE}, clip_norm=1.0)
         self.svi = SVI(model, guide, optimizer, LeaveOneOut_ELBO(num_particles=args.sequences))
         self.guide, self.prompts = guide, prior.encode([prompt])
 
@@ -111,7 +90,7 @@ class Ours:
     def of(cls, args: Benchmark) -> Self:
         """The step on the random network of the benchmark, with all weights free."""
         prior = LanguageModel(args.network(), args.tokenizer(), max_new_tokens=args.tokens)
-        return cls(prior, FineTuned(prior), args.prompt, args)
+        return cls(prior, FineTuned(prior), PROMPT, args)
 
     def __call__(self) -> float:
         return self.svi.step(self.prompts)
@@ -124,8 +103,8 @@ class ByHand:
         self.args = args
         self.guide, self.prior = args.network(), args.network().requires_grad_(False)
         weights = self.guide.parameters()
-        self.optimizer = torch.optim.Adam(weights, lr=args.learning_rate, fused=True)
-        ids = args.tokenizer()(args.prompt, return_tensors="pt")["input_ids"]
+        self.optimizer = torch.optim.Adam(weights, lr=RATE, fused=True)
+        ids = args.tokenizer()(PROMPT, return_tensors="pt")["input_ids"]
         self.prompt = ids.expand(args.sequences, -1)
 
     def __call__(self) -> float:
@@ -133,7 +112,7 @@ class ByHand:
         response = self.sample()
         log_guide = self.log_prob(self.guide, response)
         with torch.no_grad():
-            log_likelihood = reward(response).double() / self.args.beta
+            log_likelihood = reward(response).double() / BETA
             log_weight = self.log_prob(self.prior, response) + log_likelihood - log_guide
             others = (log_weight.sum() - log_weight) / (len(log_weight) - 1)
         loss = -((log_weight - others) * log_guide).mean()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
-from experiments.benchmark.steps import Benchmark, reward
+from experiments.benchmark.steps import BETA, PROMPT, RATE, Benchmark, reward
 from inference.diagnostics.timing import Seconds, Step, now, since, take_turns
 
 TRL = "TRL, RLOOTrainer"
@@ -40,15 +40,14 @@ def take_turns_with_trl(
     """Time each step, and a step of TRL's trainer, in each round."""
     with tempfile.TemporaryDirectory() as folder:
         args.network().save_pretrained(folder)
-        prompt = (args.prompt, args.prompt_tokens)
-        return time_trl(steps, rounds, args, prompt, args.tokenizer(), model=folder)
+        return time_trl(steps, rounds, args, PROMPT, args.tokenizer(), model=folder)
 
 
 def time_trl(
     steps: dict[str, Step],
     rounds: int,
     args: Benchmark,
-    prompt: tuple[str, int],
+    prompt: str,
     tokenizer: PreTrainedTokenizerBase,
     **job: Any,
 ) -> dict[str, list[Seconds]]:
@@ -58,7 +57,7 @@ def time_trl(
         steps: the other steps, by name.
         rounds: number of steps of each.
         args: settings of the job.
-        prompt: text of the prompt, and its number of tokens.
+        prompt: text of the prompt.
         tokenizer: the tokenizer, whose end ends a response.
         job: model and adapters, as `RLOOTrainer` takes them.
     """
@@ -69,13 +68,12 @@ def time_trl(
         return reward(torch.tensor(completion_ids)).tolist()
 
     turns = Turns(steps)
-    text, num_prompt_tokens = prompt
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL's use of transformers
         trainer = RLOOTrainer(
             reward_funcs=trl_reward,
             args=RLOOConfig(output_dir=folder, max_steps=rounds, **settings(args)),
-            train_dataset=Dataset.from_dict({"prompt": [text] * rounds}),
+            train_dataset=Dataset.from_dict({"prompt": [prompt] * rounds}),
             processing_class=tokenizer,
             callbacks=[turns],
             **job,
@@ -83,7 +81,8 @@ def time_trl(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     num_tokens = trainer.state.num_input_tokens_seen
-    expected = rounds * args.sequences * (num_prompt_tokens + args.tokens)
+    length = len(tokenizer(prompt)["input_ids"]) + args.tokens
+    expected = rounds * args.sequences * length
     if num_tokens != expected:
         raise RuntimeError(f"TRL saw {num_tokens} tokens, expected {expected}: it did another job")
     return turns.times
@@ -91,12 +90,12 @@ def time_trl(
 
 def settings(args: Benchmark) -> dict[str, Any]:
     """Settings of TRL's trainer that make its step the same job."""
-    size, rate = args.sequences, args.learning_rate
+    size = args.sequences
     batch = {"per_device_train_batch_size": size, "num_generations": size, "num_iterations": 1}
     memory = {"gradient_accumulation_steps": 1, "activation_checkpointing": False}
     sampling = {"max_completion_length": args.tokens, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    objective = {"beta": args.beta, "max_grad_norm": 1.0}
-    adam = {"optim": "adamw_torch_fused", "learning_rate": rate, "lr_scheduler_type": "constant"}
+    objective = {"beta": BETA, "max_grad_norm": 1.0}
+    adam = {"optim": "adamw_torch_fused", "learning_rate": RATE, "lr_scheduler_type": "constant"}
     machine = {"bf16": False, "use_cpu": True, "seed": args.seed, "disable_tqdm": True}
     logs = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none"}
     return {**batch, **memory, **sampling, **objective, **adam, **machine, **logs}
