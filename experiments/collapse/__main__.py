@@ -85,7 +85,7 @@ def run(
     """
     guide, nats = FineTuned(model.prior), {0: entropy(truth.log_prior).item()}
 
-    def record(_: FineTuned, metrics: Metrics) -> None:
+    def record(metrics: Metrics) -> None:
         step = int(metrics["step"])
         if step % max(1, args.steps // 20) == 0 or step == args.steps:
             nats[step] = entropy(truth.log_guide(guide)).item()

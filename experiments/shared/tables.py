@@ -7,8 +7,7 @@ import numpy as np
 
 from inference import Estimate
 
-Row = Mapping[str, str | float | Estimate]
-"""Row of a table: a text, a number or a mean with a standard error, by column."""
+Row = Mapping[str, str | float | Estimate]  # by column; an estimate has a standard error
 
 
 def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:

@@ -1,8 +1,7 @@
 """Guides of scripts: built by name, and trained."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyro.infer import ELBO
 
@@ -12,7 +11,6 @@ from guides.guide import Options
 from inference import LeaveOneOut_ELBO, fit
 from inference.objectives.reward_only import RewardOnly
 from inference.svi.early_stops import record_early_stop
-from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel, Prompts
 
 G = TypeVar("G", bound=Guide)
@@ -32,14 +30,11 @@ def train(
     prompts: Prompts,
     objective: ELBO,
     num_steps: int,
-    *,
-    learning_rate: float | None = None,
     seed: int = 0,
-    on_step: Callable[[G, Metrics], None] | None = None,
+    **how: Any,
 ) -> G:
-    """Train a guide in place by `fit`, and return the guide, which `on_step` has as an argument."""
-    after_step = None if on_step is None else partial(on_step, guide)
-    run = partial(fit, objective=objective, learning_rate=learning_rate, seed=seed, progress=False)
-    result = run(model, guide, prompts, num_steps=num_steps, on_step=after_step)
+    """Train a guide in place by `fit`, which has further settings, and return the guide."""
+    budget: dict[str, Any] = {"num_steps": num_steps, "seed": seed, "progress": False}
+    result = fit(model, guide, prompts, objective=objective, **budget, **how)
     record_early_stop(result, f"{type(guide).__name__} by {type(objective).__name__}, seed {seed}")
     return guide

@@ -20,12 +20,12 @@ def ascend(
     *,
     learning_rate: float,
     kl_penalty: bool,
-    on_step: Callable[[G, Metrics], None] | None = None,
+    on_step: Callable[[Metrics], None] | None = None,
 ) -> G:
     """Train a guide by the exact gradient, with Adam at a constant rate, and return the guide.
 
     The gradient is of the ELBO with `kl_penalty`, else of E_q[log likelihood]. `on_step` is called
-    with the guide and the number of the step after each step.
+    with the number of the step after each step.
     """
     optimiser = torch.optim.Adam(guide.parameters(), lr=learning_rate)
     for step in range(1, num_steps + 1):
@@ -35,5 +35,5 @@ def ascend(
         (-(log_guide.exp() * value).sum()).backward()
         optimiser.step()
         if on_step is not None:
-            on_step(guide, {"step": step})
+            on_step({"step": step})
     return guide

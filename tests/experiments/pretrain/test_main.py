@@ -12,6 +12,7 @@ from experiments.pretrain import training
 from experiments.pretrain.__main__ import Pretrain, main
 from experiments.pretrain.evaluation import bits_per_character, cut_at_sentences, model_card
 from experiments.pretrain.training import make_optimisers, to_stream, train, train_tokenizer
+from model.prior.grammar import DROPOUT
 from model.prior.named_priors import FILM_REVIEWS
 
 REVIEWS = [["The film was good.", "I liked it!"], ["The plot was dull.", "The end."]] * 20
@@ -26,18 +27,9 @@ def tokenizer():
 @pytest.fixture
 def network(tokenizer):
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": len(tokenizer),
-        "n_positions": 16,
-        "n_embd": 32,
-        "n_layer": 1,
-        "n_head": 2,
-    }
-    return GPT2LMHeadModel(
-        GPT2Config(
-            **sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0
-        )
-    )
+    sizes = {"n_positions": 16, "n_embd": 32, "n_layer": 1, "n_head": 2}
+    sizes |= {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **DROPOUT))
 
 
 def test_tokenizer_loses_nothing_and_begins_with_the_end_token(tokenizer):
