@@ -18,10 +18,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 network = AutoModelForCausalLM.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 ```
+
+By its settings, `network.generate` draws from the guide.
 """
 PEFT = """
 The folder is also an adapter of `peft`: `PeftModel.from_pretrained(NETWORK, "{folder}")`, where
-NETWORK is the network of the base.
+NETWORK is the network of the base. `generate` has the settings of the base, which may leave tokens
+out. To draw from the guide, pass `do_sample=True, top_k=0, top_p=1.0, repetition_penalty=1.0` and
+the temperature of the prior, 1 by default.
 """
 OTHER_FORMATS = {"transformers": TRANSFORMERS, "peft": PEFT}
 """Section about the format of a library, by the name of the library."""

@@ -35,7 +35,8 @@ class LanguageModel(CachedDecoder):
         prior(prompts).log_prob(response)  # [8, 1], nats
         prior.decode(response, prompts)
 
-    Frozen and without dropout for good: a guide trains its own copy.
+    Frozen and without dropout for good: a guide trains its own copy. Of the checkpoint's settings
+    of `generate`, the end ids alone are read: its temperature, top_k or penalties are no part of p.
 
     Args:
         network: a causal language model that takes `position_ids` and keys and values.
@@ -152,12 +153,24 @@ class LanguageModel(CachedDecoder):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and tokenizer in Hugging Face format, which `transformers` alone loads.
 
-        For a network with an adapter of `peft` the adapter alone is written.
+        The settings of `generate` are written such that it draws from this distribution. For a
+        network with an adapter of `peft` the adapter alone is written.
         """
         with saved_together(folder) as new:
             self.network.save_pretrained(new)
+            if (new / transformers.utils.GENERATION_CONFIG_NAME).exists():
+                transformers.GenerationConfig(**self.generation_settings).save_pretrained(new)
             forget_base(new)
             self.tokenizer.save_pretrained(new)
+
+    @property
+    def generation_settings(self) -> dict[str, Any]:
+        """Arguments with which `generate` of `transformers` draws from this distribution."""
+        neutral = {"do_sample": True, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+        ids = {"eos_token_id": list(self.end_ids), "pad_token_id": self.pad_id}
+        bos = {"bos_token_id": self.tokenizer.bos_token_id}
+        length = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        return neutral | length | ids | bos
 
     def encode(
         self,

@@ -54,6 +54,32 @@ def test_transformers_alone_loads_the_saved_folder(network: str, tmp_path: Path)
     )
 
 
+def test_generate_of_a_saved_network_draws_from_the_distribution(tmp_path: Path) -> None:
+    """Whatever the settings of the checkpoint, which are no part of the distribution."""
+    prior = tiny(temperature=0.7, max_new_tokens=6)
+    others = {"temperature": 0.3, "top_k": 1, "top_p": 0.2, "repetition_penalty": 3.0}
+    prior.network.generation_config.update(do_sample=True, **others)
+    prior.save_pretrained(tmp_path)
+    network = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    prompts = prior.encode(["a b c a"])
+    torch.manual_seed(0)
+    output = network.generate(
+        prompts.ids.expand(32, -1),
+        attention_mask=torch.ones(32, prompts.ids.shape[1], dtype=torch.long),
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    per_token = network.compute_transition_scores(
+        output.sequences, output.scores, normalize_logits=True
+    )
+    response = output.sequences[:, prompts.ids.shape[1] :, None].mT  # [32, 1, T]
+    assert response.shape[-1] == 6
+    is_token = prior.space.is_token(response)[:, 0]
+    expected = prior(prompts).log_prob(response)[:, 0].float()
+    assert_close(per_token.masked_fill(~is_token, 0.0).sum(1), expected, rtol=0, atol=1e-4)
+    assert len(response.unique(dim=0)) > 1
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
@@ -90,7 +116,8 @@ def test_a_real_checkpoint_loads_and_writes_english(stories_folder: Path) -> Non
 def test_end_ids_are_all_that_settings_configuration_and_tokenizer_name(tmp_path: Path) -> None:
     saved = tiny()
     saved.network.generation_config.eos_token_id = [4, 0]
-    saved.save_pretrained(tmp_path)
+    saved.network.save_pretrained(tmp_path)
+    saved.tokenizer.save_pretrained(tmp_path)
     loaded = LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device="cpu")
     assert loaded.end_ids == (0, 4)
     network, tokenizer = loaded.network, loaded.tokenizer
