@@ -165,40 +165,57 @@ class TextReward:
         new = {key: item for key, item in items.items() if key not in self._known}
         rewards = {key: self._known[key] for key in items if key in self._known}
         if new:
-            rewards |= zip(new, self._new_rewards(list(new.values())), strict=True)
-        for key in items:
-            self._known[key] = rewards[key]
+            rewards |= self._new_rewards(new)
+        self._remember({key: rewards[key] for key in items})
+        return rewards
+
+    def _remember(self, rewards: Mapping[Hashable, float | None]) -> None:
+        """Remember rewards by the keys of their texts, and forget the least recent."""
+        for key, reward in rewards.items():
+            self._known[key] = reward
             self._known.move_to_end(key)
         while len(self._known) > self.cache_size:
             self._known.popitem(last=False)
-        return rewards
 
-    def _new_rewards(self, items: list[Any]) -> list[float | None]:
-        """The numbers that the function returns for M texts or exchanges, checked."""
+    def _new_rewards(self, items: Mapping[Hashable, Any]) -> dict[Hashable, float | None]:
+        """The numbers that the function returns for M texts or exchanges, checked, by key."""
         try:
-            returned = self._call(items)
-            returned = list(returned) if isinstance(returned, Iterator) else returned
+            returned = self._call(list(items.values()))
         except Exception as error:
             raise self._failure(items, error) from error
-        texts = [_text(item) for item in items]
-        return checked_numbers(self.name, returned, texts, may_skip=self.foreign is not None)
+        return self._checked(returned, items)
 
     def _call(self, items: list[Any]) -> Any:
         """Result of the function for M texts or exchanges."""
-        return settled([self.function(items)])[0] if self.foreign is None else self.foreign(items)
+        if self.foreign is not None:
+            return self.foreign(items)
+        (returned,) = settled([self.function(items)])
+        return list(returned) if isinstance(returned, Iterator) else returned
 
-    def _failure(self, items: list[Any], error: Exception) -> LikelihoodError:
-        """The error for a function that failed on M texts, with a text that fails alone."""
-        for item in items:
+    def _checked(
+        self, returned: object, items: Mapping[Hashable, Any]
+    ) -> dict[Hashable, float | None]:
+        """The numbers that the function returned for M texts or exchanges, by key."""
+        texts, may_skip = [_text(item) for item in items.values()], self.foreign is not None
+        numbers = checked_numbers(self.name, returned, texts, may_skip=may_skip)
+        return dict(zip(items, numbers, strict=True))
+
+    def _failure(self, items: Mapping[Hashable, Any], error: Exception) -> LikelihoodError:
+        """The error for a function that failed on M texts, with a text that fails alone.
+
+        Rewards of texts that do not fail alone are remembered: the next call goes on from there.
+        """
+        for key, item in items.items():
             try:
-                self._call([item])
+                self._remember(self._checked(self._call([item]), {key: item}))
             except Exception as again:
                 reason = f"text {quoted(_text(item))}: {type(again).__name__}: {again}"
                 return LikelihoodError(f"reward {self.name!r} failed on the {reason}")
+        first = quoted(_text(next(iter(items.values()))))
         return LikelihoodError(
             f"reward {self.name!r} failed on {len(items)} texts together, on none of them alone "
-            f"(the first is {quoted(_text(items[0]))}): {type(error).__name__}: {error}. Is the "
-            "batch too large?"
+            f"(the first is {first}): {type(error).__name__}: {error}. Is the batch too large? The "
+            "rewards alone are remembered: call again to go on"
         )
 
 

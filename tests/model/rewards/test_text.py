@@ -96,6 +96,27 @@ def test_failure_of_the_batch_alone_says_so(language_model, prompts):
         TextReward(small, language_model)(prompts, RESPONSE)
 
 
+def test_rewards_that_were_computed_before_a_failure_are_not_computed_again(
+    language_model, prompts
+):
+    """A service that fails for a while: together, then at one text, then not at all."""
+    seen, failures = [], iter([True, False, False, True])
+
+    def service(texts):
+        if next(failures, False):
+            raise ConnectionError("too many requests")
+        seen.extend(texts)
+        return [len(text.split()) for text in texts]
+
+    reward = TextReward(service, language_model)
+    with pytest.raises(LikelihoodError, match="ConnectionError: too many requests"):
+        reward(prompts, RESPONSE)
+    assert len(seen) == 2
+    expected = TextReward(counted([]), language_model)(prompts, RESPONSE)
+    assert torch.equal(reward(prompts, RESPONSE), expected)
+    assert len(seen) == len(set(seen)) == 5
+
+
 @pytest.mark.parametrize(
     "value",
     [float("nan"), float("inf"), None, "good", "0.5", 1j, 10**400, -(10**400), [0.5], b"1", object],
