@@ -104,6 +104,10 @@ class AlignmentModel:
             check_made_for(label, piece, prior.space)
             upper_bound_of(label, piece)
 
+    def __repr__(self) -> str:
+        names = f"rewards={[*self.rewards]}, factors={[*self.factors]}"
+        return f"{type(self).__name__}({names}, beta={self._beta})"
+
     def _pieces(
         self, beta: float | Tensor = 1.0
     ) -> Iterator[tuple[str, str, Reward | Factor, float | Tensor]]:

@@ -124,6 +124,12 @@ class Diagnostics:
                 )
         return reasons
 
+    def __str__(self) -> str:
+        """The summary, a line for each estimate."""
+        return "\n".join(f"{symbol}: {text}" for symbol, text in self.summary().items())
+
+    __repr__ = __str__
+
     def summary(self) -> dict[str, str]:
         """The main estimates with their errors as texts, by symbol; unreliable ones say why."""
         reasons = self.unreliable

@@ -69,6 +69,13 @@ class Posterior:
             if tuple(log_z.shape) != shape[1:-1]:
                 raise ValueError(f"log_z has shape {tuple(log_z.shape)}, expected {shape[1:-1]}")
 
+    def __repr__(self) -> str:
+        number, prompts = self.log_weight.shape
+        size = f"effective_sample_size={self.effective_sample_size.min().item():.0f}"
+        log_z = "None" if self.log_z is None else f"{self.log_z.mean().item():.3f}"
+        of = f"{number} responses to each of {prompts} prompts"
+        return f"Posterior({of}, lowest {size}, mean log_z={log_z})"
+
     @property
     def probability(self) -> Tensor:
         """Normalised weights, `[M, N]`; `NoSupportError` if all weights of a prompt are 0."""

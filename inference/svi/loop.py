@@ -61,6 +61,14 @@ class Fit:
     at_noise: str | None = None
     stopped_early: str | None = None
 
+    def __repr__(self) -> str:
+        """Number of steps, the last ELBO, and whatever is out of the ordinary."""
+        numbers = [f"step={self.state.step}"]
+        numbers += [f"elbo={self.metrics[-1]['elbo']:.3f}"] if self.metrics else []
+        names = ("best_step", "at_noise", "stopped_early", "warnings")
+        given = [f"{name}={value!r}" for name in names if (value := getattr(self, name))]
+        return f"Fit({', '.join([*numbers, *given])})"
+
 
 @dataclass
 class Loop:

@@ -76,6 +76,10 @@ class ResponseDistribution(TorchDistribution):
         self._batch = Batch(decoder, prompts, rows, space, temperature, division=division())
         super().__init__(rows.shape, torch.Size([space.max_new_tokens]), validate_args)
 
+    def __repr__(self) -> str:
+        shapes = f"batch_shape={(*self.batch_shape,)}, event_shape={(*self.event_shape,)}"
+        return f"{type(self).__name__}({type(self.decoder).__name__}, {shapes})"
+
     @property
     def decoder(self) -> Decoder:
         """The autoregressive model."""

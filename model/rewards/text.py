@@ -187,9 +187,8 @@ class TextReward:
 
     def _call(self, items: list[Any]) -> Any:
         """Result of the function for M texts or exchanges."""
-        if self.foreign is not None:
-            return self.foreign(items)
-        (returned,) = settled([self.function(items)])
+        foreign = self.foreign
+        returned = settled([self.function(items)])[0] if foreign is None else foreign(items)
         return list(returned) if isinstance(returned, Iterator) else returned
 
     def _checked(
