@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.identities import (
+    chosen,
     constrained,
     decoding,
     distillation,
@@ -34,7 +35,8 @@ from experiments.identities import (
     training,
 )
 from experiments.identities.world import World, kl
-from experiments.shared.argument_types import Only, chosen
+from experiments.shared import argument_types
+from experiments.shared.argument_types import Only
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 
@@ -86,6 +88,11 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "slic": preferences.calibrated,
     "exo": preferences.efficient,
     "kto": preferences.prospects,
+    "bco": chosen.classifier,
+    "orpo": chosen.odds_ratio,
+    "odpo": chosen.offsets,
+    "tdpo": chosen.token_level,
+    "chosen": chosen.held_on_to,
     "displacement": preferences.displacement,
     "rdpo": preferences.noisy_labels,
     "spin": references.imitation,
@@ -129,7 +136,7 @@ def main(args: Identities) -> list[Finding]:
     about = f"{size} responses, log Z {world.log_z:.3f}, beta {world.model.beta:g}; from p* in KL: "
     table = f"{about}prior {to_prior:.2f} nats, guide {to_guide:.2f} nats"
     findings = []
-    for name in chosen(args.only, CHECKS):
+    for name in argument_types.chosen(args.only, CHECKS):
         for statement, held in CHECKS[name](world):
             findings.append(Finding(f"{name}, {statement}", held))
     return conclude(__doc__, [table], findings)

@@ -142,6 +142,72 @@ PREFERENCES = {
         "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
         "the posterior than the prior is.",
     ),
+    "orpo": Paper(
+        "Hong et al. 2024: ORPO",
+        "The odds ratio of two responses, added to fine-tuning on the chosen one, does the work of "
+        "DPO without a reference model. Here: pairs of prior draws without end, and the paper's "
+        "weight of 0.1.",
+        "identities --only orpo",
+        "2403.07691",
+        supports=("odds alone, KL(optimum || P", "E[r] at the optimum", "the prior's: 0.69"),
+        against=("the chosen alone), nats", "odds alone, KL(optimum || p*)"),
+        caveat="At this weight the optimum is nearly that of fine-tuning on the chosen alone. The "
+        "odds alone end further from the posterior than the prior is, where the mean probability "
+        "of a token is sigmoid(r + c).",
+    ),
+    "odpo": Paper(
+        "Amini, Vieira and Cotterell 2024: DPO with an offset (ODPO)",
+        "An offset that grows with the difference of the scores separates two responses more where "
+        "one is much better. Here: half the difference of the rewards, for the preferences of "
+        "Bradley and Terry without end. The paper's logarithm, and few pairs, were not tried.",
+        "identities --only odpo",
+        "2402.10571",
+        supports=("E[r] at the optimum",),
+        against=("KL(optimum || p*)", "KL(optimum || posterior of beta"),
+        caveat="The optimum is, almost, the posterior of a smaller beta: another beta does this.",
+    ),
+    "tdpo": Paper(
+        "Zeng et al. 2024: token-level DPO (TDPO)",
+        "With the KL of every token in the reward, the optimum is p0 exp(Q/beta) at each token, Q "
+        "the mean reward of the responses that the prior goes on with, and the KL from the prior "
+        "is smaller than that of DPO. Here: TDPO_1. The optimum is the target of controlled "
+        "decoding, and not the posterior. The stopped gradient of TDPO_2 was not tried.",
+        "identities --only tdpo",
+        "2404.11999",
+    ),
+    "bco": Paper(
+        "Jung et al. 2024: binary classifier optimisation (BCO)",
+        "A classifier of good and bad responses whose logit is the implicit reward aligns without "
+        "pairs. Here: draws of the prior, labelled without end. The weights for labels of other "
+        "prompts were not tried.",
+        "identities --only bco",
+        "2404.04656",
+        supports=("-beta log Z as the shift",),
+        against=("the mean reward as the shift, KL",),
+        caveat="The optimum is the posterior of the log-odds of a good response if the logit is "
+        "shifted by beta log Z. The paper's shift, the mean reward, has another optimum.",
+    ),
+    "rpo": Paper(
+        "Pang et al. 2024: DPO with the likelihood of the chosen (RPO); Xu et al. 2024: CPO",
+        "The log-likelihood of the chosen response, added to DPO, keeps the chosen response from "
+        "becoming rarer. Here: one round of RPO, of weight 1, on pairs without end.",
+        "identities --only chosen",
+        "2404.19733",
+        supports=("RPO, share",),
+        against=("RPO, KL",),
+        caveat="Fewer preferred responses become rarer, and the optimum is not the posterior.",
+    ),
+    "dpop": Paper(
+        "Pal et al. 2024: DPO-Positive (DPOP)",
+        "A penalty for a chosen response that is rarer than under the prior ends the displacement "
+        "of DPO. Here: pairs without end, in which one response is chosen in some and rejected in "
+        "others.",
+        "identities --only chosen",
+        "2402.13228",
+        supports=("DPOP, weights",),
+        against=("DPOP, weight 5",),
+        caveat="A penalty of weight 5, a tenth of the paper's, holds the optimum at the prior.",
+    ),
     "rso": Paper(
         "Liu et al. 2023: statistical rejection sampling optimisation (RSO)",
         "The maximum likelihood estimate of the optimal policy needs preference pairs drawn from "

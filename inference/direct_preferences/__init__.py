@@ -4,12 +4,15 @@
 from inference.direct_preferences.judgements import Judgements, ResponseLabels, ResponsePairs
 from inference.direct_preferences.likelihoods import (
     LIKELIHOODS,
+    bco,
     bradley_terry,
     exo,
     kto,
     margin,
+    positive_dpo,
     robust,
     smoothed,
+    with_chosen,
 )
 from inference.direct_preferences.program import LINKS, PreferenceProgram
 from inference.direct_preferences.training import fit_preferences

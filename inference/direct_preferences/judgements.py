@@ -25,6 +25,8 @@ class Judgements(ABC):
         response: `[R, C, T]`, token ids of the R responses of each judgement.
         outcome: `[C]`, `FIRST`, `SECOND` or `TIE`.
         weight: `[C]`, number of times that each judgement counts; None for once.
+        offset: `[C]`, by which the reward of the chosen response is to exceed that of the other
+            (ODPO), for pairs; None for 0.
         log_prior: `[R, C]`, log p0 of the responses, nats, once `scored`; else None.
     """
 
@@ -32,6 +34,7 @@ class Judgements(ABC):
     response: Tensor
     outcome: Tensor
     weight: Tensor | None = None
+    offset: Tensor | None = None
     log_prior: Tensor | None = None
 
     num_responses: ClassVar[int]
@@ -43,8 +46,12 @@ class Judgements(ABC):
         if len(shape) != 3 or shape[:2] != (sides, count):
             raise ValueError(f"response has shape {shape}, expected ({sides}, {count}, T)")
         check_outcome(self.outcome, count)
-        if self.weight is not None and self.weight.shape != (count,):
-            raise ValueError(f"weight has shape {tuple(self.weight.shape)}, expected ({count},)")
+        for name in ("weight", "offset"):
+            value = getattr(self, name)
+            if value is not None and value.shape != (count,):
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({count},)")
+        if self.offset is not None and sides == 1:
+            raise ValueError("offset is of pairs, got labelled responses: leave it out")
 
     @classmethod
     @abstractmethod
@@ -62,7 +69,9 @@ class Judgements(ABC):
     def __getitem__(self, rows: Sequence[int]) -> Self:
         """The judgements at `rows`."""
         index = torch.tensor(list(rows), device=self.outcome.device)
-        weight = None if self.weight is None else self.weight[index]
+        weight, offset = (
+            None if value is None else value[index] for value in (self.weight, self.offset)
+        )
         log_prior = None if self.log_prior is None else self.log_prior[:, index]
         return replace(
             self,
@@ -70,6 +79,7 @@ class Judgements(ABC):
             response=self.response[:, index],
             outcome=self.outcome[index],
             weight=weight,
+            offset=offset,
             log_prior=log_prior,
         )
 

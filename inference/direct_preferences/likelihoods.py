@@ -11,7 +11,10 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `ipo` | -(h - 1/(2 beta))^2, a normal distribution | arXiv 2310.12036 |
 | `exo` | -KL(Ber(sigmoid(beta h)), Ber(1 - e)), the reverse of `cdpo` | arXiv 2402.00856 |
 | `slic` | -max(0, 1 - beta h), a hinge; no normalised likelihood | arXiv 2305.10425 |
+| `dpop` | log sigmoid(beta (h - weight max(0, -r(first)/beta))), DPO-Positive | arXiv 2402.13228 |
+| `orpo` | log P(first) + beta log sigmoid(difference of log-odds of P), see `odds` | 2403.07691 |
 | `kto` | sigmoid(beta (r/beta - z)) - 1 of a desirable response, see `kto` | arXiv 2402.01306 |
+| `bco` | log sigmoid(r - d) of a desirable response, see `bco` | arXiv 2404.04656 |
 
 A tie is half a preference for each. With label noise or a tie of its own probability, pass
 `bradley_terry(flip=..., tie_strength=...)`, the likelihood of `model.preferences`.
@@ -39,7 +42,9 @@ MARGIN = 0.5
 def difference(rewards: Tensor) -> Tensor:
     """h of pairs, `[C]`, from rewards over beta, `[2, C]`."""
     if len(rewards) != 2:
-        raise ValueError("the likelihood compares pairs, got labelled responses: use `kto`")
+        raise ValueError(
+            "the likelihood compares pairs, got labelled responses: use `kto` or `bco`"
+        )
     return rewards[0] - rewards[1]
 
 
@@ -53,16 +58,60 @@ def bradley_terry(*, flip: float = 0.0, tie_strength: float = 0.0) -> Likelihood
     return likelihood
 
 
-def of_preference(score: Callable[[Tensor, float], Tensor]) -> Likelihood:
-    """Likelihood from the score of h for a preferred first response."""
+def of_chosen(score: Callable[[Tensor, Tensor, float], Tensor]) -> Likelihood:
+    """Likelihood from the score of the rewards of a chosen and of a rejected response."""
 
     def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
-        h = difference(rewards)
-        first, second = score(h, beta), score(-h, beta)
+        difference(rewards)
+        one, other = rewards
+        first, second = score(one, other, beta), score(other, one, beta)
         tied = (first + second) / 2
         return torch.where(outcome == TIE, tied, torch.where(outcome == FIRST, first, second))
 
     return likelihood
+
+
+def of_preference(score: Callable[[Tensor, float], Tensor]) -> Likelihood:
+    """Likelihood from the score of h for a preferred first response."""
+    return of_chosen(lambda chosen, rejected, beta: score(chosen - rejected, beta))
+
+
+def with_chosen(weight: float = 1.0) -> Likelihood:
+    """DPO's log-likelihood, and that of the chosen response itself, of a weight.
+
+        log sigmoid(beta h) + weight log q(chosen)
+
+    With the prior, RPO (Pang et al. 2024, arXiv 2404.19733); without, CPO (Xu et al. 2024, arXiv
+    2401.08417). No normalised likelihood.
+    """
+    share = finite("weight", weight, at_least=0)
+    return of_chosen(
+        lambda chosen, rejected, beta: logsigmoid(beta * (chosen - rejected)) + share * chosen
+    )
+
+
+def positive_dpo(weight: float = 50.0) -> Likelihood:
+    """DPOP: DPO with a penalty for a chosen response that is rarer than under p0."""
+    share = finite("weight", weight, at_least=0)
+
+    def score(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+        return logsigmoid(beta * (chosen - rejected - share * relu(-chosen)))
+
+    return of_chosen(score)
+
+
+def odds(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """ORPO's score: log P(chosen) + beta log sigmoid(log-odds of chosen less of rejected).
+
+    P is the mean probability of a token, geometric, so that the rewards are log-probabilities of
+    the guide: `PreferenceProgram(guide, None, beta=0.1, likelihood="orpo", per_token=True)`. For a
+    rich guide the preferences alone have the target P(x) = sigmoid(r(x) + c), r the judge's reward.
+    """
+    if bool((torch.stack([chosen, rejected]) > 0).any()):
+        fix = "pass None for the prior, and per_token=True"
+        raise ValueError(f"`orpo` got a reward above 0, expected log-probabilities: {fix}")
+    first, second = (log_p - (-torch.expm1(log_p)).log() for log_p in (chosen, rejected))
+    return chosen + beta * logsigmoid(first - second)
 
 
 def smoothed(smoothing: float = SMOOTHING) -> Likelihood:
@@ -153,12 +202,37 @@ def kto(
 
     def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
         gain = torch.sigmoid(beta * (rewards - point(rewards)))  # [R, C]
-        good, bad = weights[0] * (gain - 1), -weights[1] * gain
-        share = torch.where(outcome == TIE, 0.5, (outcome == FIRST).to(rewards))  # [C]
-        shares = torch.stack([share, 1 - share][: len(rewards)])
-        return (shares * good + (1 - shares) * bad).sum(0)
+        return _of_labels(weights[0] * (gain - 1), -weights[1] * gain, outcome)
 
     return likelihood
+
+
+def bco(*, shift: float | None = None) -> Likelihood:
+    """BCO: a logistic classifier of desirable responses, with r - d as the logit.
+
+    On data without end, x ~ p0, desirable with probability g(x), a rich guide has the maximum
+    beta log q/p0 = log g/(1 - g) + d: the posterior of the reward log g/(1 - g), if d is minus
+    beta log Z of this reward. With another d no q is there, and the target is another.
+
+    Args:
+        shift: d; None for the mean of r over the responses of the step, of which the paper keeps a
+            moving average.
+    """
+    fixed = None if shift is None else finite("shift", shift)
+
+    def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
+        logit = beta * rewards
+        logit = logit - (logit.detach().mean() if fixed is None else fixed)
+        return _of_labels(logsigmoid(logit), logsigmoid(-logit), outcome)
+
+    return likelihood
+
+
+def _of_labels(good: Tensor, bad: Tensor, outcome: Tensor) -> Tensor:
+    """Values of desirable and of undesirable responses, `[R, C]` each, by their labels, `[C]`."""
+    share = torch.where(outcome == TIE, 0.5, (outcome == FIRST).to(good))  # [C]
+    shares = torch.stack([share, 1 - share][: len(good)])
+    return (shares * good + (1 - shares) * bad).sum(0)
 
 
 LIKELIHOODS: dict[str, Likelihood] = {
@@ -169,6 +243,9 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "ipo": of_preference(lambda h, beta: -((h - 1 / (2 * beta)) ** 2)),
     "exo": exo(),
     "slic": of_preference(lambda h, beta: -relu(1 - beta * h)),
+    "dpop": positive_dpo(),
+    "orpo": of_chosen(odds),
     "kto": kto(),
+    "bco": bco(),
 }
 """Likelihoods by name."""

@@ -10,9 +10,20 @@ and Terry the loss is DPO (Rafailov et al. 2023, arXiv 2305.18290); with another
 2411.15124); without p0 as well, SimPO (Meng et al. 2024, arXiv 2405.14734):
 
     r_q(x) = beta log q(x) / |x|,   likelihood `margin(gamma)`
+
+An `offset` of each pair is to be exceeded by the difference of the rewards (ODPO: Amini, Vieira and
+Cotterell 2024, arXiv 2402.10571). With `token_kl`, token-level DPO (TDPO_1 of Zeng et al. 2024,
+arXiv 2404.11999):
+
+    r_q(x) = beta (log q(x)/p0(x) + sum_t KL(p0(. | x_<t) || q(. | x_<t)))
+
+r_q is then the sum of the advantages of the tokens under p0 if q is prop. to p0 exp(Q/beta) at each
+token, Q the mean reward of the responses that p0 goes on with: the target is that of controlled
+decoding and not p* (derived here, enumerated in the tests).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import pyro
 import torch
@@ -23,8 +34,9 @@ from guides import Guide
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood
 from inference.programs import autoregressive
-from model import LanguageModel
+from model import LanguageModel, ResponseDistribution
 from model.common.checks import boolean, function, instance, one_of, positive
+from model.preferences import TIE
 
 LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "reverse-kl": lambda log_ratio: log_ratio,
@@ -58,6 +70,8 @@ class PreferenceProgram:
             included. A rich guide then has the target `length-normalised` of
             `inference.targets.fixed_points` in place of p*; without a reference, the same target
             with all tokens equally likely in place of p0 (enumerated in the tests).
+        token_kl: True to add the sum of KL(p0 || q) of the tokens to log q/p0, TDPO. Every step
+            reads the prior, and holds the logits of all tokens.
     """
 
     def __init__(
@@ -69,6 +83,7 @@ class PreferenceProgram:
         likelihood: str | Likelihood = "dpo",
         link: str = "reverse-kl",
         per_token: bool = False,
+        token_kl: bool = False,
     ) -> None:
         self.guide = instance("guide", guide, Guide)  # type: ignore[type-abstract]
         self.prior = None if prior is None else instance("prior", prior, LanguageModel)
@@ -78,6 +93,9 @@ class PreferenceProgram:
         self.likelihood: Callable = function("likelihood", likelihood)
         self.link = LINKS[one_of("link", link, LINKS)]
         self.per_token = boolean("per_token", per_token)
+        self.token_kl = boolean("token_kl", token_kl)
+        if token_kl and prior is None:
+            raise ValueError("token_kl is the KL from the prior, got None for the prior")
 
     def __call__(self, pairs: Judgements) -> None:
         """Run the program: register the guide, and score the outcomes."""
@@ -90,7 +108,11 @@ class PreferenceProgram:
 
     def log_likelihood(self, pairs: Judgements) -> Tensor:
         """Log-likelihood of each outcome, `[C]`, nats, with gradient."""
-        return self.likelihood(self.rewards(pairs), pairs.outcome, self.beta)
+        rewards = self.rewards(pairs)
+        if pairs.offset is not None:
+            side = torch.where(pairs.outcome == TIE, 0.0, 0.5 - pairs.outcome.to(rewards))
+            rewards = rewards - torch.stack([side, -side]) * pairs.offset / self.beta
+        return self.likelihood(rewards, pairs.outcome, self.beta)
 
     def rewards(self, pairs: Judgements) -> Tensor:
         """r_q/beta = f'(q/p0) of all responses, `[R, C]`, with gradient."""
@@ -99,6 +121,20 @@ class PreferenceProgram:
         if self.prior is not None:
             scored = pairs if pairs.log_prior is not None else pairs.scored(self.prior)
             log_ratio = log_ratio - scored.log_prior
+        if self.token_kl and self.prior is not None:
+            of_tokens = partial(_token_kl, self.prior(pairs.prompts))
+            (nats,) = autoregressive(q).in_chunks(of_tokens, pairs.response)
+            log_ratio = log_ratio + nats.double().sum(-1)
         if self.per_token:
             log_ratio = log_ratio / autoregressive(q).space.is_token(pairs.response).sum(-1)
         return self.link(log_ratio)
+
+
+def _token_kl(
+    prior: ResponseDistribution, q: ResponseDistribution, response: Tensor
+) -> tuple[Tensor]:
+    """KL(p0 || q) of each token of B responses, `[B, T]`, nats, 0 at padding."""
+    with torch.no_grad():
+        log_p = prior.alongside(q).next_token_logits(response).log_softmax(-1)  # [B, T, V]
+    log_ratio = log_p - q.next_token_logits(response).log_softmax(-1)
+    return ((log_p.exp() * log_ratio.masked_fill(log_p.isneginf(), 0.0)).sum(-1),)

@@ -1,6 +1,7 @@
 """Population minimisers of DPO and its relatives, over all pairs of responses."""
 
 import math
+from dataclasses import replace
 
 import pyro
 import pytest
@@ -18,13 +19,16 @@ from inference.direct_preferences import (
     PreferenceProgram,
     ResponseLabels,
     ResponsePairs,
+    bco,
     bradley_terry,
     exo,
     fit_preferences,
     kto,
     margin,
+    positive_dpo,
     robust,
     smoothed,
+    with_chosen,
 )
 from inference.targets.fixed_points import TARGETS, Problem
 from model import AlignmentModel, TokenReward
@@ -202,14 +206,18 @@ def test_label_noise_of_the_judge_belongs_into_the_likelihood(
     assert gradient(log_q, **choices, likelihood=smoothed(flip)) > 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - {"kto"}))
-def test_likelihoods_are_those_of_their_papers(name):
-    rewards = torch.tensor([[0.5, 2.0, -1.0], [1.5, 0.0, 0.3]]).double()
-    outcome, beta, e = torch.tensor([FIRST, SECOND, TIE]), 0.3, 0.1
-    h = (rewards[0] - rewards[1]).tolist()
+OF_LABELS = {"kto", "bco"}
 
-    def preferred(h: float) -> float:
+
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - OF_LABELS))
+def test_likelihoods_are_those_of_their_papers(name):
+    rewards = torch.tensor([[-0.5, -2.0, -1.0], [-1.5, -0.1, -0.3]]).double()
+    outcome, beta, e = torch.tensor([FIRST, SECOND, TIE]), 0.3, 0.1
+
+    def preferred(chosen: float, rejected: float) -> float:
+        h = chosen - rejected
         p = 1 / (1 + math.exp(-beta * h))
+        log_odds = [math.log(math.exp(r) / (1 - math.exp(r))) for r in (chosen, rejected)]
         return {
             "dpo": math.log(p),
             "cdpo": (1 - e) * math.log(p) + e * math.log(1 - p),
@@ -218,11 +226,79 @@ def test_likelihoods_are_those_of_their_papers(name):
             "ipo": -((h - 1 / (2 * beta)) ** 2),
             "exo": -p * math.log(p / (1 - e)) - (1 - p) * math.log((1 - p) / e),
             "slic": -max(0.0, 1 - beta * h),
+            "dpop": -math.log1p(math.exp(-beta * (h - 50 * max(0.0, -chosen)))),
+            "orpo": chosen - beta * math.log1p(math.exp(log_odds[1] - log_odds[0])),
         }[name]
 
-    tie = (preferred(h[2]) + preferred(-h[2])) / 2
-    expected = torch.tensor([preferred(h[0]), preferred(-h[1]), tie]).double()
+    tie = (preferred(-1.0, -0.3) + preferred(-0.3, -1.0)) / 2
+    expected = torch.tensor([preferred(-0.5, -1.5), preferred(-0.1, -2.0), tie]).double()
     assert_close(LIKELIHOODS[name](rewards, outcome, beta), expected)
+
+
+def test_a_term_of_the_chosen_response_is_added():
+    rewards = torch.tensor([[0.5, 2.0, -1.0], [1.5, 0.0, 0.3]]).double()
+    outcome = torch.tensor([FIRST, SECOND, TIE])
+    expected = LIKELIHOODS["dpo"](rewards, outcome, 0.3) + 2 * torch.tensor([0.5, 0.0, -0.35])
+    assert_close(with_chosen(2.0)(rewards, outcome, 0.3), expected)
+
+
+def test_an_offset_is_a_margin_of_each_pair_that_follows_its_pair(all_pairs, prior, prompts, truth):
+    guide = guide_of(truth.log_posterior[:, 0], prior, prompts, truth)
+    program = PreferenceProgram(guide, prior, BETA)
+    reversed_pairs = replace(all_pairs, outcome=torch.full_like(all_pairs.outcome, SECOND))
+    offset = torch.linspace(0, 2, len(all_pairs), dtype=torch.float64)
+    for pairs in (all_pairs, reversed_pairs):
+        actual = program.log_likelihood(replace(pairs, offset=offset)[[3, 1]])
+        for place, row in enumerate((3, 1)):
+            one = PreferenceProgram(guide, prior, BETA, likelihood=margin(offset[row].item()))
+            assert_close(actual[place], one.log_likelihood(pairs[[row]])[0])
+    with pytest.raises(ValueError, match=r"offset has shape \(2,\), expected"):
+        replace(all_pairs, offset=torch.ones(2))
+
+
+def test_dpo_with_the_kl_of_tokens_has_the_target_of_controlled_decoding(
+    all_pairs, prior, prompts, truth, reward
+):
+    """p0 exp(Q/beta) at each token, Q the mean reward of the responses that p0 goes on with."""
+    log_prior, response = truth.log_prior[:, 0], truth.support[:, 0]
+    first = response[:, 0]
+    same = first[:, None] == first
+    given = log_prior.expand_as(same).masked_fill(~same, -torch.inf).softmax(1)  # of the response
+    mass = log_prior.expand_as(same).masked_fill(~same, -torch.inf).logsumexp(1)
+    log_token = mass + (given @ reward) / BETA
+    each = torch.stack([log_token[first == token][0] for token in first.unique()]).logsumexp(0)
+    log_last = given.log().diagonal() + reward / BETA
+    within = log_last.expand_as(same).masked_fill(~same, -torch.inf).logsumexp(1)
+    log_q = log_token - each + log_last - within
+    choices = {"pairs": all_pairs, "prior": prior, "prompts": prompts, "truth": truth}
+    assert gradient(log_q, **choices, token_kl=True) < 1e-8
+    assert gradient(log_q, **choices) > 1e-4
+    assert gradient(truth.log_posterior[:, 0], **choices, token_kl=True) > 1e-4
+
+
+# labels
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_bco_has_the_posterior_of_the_log_odds_at_the_right_shift(
+    is_right, prior, prompts, truth, reward
+):
+    log_z = (truth.log_prior[:, 0] + reward / BETA).logsumexp(0).item()
+    likelihood = bco(shift=-BETA * log_z + (0.0 if is_right else 0.1))
+    good = reward.sigmoid()
+    weight = truth.log_prior[:, 0].exp() * torch.stack([good, 1 - good])
+    labels = torch.tensor([FIRST, SECOND]).repeat_interleave(len(reward))
+    response = truth.support[:, 0].repeat(2, 1)[None]
+    data = ResponseLabels(prompts[[0] * len(labels)], response, labels, weight.flatten())
+    choices = {"pairs": data, "prior": prior, "prompts": prompts, "truth": truth}
+    slope = gradient(truth.log_posterior[:, 0], **choices, likelihood=likelihood)
+    assert slope < 1e-8 if is_right else slope > 1e-3
+
+
+def test_the_shift_of_bco_is_the_mean_reward():
+    rewards, labels = torch.tensor([[0.4, -0.2, 0.1]]).double(), torch.tensor([FIRST, SECOND, TIE])
+    expected = bco(shift=0.03)(rewards, labels, 0.3)
+    assert_close(LIKELIHOODS["bco"](rewards, labels, 0.3), expected)
 
 
 # KTO
@@ -336,7 +412,7 @@ def test_labels_train_by_kto_alone(prior):
     metrics = fit_preferences(program, labels, **options)
     assert metrics[0]["loss"] == pytest.approx(0.5, abs=1e-5)
     assert metrics[-1]["loss"] < 0.499
-    for name in sorted(LIKELIHOODS.keys() - {"kto"}):
+    for name in sorted(LIKELIHOODS.keys() - OF_LABELS):
         other = PreferenceProgram(guide, prior, BETA, likelihood=name)
         with pytest.raises(ValueError, match="compares pairs, got labelled responses: use `kto`"):
             other.log_likelihood(labels)
@@ -408,6 +484,12 @@ def test_choices_that_do_not_exist_are_refused(choices, message, prior):
         robust(0.5)
     with pytest.raises(ValueError, match="gamma is -1"):
         margin(-1.0)
+    with pytest.raises(ValueError, match="token_kl is the KL from the prior, got None"):
+        PreferenceProgram(LoRA(prior, rank=2), None, 0.1, token_kl=True)
+    with pytest.raises(ValueError, match="`orpo` got a reward above 0, expected log-prob"):
+        LIKELIHOODS["orpo"](torch.tensor([[0.1], [-1.0]]), torch.tensor([FIRST]), 0.1)
+    with pytest.raises(ValueError, match="weight is -1"):
+        positive_dpo(-1.0)
     with pytest.raises(TypeError, match="per_token is 1"):
         PreferenceProgram(LoRA(prior, rank=2), prior, 0.1, per_token=1)
     with pytest.raises(ValueError, match=r"smoothing is 0\.5"):

@@ -1,0 +1,219 @@
+"""Losses of preferences with more terms: the chosen response itself, an offset, a KL of tokens."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from experiments.identities.findings import exact
+from experiments.identities.preferences import judged, least, optimum
+from experiments.identities.prefixes import next_token, soft_value, token_by_token
+from experiments.identities.residuals import minimum, pairs
+from experiments.identities.world import World, kl
+from experiments.shared.claims import Finding
+from inference.direct_preferences import LIKELIHOODS, bco, positive_dpo, with_chosen
+from inference.direct_preferences.likelihoods import odds, of_chosen
+from inference.targets.fixed_points.problem import root
+from model.preferences import FIRST, SECOND
+
+
+def odds_ratio(world: World) -> list[Finding]:
+    """Log-odds of the mean probability of a token, and the chosen response (ORPO, 2403.07691)."""
+    weight, _ = _preferences(world)
+    length = world.problem.tokens("orpo")[1][:, 0]
+
+    def head(log_guide: Tensor) -> Tensor:
+        return (log_guide / length).clamp(max=-1e-9)
+
+    alone = of_chosen(lambda chosen, other, beta: odds(chosen, other, beta) - chosen)
+    chosen_alone = of_chosen(lambda chosen, other, beta: chosen)
+    of_odds, of_chosen_alone, both = (
+        least(world, likelihood, weight, beta, head)
+        for likelihood, beta in ((alone, 1.0), (chosen_alone, 1.0), (LIKELIHOODS["orpo"], 0.1))
+    )
+
+    def at(shift: float) -> Tensor:
+        return length * logsigmoid(4.0 * world.reward + shift)
+
+    log_target = at(root(lambda shift: at(shift).logsumexp(0).item(), -50.0, 50.0))
+    prior = kl(world.log_prior, world.log_posterior)
+    rewards = [(log.exp() @ world.reward).item() for log in (world.log_prior, both)]
+    return [
+        exact(
+            "odds alone, KL(optimum || P = sigmoid(r + c)), nats",
+            kl(of_odds, log_target),
+            limit=1e-5,
+        ),
+        Finding.of_limits(
+            f"beta 0.1, E[r] at the optimum (the prior's: {rewards[0]:.3g})",
+            rewards[1:],
+            above=rewards[0],
+        ),
+        Finding.of_limits(
+            f"beta 0.1, KL(optimum || p*), nats (the prior's: {prior:.2g})",
+            [kl(both, world.log_posterior)],
+            below=prior,
+        ),
+        Finding.of_limits(
+            "beta 0.1, KL(optimum || optimum of the chosen alone), nats",
+            [kl(both, of_chosen_alone)],
+            below=0.01,
+        ),
+        Finding.of_limits(
+            "odds alone, KL(optimum || p*), nats", [kl(of_odds, world.log_posterior)], above=prior
+        ),
+    ]
+
+
+def _preferences(world: World) -> tuple[Tensor, float]:
+    """Weight of pairs of prior draws, the winner first, `[S, S]`, and the beta that gives p*."""
+    wins, beta = judged(world)
+    return pairs(world.log_prior).sum(0).exp() * wins, beta
+
+
+def held_on_to(world: World) -> list[Finding]:
+    """DPO with the log-likelihood of the chosen (RPO, 2404.19733), with a penalty (2402.13228)."""
+    wins, beta = judged(world)
+    weight, _ = _preferences(world)
+    prob = weight.fill_diagonal_(0.0).sum(1)
+    prob = prob / prob.sum()  # of a response as the preferred of two different ones
+
+    def rarer(log_guide: Tensor) -> float:
+        return (prob @ (log_guide < world.log_prior - 1e-6).double()).item()
+
+    dpo, rpo, mild, strong = (
+        optimum(world, likelihood, wins, beta)
+        for likelihood in (LIKELIHOODS["dpo"], with_chosen(), positive_dpo(1.0), positive_dpo(5.0))
+    )
+    subject = "share of preferred responses that become rarer"
+    return [
+        Finding.of_limits(
+            f"RPO, {subject} (DPO: {rarer(dpo):.2g})", [rarer(rpo)], below=rarer(dpo)
+        ),
+        Finding.of_limits(
+            "RPO, KL(optimum || p*), nats", [kl(rpo, world.log_posterior)], above=0.01
+        ),
+        Finding.of_limits(
+            f"DPOP, weights 1 and 5, {subject} (DPO: {rarer(dpo):.2g})",
+            [rarer(mild), rarer(strong)],
+            below=rarer(dpo),
+        ),
+        exact("DPOP, weight 5, KL(optimum || p0), nats", kl(strong, world.log_prior), limit=1e-6),
+    ]
+
+
+def classifier(world: World) -> list[Finding]:
+    """A logistic classifier of good responses, with a shift of the reward (BCO, 2404.04656)."""
+    _, beta = judged(world)
+    nats, prior = 4.0 * world.reward, world.log_prior.exp()
+    is_good = nats.sigmoid()
+    first, second = (torch.full((len(nats),), label) for label in (FIRST, SECOND))
+
+    def fitted(shift: float) -> Tensor:
+        def loss(log_guide: Tensor) -> Tensor:
+            likelihood = partial(bco(shift=shift), (log_guide - world.log_prior)[None])
+            good, bad = (likelihood(outcome, beta) for outcome in (first, second))
+            return -(prior * (is_good * good + (1 - is_good) * bad)).sum()
+
+        return minimum(loss, world)
+
+    def excess(shift: float) -> float:
+        """Mean reward of good and bad responses, half each, less the shift."""
+        reward = beta * (fitted(shift) - world.log_prior)
+        weights = [prior * is_good, prior * (1 - is_good)]
+        return sum((w @ reward / w.sum()).item() for w in weights) / 2 - shift
+
+    right = -beta * (world.log_prior + nats / beta).logsumexp(0).item()
+    low, high = right + 2.0, right + 3.0
+    values = [excess(low), excess(high)]
+    for _ in range(3):  # secants
+        middle = low - values[0] * (high - low) / (values[1] - values[0])
+        low, high, values = high, middle, [values[1], excess(middle)]
+    of_mean, start = fitted(high), kl(world.log_prior, world.log_posterior)
+    subject = "the mean reward as the shift"
+    return [
+        exact(
+            "-beta log Z as the shift, KL(optimum || p*), nats",
+            kl(fitted(right), world.log_posterior),
+            limit=1e-6,
+        ),
+        exact(f"{subject}, mean reward less the shift", values[1], limit=1e-3),
+        Finding.of_limits(
+            f"{subject}, KL(optimum || p*), nats (the prior's: {start:.2g})",
+            [kl(of_mean, world.log_posterior)],
+            above=0.1,
+            below=start,
+        ),
+    ]
+
+
+def token_level(world: World) -> list[Finding]:
+    """log q/p0 and the KL of each token from the prior as the reward (TDPO_1, arXiv 2404.11999)."""
+    weight, beta = _preferences(world)
+    support = world.truth.support[:, 0]
+    places = range(support.shape[1])
+    of_prior = [next_token(world, world.log_prior, t) for t in places]
+
+    def head(log_guide: Tensor) -> Tensor:
+        reward = log_guide - world.log_prior
+        for t in places:
+            same = (support[:, None, :t] == support[:, :t]).all(-1)
+            given = world.log_prior.expand_as(same).masked_fill(~same, -torch.inf).softmax(1)
+            reward = reward + given @ (of_prior[t] - next_token(world, log_guide, t))
+        return reward
+
+    log_mean = world.log_prior + world.reward.log()
+    log_target = token_by_token(
+        world,
+        lambda t: of_prior[t] + soft_value(world, log_mean, t + 1).exp() / world.model.beta,
+    )
+    log_guide = least(world, LIKELIHOODS["dpo"], weight, beta, head)
+    nats = [kl(world.log_prior, log) for log in (log_guide, world.log_posterior)]
+    return [
+        exact(
+            "KL(optimum || tokens in proportion to p0 exp(E_p0[r]/beta)), nats",
+            kl(log_guide, log_target),
+            limit=1e-6,
+        ),
+        Finding.of_limits(
+            f"KL(p0 || optimum), nats (of DPO: {nats[1]:.3g})", nats[:1], below=nats[1]
+        ),
+        Finding.of_limits(
+            "KL(optimum || p*), nats", [kl(log_guide, world.log_posterior)], above=0.01
+        ),
+    ]
+
+
+def offsets(world: World) -> list[Finding]:
+    """An offset of half the difference of the rewards for each pair (ODPO, arXiv 2402.10571)."""
+    weight, beta = _preferences(world)
+    nats = 4.0 * world.reward
+    offset = (nats[:, None] - nats).abs() / 2
+
+    def loss(log_guide: Tensor) -> Tensor:
+        first, second = pairs(log_guide - world.log_prior)
+        rewards = torch.stack([first - offset / beta, second]).flatten(1)
+        outcome = torch.full((rewards.shape[1],), FIRST)
+        return -(weight.flatten() * LIKELIHOODS["dpo"](rewards, outcome, beta)).sum()
+
+    log_guide = minimum(loss, world)
+    betas = torch.linspace(0.05, 1.0, 400, dtype=torch.float64)
+    family = (world.log_prior + world.reward / betas[:, None]).log_softmax(1)
+    distances = [kl(log_guide, member) for member in family]
+    least_nats = min(distances)
+    nearest = betas[distances.index(least_nats)].item()
+    rewards = [(log.exp() @ world.reward).item() for log in (world.log_posterior, log_guide)]
+    return [
+        Finding.of_limits(
+            f"E[r] at the optimum (of DPO: {rewards[0]:.3g})", rewards[1:], above=rewards[0]
+        ),
+        Finding.of_limits(
+            "KL(optimum || p*), nats", [kl(log_guide, world.log_posterior)], above=0.01
+        ),
+        Finding.of_limits(
+            f"KL(optimum || posterior of beta {nearest:.2f}), nats (beta is {world.model.beta:g})",
+            [least_nats],
+            below=1e-3,
+        ),
+    ]
