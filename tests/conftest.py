@@ -16,6 +16,7 @@ import torch
 
 from model import LanguageModel, Prompts, grammar_prior
 from model.prior.grammar import PROMPTS
+from tests import pretend_device
 from tests.model.tiny import encoder
 from tests.on_device import on_cpu, place_tests
 from tests.ranks import Group, started
@@ -34,6 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.reportchars += "s"  # say why a test was skipped
+    if config.option.device == pretend_device.NAME:
+        pretend_device.register()
     if config.option.device:
         place_tests(torch.device(config.option.device))
 

@@ -161,7 +161,7 @@ def test_rewards_are_aggregated_in_float64(name: str, dtype: torch.dtype) -> Non
 
 def test_sparse_rewards_are_refused(prior: LanguageModel, prompts: Prompts) -> None:
     def taste(prompts: Prompts, response: torch.Tensor) -> torch.Tensor:
-        return response.sum(-1).double().to_sparse()
+        return response.sum(-1).double().cpu().to_sparse()
 
     with pytest.raises(
         LikelihoodError,

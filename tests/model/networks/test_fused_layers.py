@@ -87,8 +87,8 @@ def test_a_norm_is_that_of_transformers():
 
 
 def test_a_norm_in_half_precision_is_closer_to_float64():
-    layer, fused = norms(torch.bfloat16)
     x = torch.randn(200, 7).bfloat16()
+    layer, fused = (each.to(x.device) for each in norms(torch.bfloat16))
     exact = fused_norm(copy.deepcopy(fused[0]).double(), x.double())
     errors = [(y.double() - exact).abs().mean() for y in (fused_norm(fused[0], x), layer(x))]
     assert errors[0] < 0.9 * errors[1]
