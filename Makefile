@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 # fixtures are built twice. `tests/conftest.py` counts the processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test fast lint docs lessons gpu bench smollm2 clean
+.PHONY: demo test fast lint docs lessons gpu pretend bench smollm2 clean
 
 demo: .venv/core
 	$(BIN)/python -m experiments.steer
@@ -41,6 +41,11 @@ gpu: .venv/test
 	-$(BIN)/python -m experiments.roofline --networks gpt2-small smollm2-135m --responses 512 \
 		--max-new-tokens 40 --dtype bfloat16 --compile
 
+# Without a GPU: a device that refuses tensors of the CPU, as a GPU does. Needs a C++ compiler.
+pretend: .venv/pretend
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --device pretend -m "not slow" $(or $(FOLDERS),tests/model tests/guides tests/inference) \
+		--ignore tests/model/preferences --ignore tests/inference/reward_posterior
+
 bench: .venv/bench smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmark --smollm2 16 64
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.roofline --networks smollm2-135m --responses 32 --dtype bfloat16
@@ -57,6 +62,10 @@ smollm2: .venv/core
 
 .venv/test: .venv/core
 	$(INSTALL) --editable '.[test,data,pages,render,lessons]'
+	touch $@
+
+.venv/pretend: .venv/test
+	$(INSTALL) ninja
 	touch $@
 
 .venv/lessons: .venv/core

@@ -41,10 +41,11 @@ class ModelRuns(Messenger):
         if msg["name"] == "response" and isinstance(msg["value"], Tensor):
             self._runs.append((msg["value"].detach(), {}))
         if isinstance(msg["fn"], Unit) and self._runs:
-            log_factor = msg["fn"].log_factor.detach()
-            applies = torch.as_tensor(True if msg["mask"] is None else msg["mask"])
-            present = torch.where(applies.to(log_factor.device), log_factor, math.nan)
-            self._runs[-1][1][msg["name"]] = present
+            log_factor, mask = msg["fn"].log_factor.detach(), msg["mask"]
+            if mask is not None:
+                mask = torch.as_tensor(mask, device=log_factor.device)
+                log_factor = torch.where(mask, log_factor, math.nan)
+            self._runs[-1][1][msg["name"]] = log_factor
 
     def reward(self, program: Program, draws: list[Draws]) -> Tensor | None:
         """r of the draws, `[K, N]`, float64, NaN for a prompt to which no reward applies.

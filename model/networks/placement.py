@@ -14,7 +14,10 @@ def is_half_on_a_cpu(place: Any) -> bool:
 
 
 def named_device(device: torch.device | str | int | None) -> torch.device:
-    """A device of this machine by name or number, or a `ValueError`; None for a GPU if any."""
+    """A device of this machine by name or number, or a `ValueError`; None for a GPU if any.
+
+    The device has float64.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -22,12 +25,13 @@ def named_device(device: torch.device | str | int | None) -> torch.device:
             raise TypeError("it is neither a name nor a number")
         if torch.device(device).type == "meta":
             raise ValueError("it holds no numbers")
-        return torch.empty(0, device=device).device
+        # log densities are added up in float64, which Apple's GPU does not have
+        return torch.empty(0, dtype=torch.float64, device=device).device
     # torch asserts that it was built with CUDA
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         # after its first sentence torch lists every operator
         reason, _, _ = str(error).partition(". ")
-        raise ValueError(f"device is {device!r}, expected one of this machine: {reason}") from error
+        raise ValueError(f"device is {device!r}, expected one of this machine with float64: {reason}") from error
 
 
 def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
