@@ -1,4 +1,4 @@
-"""A device that is no GPU and not the CPU: `pytest --device pretend` shows tensors in a wrong place.
+"""A device apart from the CPU: `pytest --device pretend` shows tensors in a wrong place.
 
 It computes by the CPU's kernels, on copies, and refuses tensors of the CPU as a GPU does. What it
 cannot show: kernels, memory and speed of a GPU, CUDA graphs, and rounding. The code is compiled on

@@ -31,7 +31,9 @@ def named_device(device: torch.device | str | int | None) -> torch.device:
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         # after its first sentence torch lists every operator
         reason, _, _ = str(error).partition(". ")
-        raise ValueError(f"device is {device!r}, expected one of this machine with float64: {reason}") from error
+        raise ValueError(
+            f"device is {device!r}, expected one of this machine with float64: {reason}"
+        ) from error
 
 
 def named_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -306,7 +306,11 @@ def test_other_arguments_are_named(make, error, fault):
             TypeError,
             "trust_remote_code is 'False', expected True or False",
         ),
-        ({"device": "gpu"}, ValueError, "device is 'gpu', expected one of this machine with float64"),
+        (
+            {"device": "gpu"},
+            ValueError,
+            "device is 'gpu', expected one of this machine with float64",
+        ),
         ({"device": -1}, ValueError, "device is -1, expected one of this machine with float64"),
         ({"device": "meta"}, ValueError, "device is 'meta', expected .*: it holds no numbers"),
         ({"device": 1.5}, ValueError, "device is 1.5, expected one of this machine with float64"),
