@@ -2,11 +2,9 @@
 
 import pytest
 
-from experiments.shared.command_line import run_script
-from experiments.steer.__main__ import fit_notes
 from experiments.steer.arguments import Steer
-from experiments.steer.checks import check
 from experiments.steer.durations import seconds_of
+from experiments.steer.training import fit_notes
 from inference import Fit
 
 
@@ -29,22 +27,6 @@ def test_the_default_budget_is_a_number_of_steps():
     assert Steer(responses=640).fit_budget == {"num_responses": 640}
     assert "640 responses" in Steer(responses=640).title
     assert "90s" in Steer(time="90s").title
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--steps", "3", "--time", "90s"], "--steps has no effect with --responses or --time"),
-        (["--responses", "99", "--time", "90s"], "--responses has no effect with --time"),
-        (["--responses", "63"], "--responses 63 is less than the 64 responses of one step"),
-        (["--time", "9s", "--learning-rate", "1e-3"], "--learning-rate falls to 0 at the last"),
-    ],
-)
-def test_contradictory_budgets_are_refused(words, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        run_script(lambda args: check(args), Steer, words)
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 def test_sentences_of_a_fit():

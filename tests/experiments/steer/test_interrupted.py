@@ -69,7 +69,7 @@ def test_an_interrupt_before_the_first_step_has_no_report(args, tmp_path, monkey
     def interrupted_fit(*_, **__):
         raise KeyboardInterrupt(signal.SIGINT)
 
-    monkeypatch.setattr("experiments.steer.__main__.fit", interrupted_fit)
+    monkeypatch.setattr("experiments.steer.training.fit", interrupted_fit)
     with pytest.raises(KeyboardInterrupt):
         main(args)
     assert [*tmp_path.iterdir()] == []
