@@ -72,7 +72,8 @@ def run_script(
     logging.set_verbosity_error()
     with _until_nobody_reads(), interrupts(), early_stops():
         try:
-            args = _parse(words, arguments)
+            title = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
+            args = _parse(words, arguments, title)
             if (threads := getattr(args, "threads", None)) is not None:
                 torch.set_num_threads(threads)
             findings = main(args)
@@ -92,11 +93,11 @@ def run_script(
     sys.exit(isinstance(findings, list) and not all(getattr(x, "held", True) for x in findings))
 
 
-def _parse(words: list[str], arguments: type[A]) -> A:
+def _parse(words: list[str], arguments: type[A], title: str = "") -> A:
     """Arguments by a command line. Exits at an option that has no effect beside the others."""
     given = given_options(words)
     _check_words(words, arguments)
-    about = f"{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
+    about = f"{title}\n\n{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
     name = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
     parse = partial(tyro.cli, arguments, args=words, prog=f"python -m {name}", description=about)
     args: A = parse().completed(lambda default: parse(default=default))

@@ -1,7 +1,6 @@
 """Command lines: a refusal is one line and exit code 2, a fault of the program a traceback."""
 
 import io
-import math
 import os
 import re
 import signal
@@ -13,17 +12,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.equivalence import __main__ as equivalence
 from experiments.shared.argument_types import Count, Out, chosen
 from experiments.shared.claims import ClaimArguments, Finding
 from experiments.shared.command_line import Arguments, given_options, run_script
 from experiments.shared.refusals import blamed, resume_hint
 from experiments.shared.run_folder import new_folder
-from experiments.steer import __main__ as steer
-from experiments.steer.arguments import Steer
-from experiments.steer.choices import read_constraint, read_moment
 from model.common.checks import positive
-from tests.experiments.scripts import NAMES, arguments_of
+from tests.experiments.scripts import NAMES, arguments_of, main_of
 
 
 @dataclass(frozen=True)
@@ -172,17 +167,6 @@ def test_a_claim_that_did_not_hold_is_exit_code_1():
     assert code_of(lambda _: [Finding("yes", True)]) == 0
 
 
-@pytest.mark.parametrize(("errors", "code"), [((0.0, 0.0), 0), ((0.0, 0.1), 1), ((math.nan, 0), 1)])
-def test_the_identity_exits_with_1_if_it_fails(errors, code, prior, monkeypatch, capsys):
-    monkeypatch.setattr(equivalence, "grammar_prior", lambda **_: prior)
-    monkeypatch.setattr(equivalence, "film_reviews", lambda _: prior)
-    monkeypatch.setattr(equivalence, "identity_errors", lambda *_: errors)
-    monkeypatch.setattr(equivalence, "reinforce_error", lambda *_: 0.0)
-    monkeypatch.setattr(equivalence, "expectation_error", lambda *_: 0.0)
-    assert code_of(equivalence.main, arguments=equivalence.Equivalence) == code
-    assert ("did NOT hold" in capsys.readouterr().out) == (code == 1)
-
-
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
@@ -244,24 +228,6 @@ def test_given_options_are_the_fields_that_were_named():
 @pytest.mark.parametrize(
     ("script", "line", "message"),
     [
-        ("steer", "--budget 10", "--budget has no effect without --sample"),
-        *(
-            ("steer", f"--sample smc {line}", f"{line.split()[0]} has no effect with --sample")
-            for line in (
-                "--steps 3",
-                "--particles 3",
-                "--step-kl 1",
-                "--learning-rate 1",
-                "--objective trace",
-            )
-        ),
-        ("steer", "--clip-norm 1", "--clip-norm has no effect without --learning-rate"),
-        ("steer", "--sample smc --prior-draws 10", "--prior-draws has no effect with --sample"),
-        ("steer", "--sample smc --checkpoint-every 10 ", "--checkpoint-every has no effect"),
-        ("steer", "--kl-budget 1 --beta 0.1", "--beta has no effect with a budget"),
-        ("steer", "--prompts a --prompts-file FILE", "--prompts has no effect with --prompts-file"),
-        ("steer", "--constraint", "--constraint has no effect where it names nothing"),
-        ("steer", "--moment", "--moment has no effect where it names nothing"),
         *(
             (script, "--only", "--only has no effect where it names nothing")
             for script in ("step_cost", "guide_zoo")
@@ -283,6 +249,16 @@ def test_option_without_effect_is_refused(script, line, message, tmp_path, capsy
     words = line.replace("FILE", str(tmp_path / "file")).split()
     assert code_of(never, *words, arguments=arguments_of(script)) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_the_help_has_the_first_line_of_the_script(script, capsys):
+    main = main_of(script)
+    with pytest.raises(SystemExit) as end:
+        run_script(main, arguments_of(script), ["--help"])
+    assert end.value.code == 0
+    title = sys.modules[main.__module__].__doc__.partition("\n")[0]
+    assert title in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("script", NAMES)
@@ -319,68 +295,3 @@ def test_a_folder_that_the_system_does_not_make_is_refused_by_name(tmp_path, mon
         new_folder(Coin(out=tmp_path / "runs"), "coin"),
     ):
         pass
-
-
-@pytest.mark.slow
-def test_steer_names_the_option_and_leaves_no_folder(tmp_path, capsys, prior):
-    prior.save_pretrained(tmp_path / "prior")
-    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    (tmp_path / "mine.py").write_text(
-        "def bad(texts):\n    return 1 / 0\n\ndef good(texts):\n    return [1.0] * len(texts)\n"
-    )
-    (tmp_path / "leaves.py").write_text("def bad(texts):\n    raise SystemExit(0)\n")
-    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
-    (tmp_path / "empty").mkdir()
-    base = [
-        "--prior",
-        str(tmp_path / "prior"),
-        "--max-new-tokens",
-        "3",
-        "--out",
-        str(tmp_path / "runs"),
-        "--threads",
-        "1",
-    ]
-    for line, message in (
-        ("--prompts-file {}/latin.txt", "--prompts-file.*latin.txt"),
-        ("--prompts " + "was_" * 40, "--prompts: prompt 0 has"),
-        (
-            "--reward function:{}/mine.py:bad",
-            r"the function .*mine.py:bad raised ZeroDivisionError",
-        ),
-        (
-            "--reward function:{}/leaves.py:bad",
-            r"the function .*leaves.py:bad raised SystemExit: 0",
-        ),
-        (
-            "--reward function:{}/exits.py:f",
-            "--reward 'function:.*exits.py:f': cannot import .*SystemExit",
-        ),
-        ("--reward classifier:{}/empty:x", "--reward 'classifier:.*empty:x': "),
-        (
-            "--constraint fluency:{}/empty>=1 --objective forward-kl",
-            "--constraint 'fluency:.*>=1': ",
-        ),
-        ("--moment preferences:{}/empty=1", "--moment 'preferences:.*empty': "),
-        ("--sample smc --proposal {}/empty", "--proposal .*empty: "),
-        ("--guide n-gram --n-gram.n 0", "--guide n-gram: n is 0"),
-        ("--reward 1e308*vader", "reward '1e308.vader' is .*Scale the reward$"),
-        ("--sample rejection --reward function:{}/mine.py:good", "--sample rejection: "),
-    ):
-        words = [
-            word.replace("_", " ") if "was_" in word else word
-            for word in line.format(tmp_path).split()
-        ]
-        prompts = [] if "--prompts" in line else ["--prompts", "the film was"]
-        assert code_of(steer.main, *base, *prompts, *words, arguments=Steer) == 2, line
-        assert re.search(message, capsys.readouterr().err), line
-        assert not (tmp_path / "runs").exists(), line
-
-
-def test_a_word_with_a_sign_of_comparison_is_accepted():
-    with pytest.raises(SystemExit, match="or, for a word that has '=5' in it, 'words:x=5>=1'"):
-        read_constraint("words:x=5")
-    choice = read_constraint("words:x=5>=1")
-    assert (choice.name, choice.argument) == ("words", "x=5")
-    assert (choice.at_least, choice.at_most) == (1.0, None)
-    assert read_moment("words:x=5=0.3")[3] == "x=5"
