@@ -24,8 +24,6 @@ QUANTITIES = {
     "entropy": ("entropy", "entropy"),
 }
 """Columns: a name in `measurements.json`, and the metric in its place if a run has no such file."""
-EARLIER = {"kl_guide_prior": "kl"}
-"""Names of metrics in runs of earlier versions, with the names now."""
 WITHOUT_EFFECT = {
     "seed",
     "out",
@@ -88,7 +86,7 @@ class Group:
         values = [run.numbers[column].value for run in runs if column in run.numbers]
         if len(values) < len(runs):
             return None
-        return Estimate(*mean_and_error([{column: value} for value in values], column))
+        return mean_and_error([{column: value} for value in values], column)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -101,8 +99,7 @@ def read_run(path: Path, name: str) -> Run:
     """Read a run folder, also of an interrupted run; exit if the folder is none of a run."""
     folder = RunFolder(path)
     record, measured = _read(folder.arguments), _read(folder.measurements)
-    records = read_metrics(folder.metrics)
-    metrics = [{EARLIER.get(key, key): value for key, value in r.items()} for r in records]
+    metrics = read_metrics(folder.metrics)
     if not record and not metrics:
         expected = f"expected a run folder with {folder.arguments.name} or {folder.metrics.name}"
         raise SystemExit(f"{path}: {expected}")

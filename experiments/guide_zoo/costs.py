@@ -58,10 +58,10 @@ def report(results: Sequence[Result]) -> dict[str, Figure]:
 
 def mean_over_seeds(results: Sequence[Result], name: str) -> Estimate:
     """Mean over seeds; for one seed with the standard error of the measurement."""
-    mean, error = mean_and_error([result.measured for result in results], name)
+    mean = mean_and_error([result.measured for result in results], name)
     if len(results) == 1:
-        error = results[0].error.get(name, math.nan)
-    return Estimate(mean, error)
+        return Estimate(mean.value, results[0].error.get(name, math.nan))
+    return mean
 
 
 def frontier_figure(

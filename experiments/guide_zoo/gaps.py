@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from experiments.guide_zoo.runs import KL, MEASURE, OBJECTIVE, OTHER, VARIANTS, notes
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, legend_below
-from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.tables import Row, mean_and_error, table_of
 from experiments.shared.zoo import Direction, Job, Result, by_name
+from inference import Estimate
 
 WORLD = "eight-tokens"
 
@@ -45,18 +46,16 @@ def report(results: Sequence[Result]) -> dict[str, Figure]:
         title = KL[direction], OBJECTIVE[direction]
         of_direction = [result for result in results if result.job.direction == direction]
         rows, panels[title] = table_rows(of_direction, direction)
-        columns = ["trained", "approximation gap", "inference gap", KL[direction]]
-        columns += [f"{KL[OTHER[direction]]} at optimum", "entropy at optimum", "entropy by SVI"]
-        columns += ["E[r] at optimum", "CPU s a step"]
-        print(f"\n{', SVI by '.join(title)}\n{text_table(columns, rows)}")
+        print("", table_of(", SVI by ".join(title), rows), sep="\n")
     return {"gaps": gaps_figure(panels)}
 
 
 def table_rows(
     results: Sequence[Result], direction: Direction
-) -> tuple[dict[str, list[str]], dict[str, Gap]]:
+) -> tuple[dict[str, Row], dict[str, Gap]]:
     """Table rows and gaps of each guide, from results that minimise one KL."""
-    rows, gaps = {}, {}
+    rows: dict[str, Row] = {}
+    gaps = {}
     measure, other = MEASURE[direction], MEASURE[OTHER[direction]]
     for name, of_name in by_name(results).items():
         [best] = [result.measured for result in of_name if result.job.seed is None]
@@ -64,10 +63,17 @@ def table_rows(
         trained = [result.measured for result in fits if result.measured]
         total, error = mean_and_error(trained, measure)
         gap = total - best[measure]
-        cells = [cell(best[measure]), cell(gap, error), cell(total, error), cell(best[other])]
-        cells += [cell(best["entropy"]), cell(*mean_and_error(trained, "entropy"))]
-        cells += [cell(best["reward"]), cell(*mean_and_error(trained, "seconds"))]
-        rows[name + notes(fits)] = [f"{best['parameters']:,.0f}", *cells]
+        rows[name + notes(fits)] = {
+            "trained": f"{best['parameters']:,.0f}",
+            "approximation gap": best[measure],
+            "inference gap": Estimate(gap, error),
+            KL[direction]: Estimate(total, error),
+            f"{KL[OTHER[direction]]} at optimum": best[other],
+            "entropy at optimum": best["entropy"],
+            "entropy by SVI": mean_and_error(trained, "entropy"),
+            "E[r] at optimum": best["reward"],
+            "CPU s a step": mean_and_error(trained, "seconds"),
+        }
         gaps[name] = Gap(best[measure], gap, 0.0 if math.isnan(error) else error)
     return rows, gaps
 

@@ -15,7 +15,7 @@ from experiments.rlhf.text_sample import Curve, Gold, TextSample
 from experiments.shared.claims import NOISY, Finding
 from experiments.shared.figures import PRIOR, legend_below, looks, new_axes, new_grid
 from experiments.shared.run_folder import RunFolder
-from experiments.shared.tables import cell, mean_and_error, text_table
+from experiments.shared.tables import Row, cell, mean_and_error, table_of, text_table
 from guides import Guide
 from inference import Diagnostics, Estimate, diagnose, log_likelihood_at, response_distribution
 from inference.reward_posterior.calibration import Calibration
@@ -58,18 +58,19 @@ def world_tables(runs: Sequence[Run], extent: str) -> list[str]:
     names = ["correlation", "accuracy", "ece", "ece by chance"]
     ends = {"peak kl": "KL at its peak", "gain": "gain there", "fall": "lost at the end"}
     ends["proxy rise"] = "proxy's rise since"
-    recovered: dict[str, list[str]] = {}
-    gold: dict[str, list[str]] = {}
+    columns = {f"gold {kl:g}": f"gold at {kl:g}" for kl in KLS} | ends
+    recovered: dict[str, Row] = {}
+    gold: dict[str, Row] = {}
     for count, rows in measured.items():
-        recovered[f"{count} preferences"] = [cell(*mean_and_error(rows, name)) for name in names]
+        recovered[f"{count} preferences"] = {name: mean_and_error(rows, name) for name in names}
         for name in AGGREGATIONS:
-            keys = [*(f"{name} gold {kl:g}" for kl in KLS), *(f"{name} {end}" for end in ends)]
-            gold[f"{count}, {name}"] = [cell(*mean_and_error(rows, key)) for key in keys]
-    columns = [*(f"gold at {kl:g}" for kl in KLS), *ends.values()]
+            gold[f"{count}, {name}"] = {
+                column: mean_and_error(rows, f"{name} {key}") for key, column in columns.items()
+            }
+    title = f"Gold reward at KL(p* || p0), {world} ({extent}), by preferences and aggregation"
     return [
-        f"The reward, {world}: {NUM_TEST:,} held-out preferences\n{text_table(names, recovered)}",
-        f"Gold reward at KL(p* || p0), {world} ({extent}), by preferences and aggregation\n"
-        + text_table(columns, gold),
+        table_of(f"The reward, {world}: {NUM_TEST:,} held-out preferences", recovered),
+        table_of(title, gold),
     ]
 
 

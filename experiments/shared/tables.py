@@ -10,12 +10,12 @@ from inference import Estimate
 Row = Mapping[str, str | float | Estimate]  # by column; an estimate has a standard error
 
 
-def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> tuple[float, float]:
+def mean_and_error(runs: Iterable[Mapping[str, float]], name: str) -> Estimate:
     """Mean of a metric, NaN if a run lacks the metric, and standard error, NaN for one run."""
     values = np.array([metrics.get(name, math.nan) for metrics in runs])
     has_error = len(values) > 1 and np.isfinite(values).all()
     error = values.std(ddof=1) / math.sqrt(len(values)) if has_error else math.nan
-    return float(values.mean()) if len(values) else math.nan, float(error)
+    return Estimate(float(values.mean()) if len(values) else math.nan, float(error))
 
 
 def cell(mean: float, error: float = math.nan) -> str:
@@ -27,7 +27,7 @@ def cell(mean: float, error: float = math.nan) -> str:
 
 def summary(runs: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     """Mean of each metric over runs, with the standard error."""
-    return {name: Estimate(*mean_and_error(runs, name)) for name in runs[0]}
+    return {name: mean_and_error(runs, name) for name in runs[0]}
 
 
 def over_seeds(rows: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
@@ -51,9 +51,7 @@ def table_of(title: str, rows: Mapping[str, Row]) -> str:
 
 def text_table(columns: Sequence[str], rows: Mapping[str, Sequence[str] | str]) -> str:
     """Table with a header; a row, by name, is the cells of the columns or a text in their place."""
-    if not rows:
-        return "nothing was run"
-    name_width = max(map(len, rows))
+    name_width = max(map(len, rows), default=0)
     cells = [row for row in rows.values() if not isinstance(row, str)]
     widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
     lines = []
