@@ -1,16 +1,14 @@
 """Distillation of best of n: shares of the distance, and findings that fail with the claim."""
 
 import pytest
-import torch
 
 from experiments import distillation
 from experiments.distillation import Distillation, excess, main, new_kinds, new_world
 from experiments.guide_zoo.family_optimum import family_optimum
 from experiments.shared import zoo
-from experiments.shared.worlds import World
 from guides import Fixed, Tabular
-from inference import Enumeration, Estimate, PriorSample
-from model import AlignmentModel, LanguageModel, TextReward, vader_sentiment
+from inference import Enumeration, Estimate
+from model import AlignmentModel, LanguageModel
 
 
 @pytest.fixture
@@ -23,19 +21,6 @@ def grammar(prior, monkeypatch):
 
 def kl(log_prob, log_target):
     return (log_prob.exp() * (log_prob - log_target)).sum().item()
-
-
-def test_best_of_two_by_hand(prior):
-    """Four responses, two of them with the same reward."""
-    prob = torch.tensor([[0.4], [0.3], [0.2], [0.1]], dtype=torch.float64)
-    reward = torch.tensor([[0.0], [1.0], [1.0], [2.0]], dtype=torch.float64)
-    world = World(AlignmentModel(prior, TextReward(vader_sentiment, prior), 1.0), None)
-    world.__dict__["sample"] = PriorSample(torch.zeros(4, 1, 1), prob.log(), reward, exact=True)
-    [kind] = new_kinds(world, [], [2]).values()
-    zero, two = 0.4**2, 1 - 0.9**2
-    one = 1 - zero - two
-    ratio = torch.tensor([[zero / 0.4], [one / 0.5], [one / 0.5], [two / 0.1]]).double()
-    assert torch.allclose(kind.log_ratio, ratio.log(), atol=1e-12)
 
 
 @pytest.mark.parametrize("learned", [False, True])

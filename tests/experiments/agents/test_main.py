@@ -1,7 +1,5 @@
 """Agents: Bayes' rule for their weights is exact, and guides by SVI are near."""
 
-import math
-
 import pytest
 import torch
 
@@ -10,7 +8,6 @@ from experiments.agents.__main__ import Agents, main
 from experiments.agents.speakers import (
     AGENTS,
     bayes_twice,
-    kl,
     log_agent_weights,
     log_agent_z,
     responsibilities,
@@ -125,9 +122,3 @@ def test_a_guide_far_from_the_posterior_does_not_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "train", lambda *_, **__: None)
     findings = main(Agents(betas=(0.3,), seeds=2, out=tmp_path))
     assert [finding.held for finding in findings] == [True, True, False]
-
-
-def test_kl_of_agent_weights():
-    weights, others = torch.tensor([[0.5, 0.5], [0.25, 0.75]], dtype=torch.float64)
-    expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert kl(weights.log(), others.log()) == pytest.approx(expected)

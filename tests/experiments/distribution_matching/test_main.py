@@ -15,7 +15,6 @@ from experiments.distribution_matching.report import (
 )
 from experiments.distribution_matching.tasks import (
     GDC,
-    METHODS,
     PENALISED,
     PURE,
     distributional,
@@ -27,7 +26,6 @@ from guides import FineTuned
 from inference import (
     Enumeration,
     Estimate,
-    FDivergence,
     LeaveOneOut_ELBO,
     entropy,
     joint_at,
@@ -35,16 +33,12 @@ from inference import (
     match_moments,
     random_state,
 )
-from inference.objectives.reward_only import RewardOnly
 from model import AlignmentModel
 
 
-@pytest.fixture
-def moments(prior):
-    base = AlignmentModel(prior, {}, 1.0)
-    return match_moments(
-        base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.7}
-    )
+def matched(prior, share):
+    base, prompts = AlignmentModel(prior, {}, 1.0), prior.encode(["the film was"])
+    return match_moments(base, prompts, {"positive": positive(prior)}, {"positive": share})
 
 
 def test_positive_is_above_zero(prior):
@@ -52,9 +46,8 @@ def test_positive_is_above_zero(prior):
     assert feature(["a bad film", "a good film", "a film"]) == [0.0, 1.0, 0.0]
 
 
-def test_the_distributional_target_has_its_share_and_rl_with_its_beta_has_the_same_posterior(
-    prior, moments
-):
+def test_the_distributional_target_has_its_share_and_rl_has_the_same_posterior(prior):
+    moments = matched(prior, 0.7)
     task, prompts = distributional(prior, moments), prior.encode(["the film was"])
     target, rewarded = Enumeration(task.target, prompts), Enumeration(task.rewarded, prompts)
     met = (target.log_posterior.exp() * task.feature(prompts, target.support)).sum().item()
@@ -70,20 +63,9 @@ def test_the_pointwise_target_is_the_limit_of_the_posteriors_of_rl(prior):
     target = Enumeration(tasks[0].target, prompts)
     has_word = tasks[0].feature(prompts, target.support)
     assert (target.log_posterior.exp() * has_word).sum().item() == pytest.approx(1, abs=1e-12)
-    posteriors = [Enumeration(task.rewarded, prompts).log_posterior.exp() for task in tasks]
-    apart = [
-        (posterior - target.log_posterior.exp()).abs().sum().item() for posterior in posteriors
-    ]
-    assert apart[0] > 0.1
-    assert apart[1] < 1e-8
-
-
-def test_each_method_has_its_objective():
-    assert {name: type(objective(8)) for name, objective in METHODS.items()} == {
-        GDC: FDivergence,
-        PURE: RewardOnly,
-        PENALISED: LeaveOneOut_ELBO,
-    }
+    far, near = (Enumeration(task.rewarded, prompts).log_posterior.exp() for task in tasks)
+    assert (far - target.log_posterior.exp()).abs().sum() > 0.1
+    assert (near - target.log_posterior.exp()).abs().sum() < 1e-8
 
 
 def test_nearer_is_the_fall_of_the_forward_kl(prior):
@@ -144,16 +126,8 @@ def test_findings_fail_where_the_claim_does():
 
 @pytest.mark.slow
 def test_script(tmp_path, capsys):
-    args = DistributionMatching(
-        max_new_tokens=4,
-        steps=1,
-        particles=4,
-        draws=512,
-        samples=32,
-        threads=1,
-        out=tmp_path,
-    )
-    findings = main(args)
+    sizes = {"max_new_tokens": 4, "steps": 1, "particles": 4, "draws": 512, "samples": 32}
+    findings = main(DistributionMatching(**sizes, out=tmp_path))
     assert findings[0].held
     assert findings[0].statement.startswith("lambda")
     assert len(findings) == 1 + 2 * 9
@@ -166,12 +140,8 @@ def test_script(tmp_path, capsys):
 
 
 def test_share_that_the_prior_has_already_is_refused(prior):
-    base = AlignmentModel(prior, {}, 1.0)
-    moments = match_moments(
-        base, prior.encode(["the film was"]), {"positive": positive(prior)}, {"positive": 0.05}
-    )
     with pytest.raises(SystemExit, match=r"--share 0.05: expected above 0\.\d+, the prior's"):
-        distributional(prior, moments)
+        distributional(prior, matched(prior, 0.05))
 
 
 def test_word_that_the_prior_hardly_says_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from experiments.foreign.design import EXPENSIVE, FACTORS, LONGEST, Cell, design
+from experiments.foreign.design import EXPENSIVE, FACTORS, LONGEST, design
 from model.common.digests import text_digest
 
 SIZES = [(48, 0), (72, 0), (72, 7), (96, 0)]
@@ -45,8 +45,3 @@ def test_the_design_depends_on_its_arguments_alone():
         text_digest("\n".join(cell.name for cell in design(72, 0)))
         == "59832177792303935a8799ee3d5929d9"
     )
-
-
-def test_names_hold_all_levels():
-    cell = Cell("smollm2", "12", "0.1", "words", "lora", "forward-kl")
-    assert cell.name == "smollm2, 12, beta 0.1, words, lora, forward-kl"

@@ -5,8 +5,8 @@ import torch
 
 from experiments.foreign import priors
 from experiments.foreign.design import FACTORS, Cell
-from experiments.foreign.priors import WORDS, absence, load
-from experiments.foreign.worlds import PROMPTS, world_of
+from experiments.foreign.priors import absence, load
+from experiments.foreign.worlds import world_of
 
 RANDOM = ("random-gpt2", "random-llama")
 
@@ -32,11 +32,6 @@ def test_random_networks_are_of_two_families_and_always_the_same():
     again = priors.random_prior("llama", 12).network
     pairs = zip(again.parameters(), networks[1].parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
-
-
-def test_words_of_random_networks_are_different():
-    assert len(set(WORDS.split())) == len(WORDS.split())
-    assert PROMPTS.keys() == set(FACTORS["prior"])
 
 
 def test_a_response_of_the_stories_ends_at_a_full_stop(stories_folder):

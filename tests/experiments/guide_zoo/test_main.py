@@ -43,9 +43,8 @@ def test_two_worlds_leave_tables_figures_and_results(args, capsys):
 def test_gaps_add_up(args, capsys):
     results = main(replace(args, worlds=("eight-tokens",), only=("1-gram",), max_iter=60))
     best, fit = (result.measured["kl_guide_posterior"] for result in results[::2])
-    row = next(
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("1-gram")
-    ).split()
+    printed = capsys.readouterr().out.splitlines()
+    row = next(line for line in printed if line.startswith("1-gram")).split()
     approximation, inference, total = (float(text) for text in row[2:5])
     assert (approximation, total) == pytest.approx((best, fit), rel=5e-3)
     assert inference == pytest.approx(fit - best, rel=5e-3)
@@ -55,22 +54,18 @@ def test_text_world_leaves_its_table_and_figures(args, capsys, monkeypatch):
     small = film_reviews(256)
     monkeypatch.setattr(zoo, "NUM_SAMPLES", 64)
     monkeypatch.setitem(WORLDS, "film-reviews", lambda: small)
-    results = main(
-        replace(args, worlds=("film-reviews",), only=("lora-1", "twisted", "contrastive-twist"))
-    )
-    assert [result.job.name for result in results] == ["lora-1", "twisted", "contrastive-twist"]
+    names = ("lora-1", "twisted", "contrastive-twist")
+    results = main(replace(args, worlds=("film-reviews",), only=names))
+    assert tuple(result.job.name for result in results) == names
     for result in results:
         assert len(result.trajectory) == 2
         assert result.error["kl_guide_posterior"] > 0
         assert result.measured["kl_guide_posterior"] > 1
-    assert results[1].trajectory[0][0] == pytest.approx(
-        0, abs=1e-4
-    )  # the first step draws from the prior
+    # the first step draws from the prior
+    assert results[1].trajectory[0][0] == pytest.approx(0, abs=1e-4)
     assert "CPU s a step" in capsys.readouterr().out
-    assert {path.name for path in next(args.out.iterdir()).glob("*.svg")} == {
-        "frontier.svg",
-        "costs.svg",
-    }
+    figures = {path.name for path in args.out.rglob("*.svg")}
+    assert figures == {"frontier.svg", "costs.svg"}
 
 
 def test_a_world_without_runs_has_neither_table_nor_figure(args, capsys):
@@ -84,26 +79,15 @@ def test_defaults_are_every_variant_where_it_is_compared():
     for world, compared in (("eight-tokens", "on_tokens"), ("film-reviews", "on_text")):
         expected = {name for name, variant in VARIANTS.items() if getattr(variant, compared)}
         assert {job.name for job in jobs if job.world == world} == expected
-    seeds = [
-        job.seed
-        for job in jobs
-        if (job.world, job.name, job.direction) == ("eight-tokens", "tabular", "forward")
-    ]
-    assert seeds == [None, 0, 1, 2]
+    one = ("eight-tokens", "tabular", "forward")
+    own = [job.seed for job in jobs if (job.world, job.name, job.direction) == one]
+    assert own == [None, 0, 1, 2]
 
 
 @pytest.mark.filterwarnings("ignore:fit stopped early")
-def test_a_stopped_fit_and_a_failed_run_have_notes(monkeypatch, tmp_path, capsys):
+def test_a_stopped_fit_and_a_failed_run_have_notes(args, monkeypatch, capsys):
     monkeypatch.setitem(OBJECTIVES, "leave-one-out", DIVERGES)
-    args = GuideZoo(
-        worlds=("eight-tokens",),
-        only=("1-gram",),
-        seeds=1,
-        max_iter=5,
-        steps=1,
-        workers=1,
-        out=tmp_path,
-    )
+    args = replace(args, worlds=("eight-tokens",), only=("1-gram",), max_iter=5, steps=1)
     main(args)
     assert "1-gram, seed 0 stopped early at step 0: the loss is nan" in capsys.readouterr().out
 
@@ -112,9 +96,9 @@ def test_a_stopped_fit_and_a_failed_run_have_notes(monkeypatch, tmp_path, capsys
     assert "1-gram, seed 0 no result: the guide is NaN" in capsys.readouterr().out
 
 
-def test_a_text_world_without_any_result_has_a_row(monkeypatch, tmp_path, capsys):
+def test_a_text_world_without_any_result_has_a_row(args, monkeypatch, capsys):
     small = film_reviews(64)
     monkeypatch.setitem(WORLDS, "film-reviews", lambda: small)
     monkeypatch.setattr(guide_runs, "tune", fails)
-    main(GuideZoo(worlds=("film-reviews",), only=("lora-1",), workers=1, out=tmp_path))
+    main(replace(args, worlds=("film-reviews",), only=("lora-1",)))
     assert "seed 0 no result: the guide is NaN" in capsys.readouterr().out

@@ -31,19 +31,19 @@ def run(args, out):
     return RunFolder(max(out.glob("rlhf-*"), key=lambda path: path.stat().st_mtime_ns))
 
 
+def saved_reward(folder):
+    """The reward that a run leaves."""
+    prior = load_prior("film-reviews", max_new_tokens=4, temperature=0.7, device="cpu")
+    return RewardPosterior.load(folder.path / "reward", PriorFeatures(prior))
+
+
 @pytest.mark.slow
 def test_simulated_preferences_to_a_guide(tmp_path, capsys):
     folder = run(SMALL, tmp_path)
     printed = capsys.readouterr().out
-    for expected in (
-        "Claim: gold",
-        "The reward, next word",
-        "all KL exact",
-        "p = ",
-        "A guide, twisted",
-        "The claim",
-    ):
-        assert expected in printed
+    texts = ("Claim: gold", "The reward, next word", "all KL exact", "p = ", "A guide, twisted")
+    for text in (*texts, "The claim"):
+        assert text in printed
     runs = [json.loads(line) for line in (folder.path / "runs.jsonl").read_text().splitlines()]
     assert len(runs) == 2 * 2 * 2
     assert all(run["measured"][f"{name} fall"] >= 0 for run in runs for name in AGGREGATIONS)
@@ -68,46 +68,26 @@ def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "on 8 held out: accuracy" in printed
     assert "gold" not in printed
-    prior = load_prior(
-        "film-reviews", max_new_tokens=4, temperature=0.7, dtype="float32", device="cpu"
-    )
-    reward = RewardPosterior.load(folder.path / "reward", PriorFeatures(prior))
-    assert reward(["The film was great"]).shape == (1, 1)
+    assert saved_reward(folder)(["The film was great"]).shape == (1, 1)
 
 
 @pytest.mark.slow
-def test_head_with_a_hidden_layer(tmp_path, capsys):
-    args = replace(
-        SMALL,
-        head="mlp",
-        inference="ensemble",
-        reward_samples=2,
-        num_preferences=(20,),
-        simulations=0,
-    )
-    folder = run(replace(args, seeds=1), tmp_path)
-    prior = load_prior(
-        "film-reviews", max_new_tokens=4, temperature=0.7, dtype="float32", device="cpu"
-    )
-    reward = RewardPosterior.load(folder.path / "reward", PriorFeatures(prior))
+def test_head_with_a_hidden_layer(tmp_path):
+    args = replace(SMALL, head="mlp", inference="ensemble", reward_samples=2, seeds=1)
+    reward = saved_reward(run(replace(args, num_preferences=(20,), simulations=0), tmp_path))
     assert isinstance(reward.head, MLPHead)
     assert reward(["The film was great"]).shape == (2, 1)
 
 
 def test_files_of_preferences_without_use_are_refused(tmp_path):
+    args = replace(SMALL, out=tmp_path, preferences=str(tmp_path / "pairs.jsonl"))
     with pytest.raises(SystemExit, match=r"--preferences: .*No such file"):
-        main(replace(SMALL, out=tmp_path, preferences=str(tmp_path / "none.jsonl")))
-    write_preferences(
-        tmp_path / "ties.jsonl", [Preference("a", f" {i}", " b", tie=True) for i in range(5)]
-    )
-    with pytest.raises(SystemExit, match="held-out preferences are ties"):
-        main(replace(SMALL, out=tmp_path, preferences=str(tmp_path / "ties.jsonl")))
-    write_preferences(
-        tmp_path / "two.jsonl", [Preference("a", " b", " c", tie=True), Preference("a", " b", " d")]
-    )
+        main(args)
+    pairs = [Preference("a", " b", " c", tie=True), Preference("a", " b", " d")]
+    write_preferences(tmp_path / "pairs.jsonl", pairs)
     for seed, part in ((0, "held-out preferences"), (1, "preferences to learn from")):
         with pytest.raises(SystemExit, match=f"--preferences: all 1 {part} are ties"):
-            main(replace(SMALL, out=tmp_path, preferences=str(tmp_path / "two.jsonl"), seed=seed))
+            main(replace(args, seed=seed))
     assert not [*tmp_path.glob("rlhf*")]
 
 

@@ -2,35 +2,24 @@
 
 import math
 import re
+from itertools import chain
 
 import pytest
 import torch
 
 from experiments.rlhf.learning import KLS, Run
-from experiments.rlhf.report import (
-    FARTHEST,
-    findings,
-    mean_curves,
-    positive,
-    world_tables,
-)
+from experiments.rlhf.report import FARTHEST, findings, mean_curves, positive, world_tables
 from experiments.rlhf.text_sample import Curve
 from model.preferences import AGGREGATIONS
 
 
 def runs(**changed):
     """Two seeds of a world where all of the claim holds, but for what is changed."""
-    measured = {"mean fall": 1.0, "mean gain": 1.0, "mean peak kl": 1.0}
-    measured |= {
-        "mean gold 2": 1.0,
-        "lower-bound gold 2": 1.5,
-        "minimum gold 2": 1.6,
-        "marginal-likelihood gold 2": 0.5,
-    }
-    few, many = (
-        measured | changed.get("few", {}),
-        measured | {"mean peak kl": 2.0} | changed.get("many", {}),
-    )
+    gold = {"mean": 1.0, "lower-bound": 1.5, "minimum": 1.6, "marginal-likelihood": 0.5}
+    measured = {f"{name} gold 2": value for name, value in gold.items()}
+    measured |= {"mean fall": 1.0, "mean gain": 1.0, "mean peak kl": 1.0}
+    few = measured | changed.get("few", {})
+    many = measured | {"mean peak kl": 2.0} | changed.get("many", {})
     return [
         Run("next word", count, seed, {name: value + 0.01 * seed for name, value in row.items()})
         for seed in range(2)
@@ -102,13 +91,7 @@ def test_tables_of_a_world_are_means_over_its_data_sets():
         name: [*(f"{name} gold {kl:g}" for kl in KLS), *(f"{name} {end}" for end in ends)]
         for name in AGGREGATIONS
     }
-    names = [
-        "correlation",
-        "accuracy",
-        "ece",
-        "ece by chance",
-        *(key for own in keys.values() for key in own),
-    ]
+    names = ["correlation", "accuracy", "ece", "ece by chance", *chain(*keys.values())]
     data_sets = []
     for count in (20, 60):
         for seed in range(2):
@@ -128,7 +111,6 @@ def test_tables_of_a_world_are_means_over_its_data_sets():
 
 def test_a_noisy_number_decides_nothing():
     noisy = runs()
-    noisy[0].measured["mean fall"] = (
-        0.15  # of the other seed 1.01: the mean is positive, by one standard error
-    )
+    # of the other seed 1.01: the mean is positive, by one standard error
+    noisy[0].measured["mean fall"] = 0.15
     assert not findings(noisy)[0].held

@@ -12,13 +12,8 @@ from tests.experiments.rlhf.small import gold
 
 def test_a_sweep_is_the_posterior_that_enumeration_has(prior, every):
     """Identity: KL(p* || p0) and E_p*[gold] of the model with the aggregated reward."""
-    rewards = torch.stack(
-        [
-            every.gold,
-            -0.5 * every.gold,
-            0.1 * torch.tensor([float(len(text)) for text in every.texts]),
-        ]
-    )
+    lengths = 0.1 * torch.tensor([float(len(text)) for text in every.texts])
+    rewards = torch.stack([every.gold, -0.5 * every.gold, lengths])
     for aggregate in AGGREGATIONS.values():
         curve = sweep(every, rewards, aggregate, torch.tensor([0.3]))
         reward_of = dict(zip(every.texts, (0.3 * aggregate(rewards, 0.3)).tolist(), strict=True))

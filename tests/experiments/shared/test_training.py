@@ -1,17 +1,19 @@
 """Early stops of a fit are printed by every script, and a claim does not hold after one."""
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.agents import __main__ as agents
 from experiments.shared.command_line import run_script
 from experiments.shared.training import train
 from experiments.steer.__main__ import main
-from experiments.steer.arguments import Steer
 from guides import FineTuned
 from inference import OBJECTIVES
 from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Pattern, TextReward
 from tests.experiments.diverges import DIVERGES, Diverges
+from tests.experiments.steer.small import SHORT
 
 pytestmark = pytest.mark.filterwarnings("ignore:fit stopped early")
 
@@ -29,13 +31,7 @@ def test_a_fit_that_stops_early_is_in_the_list(model, prompts):
         "FineTuned by Diverges, seed 7: stopped early at step 0: the loss is nan"
     )
     with early_stops() as none:
-        train(
-            FineTuned(model.prior),
-            model,
-            prompts,
-            OBJECTIVES["trace"](num_particles=2),
-            1,
-        )
+        train(FineTuned(model.prior), model, prompts, OBJECTIVES["trace"](num_particles=2), 1)
     assert none == []
 
 
@@ -53,22 +49,8 @@ def test_a_claim_does_not_hold_after_a_fit_that_stopped_early(monkeypatch, tmp_p
 def test_steer_says_it(monkeypatch, tmp_path, prior, capsys):
     monkeypatch.setitem(OBJECTIVES, "trace", DIVERGES)
     prior.save_pretrained(tmp_path / "prior")
-    small = {
-        "steps": 4,
-        "particles": 4,
-        "samples": 20,
-        "prior_draws": 40,
-        "threads": 1,
-        "max_new_tokens": 3,
-    }
-    args = Steer(
-        prior=str(tmp_path / "prior"),
-        prompts=("the film was",),
-        objective="trace",
-        out=tmp_path,
-        **small,
-    )
-    folder = main(args)
+    args = replace(SHORT, prior=str(tmp_path / "prior"), prompts=("the film was",), out=tmp_path)
+    folder = main(replace(args, objective="trace"))
     message = "Stopped early at step 0: the loss is nan"
     assert message in capsys.readouterr().out
     assert message in folder.report.read_text()

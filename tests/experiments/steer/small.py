@@ -7,10 +7,16 @@ import pytest
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
+from inference.svi.metrics_file import read_metrics
 
 SHORT = Steer(
     steps=5, particles=4, samples=8, prior_draws=40, threads=1, max_new_tokens=3, guide="n-gram"
 )
+
+
+def untimed(folder: RunFolder) -> list[dict]:
+    """Metrics of a run without the times of the steps."""
+    return [record | {"step_time": 0} for record in read_metrics(folder.metrics)]
 
 
 def ended_early(args: Steer, error: BaseException | None = None, step: int = 3) -> tuple:

@@ -33,6 +33,7 @@ def test_rewards_are_read(text, weight, name, argument):
         ("words:war<=0", "words", None, 0.0),
         ("0.5*length<=2", "length", None, 2.0),
         ("regex:(?<=not )good", "regex", 1.0, None),
+        ("words:x=5>=1", "words", 1.0, None),
     ],
 )
 def test_constraints_are_read(text, name, at_least, at_most):
@@ -42,57 +43,64 @@ def test_constraints_are_read(text, name, at_least, at_most):
 
 @pytest.mark.parametrize(
     ("text", "reward", "mean"),
-    [("words:good=0.5", "words:good", 0.5), ("-1*regex:(?=g)a=-2", "-1*regex:(?=g)a", -2.0)],
+    [
+        ("words:good=0.5", "words:good", 0.5),
+        ("-1*regex:(?=g)a=-2", "-1*regex:(?=g)a", -2.0),
+        ("words:x=5=0.3", "words:x=5", 0.3),
+    ],
 )
 def test_moments_are_read(text, reward, mean):
     assert read_moment(text) == read_reward(reward)._replace(option="--moment", mean=mean)
 
 
-@pytest.mark.parametrize(
-    ("moments", "fault"),
-    [
+FACTOR = "marginal-likelihood"
+IMPOSSIBLE = {
+    "rewards": [
+        (["taste"], r"--reward 'taste': expected \[WEIGHT\*\]NAME\[:ARGUMENT\] .* vader, words"),
+        (["vader:1"], "vader takes no argument"),
+        (["vader:"], "expected vader$"),
+        (["length:"], r"expected length\[:TOKENS\]"),
+        (["words"], "expected words:WORD,WORD"),
+        (["words:"], "expected words:WORD,WORD"),
+        (["x*vader"], "'x' is no number"),
+        (["nan*vader"], r"--reward 'nan\*vader': 'nan' is no number"),
+        (["0*vader"], "a weight of 0 leaves nothing"),
+        (["-1e-320*vader"], "a weight of -9.99989e-321 leaves nothing"),
+        (["vader", "vader"], "--reward 'vader' is given twice"),
+        ([], "without a likelihood"),
+    ],
+    "constraints": [
+        (["taste>=1"], "--constraint 'taste>=1': expected .*NAME"),
+        (["vader>=much"], "--constraint 'vader>=much': 'much' is no number"),
+        (["vader>=inf"], "'inf' is no number"),
+        (["vader==0.5"], "expected >= or <="),
+        (["words:good>3"], "--constraint 'words:good>3': expected >= or <= before a threshold"),
+        (["words:x=5"], "or, for a word that has '=5' in it, 'words:x=5>=1'"),
+        (["words:good", "words:good>=1"], "'words:good>=1' is given twice"),
+    ],
+    "factors": [
+        (["taste:x"], f"--factor 'taste:x': expected NAME:ARGUMENT with a NAME of {FACTOR}"),
+        ([FACTOR], f"expected {FACTOR}:RUN/reward"),
+        ([f"{FACTOR}:"], f"expected {FACTOR}:RUN/reward"),
+        ([f"2*{FACTOR}:x"], "expected NAME:ARGUMENT"),
+    ],
+    "moments": [
         (["words:good"], "--moment 'words:good': expected REWARD=MEAN, as in words:film=0.5"),
         (["taste=1"], "--moment 'taste=1': expected .*NAME"),
         (["vader=half"], "--moment 'vader=half': 'half' is no number"),
         (["vader=nan"], "'nan' is no number"),
         (["vader=0.1", "vader=0.2"], "'vader' is given twice: leave one out"),
     ],
-)
-def test_moments_that_cannot_be_are_said(moments, fault):
-    with pytest.raises(SystemExit, match=fault):
-        read_choices([], [], [], moments)
+}
 
 
 @pytest.mark.parametrize(
-    ("rewards", "constraints", "fault"),
-    [
-        (
-            ["taste"],
-            [],
-            r"--reward 'taste': expected \[WEIGHT\*\]NAME\[:ARGUMENT\] with a NAME of vader, words",
-        ),
-        (["vader:1"], [], "vader takes no argument"),
-        (["vader:"], [], "expected vader$"),
-        (["length:"], [], r"expected length\[:TOKENS\]"),
-        (["words"], [], "expected words:WORD,WORD"),
-        (["words:"], [], "expected words:WORD,WORD"),
-        (["x*vader"], [], "'x' is no number"),
-        (["0*vader"], [], "a weight of 0 leaves nothing"),
-        (["-1e-320*vader"], [], "a weight of -9.99989e-321 leaves nothing"),
-        ([], ["vader>=much"], "--constraint 'vader>=much': 'much' is no number"),
-        ([], ["vader>=inf"], "'inf' is no number"),
-        ([], ["words:good>3"], "--constraint 'words:good>3': expected >= or <= before a threshold"),
-        ([], ["vader==0.5"], "expected >= or <="),
-        (["nan*vader"], [], "--reward 'nan\\*vader': 'nan' is no number"),
-        ([], ["words:good", "words:good>=1"], "'words:good>=1' is given twice"),
-        ([], ["taste>=1"], "--constraint 'taste>=1': expected .*NAME"),
-        ([], [], "without a likelihood"),
-        (["vader", "vader"], [], "--reward 'vader' is given twice"),
-    ],
+    ("option", "texts", "fault"),
+    [(option, *case) for option, cases in IMPOSSIBLE.items() for case in cases],
 )
-def test_impossible_choice_is_refused(rewards, constraints, fault):
+def test_impossible_choice_is_refused(option, texts, fault):
     with pytest.raises(SystemExit, match=fault):
-        read_choices(rewards, constraints)
+        read_choices(**{"rewards": [], option: texts})
 
 
 @pytest.mark.parametrize(
@@ -130,16 +138,11 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
         [-len(text) / 10 for text in texts]
     )
     (tmp_path / "beside.py").write_text("TENTH = 0.1")
-    modern = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "from beside import TENTH\n" + MINE
-    )
-    (tmp_path / "modern.py").write_text(modern + "\n@dataclass\nclass Kept:\n    number: int\n")
-    assert (
-        read_reward(f"function:{tmp_path}/modern.py:shortness")
-        .reward(prior)(prompts, response)
-        .equal(of_file(prompts, response))
-    )
+    imports = "from __future__ import annotations\nimport dataclasses\nfrom beside import TENTH\n"
+    record = "\n@dataclasses.dataclass\nclass Kept:\n    number: int\n"
+    (tmp_path / "modern.py").write_text(imports + MINE + record)
+    modern = read_reward(f"function:{tmp_path}/modern.py:shortness").reward(prior)
+    assert modern(prompts, response).equal(of_file(prompts, response))
     of_module = read_reward("2*function:model.rewards.vader:vader_sentiment").reward(prior)
     assert of_module(prompts, response).flatten().tolist() == pytest.approx(
         [2 * score for score in vader_sentiment(texts)]
@@ -150,30 +153,9 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
     assert of_tokens.upper_bound == 1.0
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        (
-            "taste:x",
-            "--factor 'taste:x': expected NAME:ARGUMENT with a NAME of marginal-likelihood",
-        ),
-        ("marginal-likelihood", "expected marginal-likelihood:RUN/reward"),
-        ("marginal-likelihood:", "expected marginal-likelihood:RUN/reward"),
-        ("2*marginal-likelihood:x", "expected NAME:ARGUMENT"),
-    ],
-)
-def test_factors_that_cannot_be_are_said(text, fault):
-    with pytest.raises(SystemExit, match=fault):
-        read_choices([], [], [text])
-    choice = read_choices([], [], ["marginal-likelihood:RUN/reward"])[0]
-    assert (choice.name, choice.argument) == ("marginal-likelihood", "RUN/reward")
-
-
 def test_a_reward_may_be_a_constraint_and_a_moment_too():
-    chosen = read_choices(["words:good"], ["words:good", "regex:a>3"], [], ["words:good=0.5"])
-    assert [choice.text for choice in chosen] == [
-        "words:good",
-        "words:good>=1",
-        "regex:a>3>=1",
-        "words:good",
-    ]
+    constraints, factors = ["words:good", "regex:a>3"], [f"{FACTOR}:RUN/reward"]
+    chosen = read_choices(["words:good"], constraints, factors, ["words:good=0.5"])
+    texts = ["words:good", "words:good>=1", "regex:a>3>=1", *factors, "words:good"]
+    assert [choice.text for choice in chosen] == texts
+    assert (chosen[3].name, chosen[3].argument) == (FACTOR, "RUN/reward")

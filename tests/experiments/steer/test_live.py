@@ -18,16 +18,12 @@ from inference.svi.metrics_file import read_metrics
 from model import AlignmentModel
 from model.common import files
 from model.rewards.tokens import TokenReward
-from tests.experiments.steer.small import SHORT, ended_early
+from tests.experiments.steer.small import SHORT, ended_early, untimed
 
 
 def version_of(folder):
     text = (folder.path / "live.js").read_text()
     return json.loads(text.removeprefix("show(").strip().removesuffix(")"))
-
-
-def untimed(folder):
-    return [record | {"step_time": 0} for record in read_metrics(folder.metrics)]
 
 
 @pytest.fixture

@@ -18,22 +18,26 @@ from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
 from inference.svi.metrics_file import read_metrics
+from model import LanguageModel
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 from model.prior.compiled_step import CompiledStep
 from model.prior.named_priors import FILM_REVIEWS, load_prior
 from model.registry import REWARDS
-from tests.experiments.steer.small import ended_early
+from tests.experiments.steer import small
+from tests.experiments.steer.small import ended_early, untimed
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
-SHORT = Steer(
-    steps=4,
-    particles=4,
-    samples=20,
-    prior_draws=40,
-    threads=1,
-    checkpoint_every=2,
-    max_new_tokens=3,
-)
+SHORT = replace(small.SHORT, steps=4, samples=20, checkpoint_every=2, guide="fine-tuned")
+
+
+def row_of(text, start):
+    """Words of the line that begins so."""
+    return next(line.split() for line in text.splitlines() if line.startswith(start))
+
+
+def draws_of(folder):
+    """Records of the draws of a sampler."""
+    return [json.loads(line) for line in (folder.path / "draws.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -41,31 +45,16 @@ def args(grammar_folder, tmp_path):
     return replace(SHORT, prior=str(grammar_folder), prompts=("the film was", "the"), out=tmp_path)
 
 
-def untimed(folder):
-    """Metrics of a run without the times of the steps."""
-    return [
-        {name: value for name, value in record.items() if name != "step_time"}
-        for record in read_metrics(folder.metrics)
-    ]
-
-
 def test_run_folder_and_report(args, capsys, monkeypatch):
     monkeypatch.undo()  # figures are drawn
     folder = main(args)
     printed = capsys.readouterr().out
-    for expected in (
-        "Before, from the prior",
-        "log Z =",
-        "KL(. || p*)",
-        "KL(p* || .)",
-        "are left",
-        "E[r]",
-    ):
-        assert expected in printed
+    for text in ("Before, from the prior", "log Z =", "KL(. || p*)", "KL(p* || .)", "are left"):
+        assert text in printed
     saved = json.loads(folder.arguments.read_text())
     assert saved["arguments"]["beta"] == args.beta
     assert saved["versions"]["torch"] == version("torch")  # without the kind of build
-    steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    steps = read_metrics(folder.metrics)
     assert [record["step"] for record in steps] == [1, 2, 3, 4]
     for record in steps:
         assert record["elbo"] == pytest.approx(record["reward"] / args.beta - record["kl"])
@@ -115,10 +104,8 @@ def test_every_guide_runs_and_is_a_proposal_after(args, guide, capsys):
     prior = load_prior(args.prior, **args.loading)
     prompts = prior.encode(args.prompts)
     saved = json.loads((folder.guide / "guide.json").read_text())
-    fresh, loaded = (
-        GUIDES[guide](prior, prompts, **saved["options"]),
-        load_guide(folder.guide, prior),
-    )
+    fresh = GUIDES[guide](prior, prompts, **saved["options"])
+    loaded = load_guide(folder.guide, prior)
     response = prior(prompts).sample((4,))
     log_prob = [one.distribution(prompts).log_prob(response) for one in (fresh, loaded)]
     assert not torch.equal(*log_prob)
@@ -135,23 +122,15 @@ def test_the_seed_is_also_that_of_a_guides_random_start(args):
 def test_options_of_a_guide_are_used_and_restored_on_resume(args, capsys):
     options = GuideOptions(lora=type(GuideOptions().lora)(rank=2))
     folder = main(replace(args, guide="lora", options=options, merge=True, steps=2))
-    assert (
-        f"guide lora, {2 * 32 * (4 + 2 + 5 + 5) * 2:,} trained parameters"
-        in capsys.readouterr().out
-    )
+    size = 2 * 32 * (4 + 2 + 5 + 5) * 2
+    assert f"guide lora, {size:,} trained parameters" in capsys.readouterr().out
     assert json.loads((folder.guide / "adapter_config.json").read_text())["r"] == 2
     assert AutoModelForCausalLM.from_pretrained(folder.path / "merged").num_parameters() > 0
-    assert (
-        restored(Steer(resume=folder.path), read_record(folder.path)["arguments"]).options
-        == options
-    )
-    older = {
-        name: value
-        for name, value in read_record(folder.path)["arguments"].items()
-        if name != "options"
-    }
+    saved = read_record(folder.path)["arguments"]
+    assert restored(Steer(resume=folder.path), saved).options == options
+    del saved["options"]  # as of an older version
     with pytest.raises(SystemExit, match="lacks 'options'"):
-        restored(Steer(resume=folder.path), older)
+        restored(Steer(resume=folder.path), saved)
 
 
 def test_another_run_selects_the_table_by_prompt(args):
@@ -161,13 +140,11 @@ def test_another_run_selects_the_table_by_prompt(args):
     guide, turned = load_guide(tuned, prior), prior.encode(args.prompts[::-1])
     response = prior(turned).sample((4,))
     log_guide = guide.distribution(prior.encode(args.prompts)).log_prob(response.flip(1)).flip(1)
-    assert torch.allclose(
-        guide.distribution(turned).log_prob(response), log_guide, rtol=0, atol=1e-5
-    )
+    log_turned = guide.distribution(turned).log_prob(response)
+    assert torch.allclose(log_turned, log_guide, rtol=0, atol=1e-5)
+    sampled = replace(args, sample="importance", budget=8, proposal=tuned)
     with pytest.raises(SystemExit, match="no table for the prompt 'the plot was'"):
-        main(
-            replace(args, prompts=("the plot was",), sample="importance", budget=8, proposal=tuned)
-        )
+        main(replace(sampled, prompts=("the plot was",)))
 
 
 def test_a_guide_that_needs_no_training_is_a_proposal(args, capsys):
@@ -186,93 +163,11 @@ def test_a_half_precision_copy_may_train_in_float32(args, capsys):
 def test_compiled_decode_trains_on_the_same_draws(args, monkeypatch):
     """The buffers of the compiled step, without a compiler."""
     decoders = []
-    monkeypatch.setattr(
-        CompiledStep,
-        "compile",
-        lambda _, decoder, num_read: decoders.append(type(decoder).__name__),
-    )
-    plain, compiled = (
-        read_metrics(main(replace(args, compile=is_compiled)).metrics)
-        for is_compiled in (False, True)
-    )
-    assert set(decoders) == {"LanguageModel"}
+    monkeypatch.setattr(CompiledStep, "compile", lambda _, decoder, __: decoders.append(decoder))
+    plain, compiled = (read_metrics(main(replace(args, compile=c)).metrics) for c in (False, True))
+    assert {type(decoder) for decoder in decoders} == {LanguageModel}
     for step, other in zip(plain, compiled, strict=True):
         assert step["elbo"] == pytest.approx(other["elbo"], abs=1e-3)
-
-
-def test_choices_that_do_not_go_together(args):
-    for choice, message in (
-        ({"guide": "fixed"}, "--guide fixed has nothing to train: add --sample"),
-        (
-            {"guide": "lora", "sample": "smc"},
-            "--sample trains nothing: train --guide lora without it",
-        ),
-        (
-            {
-                "guide": "lora",
-                "options": GuideOptions(lora=type(GuideOptions().lora)(target_modules="(")),
-            },
-            "no regular expression",
-        ),
-        (
-            {"guide": "soft-prompt", "prompts": ("the film", "the film was " * 7)},
-            "virtual tokens, 22 of the prompt and",
-        ),
-        ({"shard": "both"}, "--shard both is for several processes: start with `torchrun"),
-        ({"merge": True}, "--merge is for --guide lora, got --guide fine-tuned"),
-        (
-            {"options": GuideOptions(n_gram=type(GuideOptions().n_gram)(n=3))},
-            "--n-gram.n is for --guide n-gram, got --guide fine",
-        ),
-        (
-            {"objective": "contrastive-twist"},
-            "--objective contrastive-twist with --guide fine-tuned: LanguageModel has no twist",
-        ),
-        ({"objective": "reward-to-go-value", "guide": "n-gram"}, "has no `hidden`"),
-        ({"reward": ("taste",)}, r"--reward 'taste': expected \[WEIGHT"),
-        ({"penalty": 3.0}, "--penalty 3 softens --constraint, which is not given"),
-        ({"constraint": ("words:good",), "penalty": 3.0, "sample": "smc"}, "--penalty is for SVI"),
-        (
-            {"constraint": ("words:good",), "penalty": 1.0, "kl_budget": 1.0},
-            "--penalty is given with a budget",
-        ),
-        ({"prompts": ()}, "--prompts is empty"),
-        (
-            {"particles": 1},
-            "--particles 1 with --objective leave-one-out: --particles is 1, "
-            "expected a whole number",
-        ),
-        ({"moment": ("words:good=0.5",), "kl_budget": 1.0}, "--moment moves the posterior"),
-        (
-            {
-                "constraint": ("words:zzz",),
-                "moment": ("words:good=0.5",),
-                "objective": "forward-kl",
-            },
-            "--moment: .*loosen the constraint",
-        ),
-        ({"moment": ("words:good=1.5",)}, "--moment: no finite multipliers give .* words:good 1.5"),
-        (
-            {"constraint": ("words:zzz",), "objective": "forward-kl"},
-            "none of 40 draws of the prior after .* meets it",
-        ),
-        (
-            {"factor": ("marginal-likelihood:RUN/reward",), "kl_budget": 1.0},
-            "--factor marginal-likelihood:RUN/reward depends on beta, which a budget solves for",
-        ),
-        ({"kl_budget": 1.0, "min_reward": 0.5}, "--kl-budget and --min-reward are both given"),
-        ({"min_reward": 2.0}, r"--min-reward: E\[r\] is asked to be 2 of reward, and ranges from"),
-        (
-            {"constraint": ("words:was",)},
-            "--objective leave-one-out descends .* choose one of wake-phi, .*--penalty",
-        ),
-        (
-            {"guide": "n-gram", "options": GuideOptions(n_gram=type(GuideOptions().n_gram)(n=0))},
-            "--guide n-gram: n is 0",
-        ),
-    ):
-        with pytest.raises(SystemExit, match=message):
-            main(replace(args, **choice))
 
 
 def test_constraint_and_weighted_rewards(args, capsys):
@@ -283,9 +178,7 @@ def test_constraint_and_weighted_rewards(args, capsys):
     assert "are forbidden, of the prior's" in printed
     assert "KL(p* || q) went from" in printed
     resumed = main(Steer(resume=folder.path))
-    assert json.loads(resumed.arguments.read_text())["arguments"]["constraint"] == [
-        "words:bad,dull<=0"
-    ]
+    assert read_record(resumed.path)["arguments"]["constraint"] == ["words:bad,dull<=0"]
 
 
 def test_penalty_makes_constraints_soft(args, capsys):
@@ -293,11 +186,9 @@ def test_penalty_makes_constraints_soft(args, capsys):
     printed = capsys.readouterr().out
     assert "given words:bad,dull<=0 (soft, 2 nats), beta 0.1" in printed
     assert "are left" in printed
-    reward, forbidden = (
-        line.split() for line in printed.splitlines() if line.startswith(("E[r]", "forbidden  "))
-    )
-    assert float(reward[1]) > -1, "a penalty of 2 nats at beta 0.1 is no part of the reward"
-    assert float(forbidden[1].rstrip("%")) > 20
+    reward, forbidden = row_of(printed, "E[r]")[1], row_of(printed, "forbidden  ")[1]
+    assert float(reward) > -1, "a penalty of 2 nats at beta 0.1 is no part of the reward"
+    assert float(forbidden.rstrip("%")) > 20
 
 
 def test_moments_are_reported_and_kept_for_a_resume(args, capsys):
@@ -305,23 +196,16 @@ def test_moments_are_reported_and_kept_for_a_resume(args, capsys):
     folder = main(args)
     printed = capsys.readouterr().out
     assert "steered by no reward with means words:very=0.6, beta 0.1" in printed
-    posterior = next(
-        line for line in printed.splitlines() if line.startswith("E[words:very]")
-    ).split()[-3:]
-    assert float(posterior[0]) == pytest.approx(0.6, abs=4 * float(posterior[2]))
+    *_, mean, _, error = row_of(printed, "E[words:very]")
+    assert float(mean) == pytest.approx(0.6, abs=4 * float(error))
     assert "forbidden" not in printed
     resumed = main(replace(args, moment=(), resume=folder.path))
     assert json.loads(resumed.arguments.read_text())["arguments"]["moment"] == ["words:very=0.6"]
-    assert "reward" not in json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[0])
-    assert "E<sub>q</sub>[r]" not in folder.report.read_text()
+    assert "reward" not in read_metrics(folder.metrics)[0]
     capsys.readouterr()
     main(replace(args, sample="importance", budget=2000))
-    reached = next(
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("E[words:very] of the posterior")
-    )
-    assert float(reached.split()[-3]) == pytest.approx(0.6, abs=0.06)
+    reached = row_of(capsys.readouterr().out, "E[words:very] of the posterior")
+    assert float(reached[-3]) == pytest.approx(0.6, abs=0.06)
 
 
 def test_a_factor_is_no_reward_and_is_kept_for_a_resume(args, prior, tmp_path, capsys):
@@ -349,39 +233,26 @@ def test_a_factor_is_no_reward_and_is_kept_for_a_resume(args, prior, tmp_path, c
 
 def test_constraint_is_kept_by_samplers(args, capsys):
     folder = main(replace(args, constraint=("words:very",), sample="importance", budget=2000))
-    printed = capsys.readouterr().out
-    assert "E[r] of the prior" in printed
-    assert "inf" not in next(
-        line for line in printed.splitlines() if line.startswith("E[r] of the prior")
-    )
-    lines = [
-        json.loads(line)["text"] for line in (folder.path / "draws.jsonl").read_text().splitlines()
-    ]
-    assert lines
-    assert all("very" in text.split() for text in lines)
+    assert "inf" not in " ".join(row_of(capsys.readouterr().out, "E[r] of the prior"))
+    assert all("very" in record["text"].split() for record in draws_of(folder))
 
 
 def test_budget_is_spent_and_kept_for_a_resume(args, capsys):
     args = replace(args, prior_draws=1000)  # all 820 responses are listed
     folder = main(replace(args, kl_budget=0.5))
-    match = re.search(
-        r"beta (\S+): KL\(p\* \|\| p0\) = 0.500 ± 0.000 nats .* exactly", capsys.readouterr().out
-    )
-    assert match
-    saved = json.loads(folder.arguments.read_text())["arguments"]
-    assert saved["beta"] == pytest.approx(float(match[1]), rel=1e-3)
+    pattern = r"beta (\S+): KL\(p\* \|\| p0\) = 0.500 ± 0.000 nats .* exactly"
+    [beta] = re.findall(pattern, capsys.readouterr().out)
+    saved = read_record(folder.path)["arguments"]["beta"]
+    assert saved == pytest.approx(float(beta), rel=1e-3)
     main(replace(args, resume=folder.path))
-    assert json.loads(folder.arguments.read_text())["arguments"]["beta"] == saved["beta"]
+    assert read_record(folder.path)["arguments"]["beta"] == saved
     main(replace(args, min_reward=0.1))
     assert "E[r] = 0.100 ± 0.000" in capsys.readouterr().out
 
 
 def test_micro_batches_are_the_same_run(args):
-    records = [
-        [json.loads(line) for line in main(each).metrics.read_text().splitlines()]
-        for each in (args, replace(args, micro_batch=3))
-    ]
-    losses, divided = ([record["loss"] for record in metrics] for metrics in records)
+    runs = [read_metrics(main(each).metrics) for each in (args, replace(args, micro_batch=3))]
+    losses, divided = ([record["loss"] for record in metrics] for metrics in runs)
     assert divided == pytest.approx(losses, rel=1e-5)
 
 
@@ -391,65 +262,39 @@ def test_prompts_from_a_file(args, tmp_path, capsys):
     assert "the plot was" in capsys.readouterr().out
 
 
-def test_prompt_file_without_prompts_is_refused(args, tmp_path):
-    (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(SystemExit, match="has no prompts"):
-        main(replace(args, prompts_file=tmp_path / "empty.txt"))
-
-
 def test_help_names_every_choice(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(Steer, args=["--help"])
     text = capsys.readouterr().out
-    for choice in (
-        *GUIDES,
-        *OBJECTIVES,
-        *SAMPLERS,
-        "film-reviews",
-        "smollm2",
-        *REWARDS,
-        "--lora.rank",
-        "--twisted.top-k",
-    ):
+    others = ("film-reviews", "smollm2", "--lora.rank", "--twisted.top-k")
+    for choice in (*GUIDES, *OBJECTIVES, *SAMPLERS, *REWARDS, *others):
         assert choice in text
 
 
 def test_foreign_checkpoint(stories_folder, tmp_path):
-    args = replace(
-        SHORT,
-        prior=str(stories_folder),
-        prompts=("Once upon a time", "Lily"),
-        out=tmp_path,
-        max_new_tokens=8,
-    )
-    assert main(args).report.is_file()
+    prompts = ("Once upon a time", "Lily")
+    args = replace(SHORT, prior=str(stories_folder), prompts=prompts, out=tmp_path)
+    assert main(replace(args, max_new_tokens=8)).report.is_file()
 
 
 def test_embedded_prior_is_small_and_writes_english():
     assert sum(path.stat().st_size for path in FILM_REVIEWS.iterdir()) < 8_000_000
-    prior = load_prior(
-        "film-reviews", max_new_tokens=24, temperature=1.0, dtype="float32", device="cpu"
-    )
+    prior = load_prior("film-reviews", max_new_tokens=24, device="cpu")
     distribution = prior(prior.encode(["The film was"]))
-    likely = prior.tokenizer(" a very good movie.", add_special_tokens=False)["input_ids"]
-    unlikely = prior.tokenizer(" movie very. a good", add_special_tokens=False)["input_ids"]
-    log_prob = [
-        distribution.log_prob_per_token(_padded(prior, ids))[0, : len(ids)].sum().item()
-        for ids in (likely, unlikely)
-    ]
+    log_prob = []
+    for text in (" a very good movie.", " movie very. a good"):
+        ids = prior.tokenizer(text, add_special_tokens=False)["input_ids"]
+        response = torch.tensor([[*ids, *[prior.pad_id] * (24 - len(ids))]])
+        log_prob.append(distribution.log_prob_per_token(response)[0, : len(ids)].sum().item())
     assert log_prob[0] > log_prob[1] + 5
-
-
-def _padded(prior, ids):
-    return torch.tensor([[*ids, *[prior.pad_id] * (prior.max_new_tokens - len(ids))]])
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_steers_without_training(args, sampler, capsys):
     folder = main(replace(args, sample=sampler, budget=4096 if sampler == "rejection" else 1024))
-    lines = [json.loads(line) for line in (folder.path / "draws.jsonl").read_text().splitlines()]
-    assert len(lines) == 256 * len(args.prompts)
-    assert lines[0]["text"].startswith(lines[0]["prompt"])
+    draws = draws_of(folder)
+    assert len(draws) == 256 * len(args.prompts)
+    assert draws[0]["text"].startswith(draws[0]["prompt"])
     text = capsys.readouterr().out
     target = re.escape(SAMPLERS[sampler].target)
     error = "" if sampler == "enumeration" else r" ± \d"
@@ -463,29 +308,3 @@ def test_a_sample_of_few_effective_draws_is_marked(args, capsys):
     main(replace(args, sample="importance", budget=40, beta=0.01))
     note = r"\(\?\) \d+ of 40 draws of the prior effective, fewer than 30: the numbers"
     assert re.search(note, capsys.readouterr().out)
-
-
-def test_sampler_that_cannot_says_why(args):
-    tuned = main(replace(args, steps=1)).guide
-    with pytest.raises(SystemExit, match=r"--sample rejection: .*: use --sample quasi-rejection"):
-        main(replace(args, sample="rejection", budget=64, proposal=tuned))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"sample": "rejection", "beta": 1e-3, "budget": 2}, "Draw more, use a better guide"),
-        ({"sample": "quasi-rejection", "budget": 1}, "--budget = 1 leaves no draw"),
-        ({"sample": "best-of-n", "budget": 1}, "--budget = 1 and n = 16, expected 1 <= n <="),
-        ({"objective": "contrastive-twist", "guide": "lora"}, "a guide such as --guide twisted"),
-        ({"max_new_tokens": 500}, "with --max-new-tokens=500"),
-        ({"particles": 1}, "--particles is 1"),
-        ({"moment": ("words:film=7",), "objective": "forward-kl"}, "use --constraint"),
-    ],
-)
-def test_refusals_name_options(args, changes, words):
-    """The library names arguments of Python in these refusals."""
-    with pytest.raises(SystemExit) as refusal:
-        main(replace(args, **changes))
-    assert words in refusal.value.code
-    assert not re.search("num_|_sampling|`[A-Z]", refusal.value.code)

@@ -10,16 +10,14 @@ import yaml
 
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
-from experiments.steer.arguments import Steer
 from experiments.steer.expectations import Expectations
 from experiments.steer.measurements import write_measurements
 from guides import GUIDES
 from inference import Estimate
+from tests.experiments.steer.small import SHORT
 from tests.experiments.steer.test_report import changed, report  # noqa: F401
 
-ARGS = Steer(
-    steps=2, particles=4, samples=16, prior_draws=64, threads=1, max_new_tokens=4, guide="lora"
-)
+ARGS = replace(SHORT, steps=2, samples=16, prior_draws=64, max_new_tokens=4, guide="lora")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.steer.processes import Launch, first_speaks, joined
+from experiments.steer.processes import first_speaks, joined
 from inference.svi.metrics_file import read_metrics
 from model.common import ranks
 from model.prior.grammar import PROMPTS
@@ -29,25 +29,16 @@ def short(texts):
     return [-0.1 * len(text.split()) for text in texts]
 '''
 """File of a reward that ends its process."""
-SIZES = {"steps": 8, "particles": 8, "samples": 16, "prior-draws": 16, "checkpoint-every": 1}
+SIZES = "--steps 8 --particles 8 --samples 16 --prior-draws 16 --checkpoint-every 1"
 
 
 def steered(prior_folder: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """The finished process of `steer` on two ranks, of which one dies and both start again."""
     checkpoints = f"{folder}/runs/*/checkpoints/step-00000003"
     (folder / "reward.py").write_text(MORTAL.replace("CHECKPOINTS", repr(checkpoints)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += [
-        "--max-restarts",
-        "1",
-        "-m",
-        "experiments.steer",
-        "--prior",
-        prior_folder,
-        "--out",
-        folder / "runs",
-        *(part for name, size in SIZES.items() for part in (f"--{name}", str(size))),
-    ]
+    launch = "torch.distributed.run --nproc-per-node 2 --max-restarts 1 -m experiments.steer"
+    command = [sys.executable, "-m", *launch.split(), *SIZES.split()]
+    command += ["--prior", prior_folder, "--out", folder / "runs"]
     command += ["--reward", f"function:{folder / 'reward.py'}:short", "--prompts", *PROMPTS]
     return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=ROOT)
 
@@ -97,7 +88,3 @@ def test_the_first_rank_is_heard(monkeypatch, capsys):
     with first_speaks():
         print("heard")
     assert capsys.readouterr().out == "heard\n"
-
-
-def test_a_launch_without_a_store_has_no_earlier_folder():
-    assert Launch().earlier is None

@@ -5,23 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.shared.command_line import run_script
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.prompts import load_prompts, measured_prompts
 from inference.svi.metrics_file import read_metrics
 from model.prior.named_priors import load_prior
-from tests.experiments.steer.small import ended_early
+from tests.experiments.steer.small import SHORT, ended_early
 from tests.model.tokenizers import chat, language_model_of
 
 TEMPLATE = "<bos>{% for m in messages %} <user> {{ m.content }} <end>{% endfor %} <assistant>"
-ROWS = [
-    {
-        "question": [{"role": "user", "content": " ".join("abcd"[: 1 + n % 4])}],
-        "answer": "abcd"[n % 4],
-    }
-    for n in range(20)
-]
+TEXTS = [" ".join("abcd"[: 1 + n % 4]) for n in range(20)]
+ROWS = [{"question": [{"role": "user", "content": text}], "answer": text[-1]} for text in TEXTS]
 REWARD = """
 def says(completions, answer, **columns):
     return [float(right in one[0]["content"]) for one, right in zip(completions, answer)]
@@ -42,22 +36,11 @@ def args(chat_folder, tmp_path):
     (tmp_path / "rewards.py").write_text(REWARD)
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return Steer(
-        prior=str(chat_folder),
-        dataset=str(path),
-        prompt_column="question",
-        reward=(f"function:{tmp_path / 'rewards.py'}:says",),
-        beta=1.0,
-        steps=4,
-        particles=4,
-        samples=20,
-        prior_draws=40,
-        threads=1,
-        checkpoint_every=2,
-        max_new_tokens=2,
-        temperature=1.0,
-        out=tmp_path,
-    )
+    reward = (f"function:{tmp_path / 'rewards.py'}:says",)
+    data = {"prior": str(chat_folder), "dataset": str(path), "prompt_column": "question"}
+    sizes = {"steps": 4, "checkpoint_every": 2, "max_new_tokens": 2, "temperature": 1.0}
+    args = replace(SHORT, guide="fine-tuned", prompts=Steer.prompts, reward=reward, beta=1.0)
+    return replace(args, out=tmp_path, **data, **sizes)
 
 
 def test_run_on_a_data_set_of_chats_measures_a_subset_and_says_so(args, capsys, monkeypatch):
@@ -134,22 +117,3 @@ def test_refusal_names_option_file_line_and_column(args, change, line, message):
         file.write(line)
     with pytest.raises(SystemExit, match=message):
         main(replace(args, **change))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--prompt-column", "x"], "--prompt-column has no effect without --dataset"),
-        (["--limit", "3"], "--limit has no effect without --dataset"),
-        (["--dataset", "x", "--prompts", "a"], "--prompts has no effect with --prompts-file or"),
-        (
-            ["--dataset", "x", "--prompts-file", __file__],
-            "--prompts-file has no effect with --data",
-        ),
-    ],
-)
-def test_option_without_effect_beside_a_data_set_is_refused(words, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        run_script(main, Steer, words)
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err

@@ -19,6 +19,7 @@ from inference.svi.checkpoint.folder import FolderInUseError, locked
 from inference.svi.metrics_file import read_metrics
 from model.common.digests import check_digests
 from model.common.input_files import code_files
+from tests.experiments.steer import small
 from tests.model.tiny import WORDS, tiny, tiny_tokenizer
 
 REWARD = """
@@ -27,9 +28,7 @@ print("the file of the reward runs")
 def kindness(texts):
     return [weight * text.count("a") for text in texts]
 """
-SHORT = Steer(
-    steps=2, particles=4, samples=8, prior_draws=40, threads=1, checkpoint_every=1, max_new_tokens=3
-)
+SHORT = replace(small.SHORT, steps=2, checkpoint_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -41,29 +40,15 @@ def start(tmp_path_factory):
     (place / "rewards.py").write_text(REWARD)
     (place / "kinder.py").write_text("from kindest import base\nweight = base + 0.25\n")
     (place / "kindest.py").write_text("base = 0.25\n")
-    sizes = {
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 8,
-    }
-    BertForSequenceClassification(BertConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(
-        place / "classifier"
-    )
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "vocab_size": len(WORDS)}
+    config = BertConfig(num_hidden_layers=1, num_attention_heads=1, **sizes)
+    BertForSequenceClassification(config).save_pretrained(place / "classifier")
     tiny_tokenizer(pad_token="<pad>").save_pretrained(place / "classifier")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        args = replace(
-            SHORT,
-            prior="prior",
-            prompts_file=place / "prompts.txt",
-            guide="n-gram",
-            out=place / "runs",
-        )
-        args = replace(
-            args, reward=("function:rewards.py:kindness", "0.1*classifier:classifier:LABEL_0")
-        )
-        main(args)
+        rewards = ("function:rewards.py:kindness", "0.1*classifier:classifier:LABEL_0")
+        args = replace(SHORT, prior="prior", reward=rewards, out=place / "runs")
+        main(replace(args, prompts_file=place / "prompts.txt"))
     return place
 
 
@@ -76,54 +61,28 @@ def run(start, tmp_path, monkeypatch):
     return RunFolder(folder)
 
 
-def flip(name):
-    data = bytearray(Path(name).read_bytes())
-    data[-1] ^= 1
-    Path(name).write_bytes(data)
-
-
-def append(name):
-    write(name, Path(name).read_text() + " ")
-
-
-def write(name, text):
-    Path(name).write_text(text)
+FUNCTION = "--reward function:rewards.py:kindness: "
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("file", "text", "message"),
     [
-        (
-            lambda: append("rewards.py"),
-            r"--reward function:rewards\.py:kindness: rewards\.py changed",
-        ),
-        (
-            lambda: write("kinder.py", "weight = 1"),
-            r"function:rewards\.py:kindness: kinder\.py, kindest\.py changed",
-        ),
-        (
-            lambda: write("kindest.py", "base = 1"),
-            r"function:rewards\.py:kindness: kindest\.py changed",
-        ),
-        (lambda: flip("prior/model.safetensors"), r"--prior prior: model\.safetensors changed"),
-        (lambda: append("prior/config.json"), r"--prior prior: config\.json changed"),
-        (
-            lambda: write("prior/added_tokens.json", "{}"),
-            r"--prior prior: added_tokens\.json changed",
-        ),
-        (
-            lambda: flip("classifier/model.safetensors"),
-            r"classifier:classifier:LABEL_0: model\.safetensors changed",
-        ),
-        (
-            lambda: Path("kinder.py").unlink(),
-            r"function:rewards\.py:kindness: kinder\.py, kindest\.py changed",
-        ),
+        ("rewards.py", REWARD + " ", f"{FUNCTION}rewards.py changed"),
+        ("kinder.py", "weight = 1", f"{FUNCTION}kinder.py, kindest.py changed"),
+        ("kindest.py", "base = 1", f"{FUNCTION}kindest.py changed"),
+        ("kinder.py", None, f"{FUNCTION}kinder.py, kindest.py changed"),
+        ("prompts.txt", "a b\nc\n", "prompts.txt: prompts.txt changed"),
+        ("prior/model.safetensors", "0", "--prior prior: model.safetensors changed"),
+        ("prior/config.json", "{}", "--prior prior: config.json changed"),
+        ("prior/added_tokens.json", "{}", "--prior prior: added_tokens.json changed"),
+        ("classifier/model.safetensors", "0", "classifier:LABEL_0: model.safetensors changed"),
     ],
 )
-def test_files_that_changed_are_refused_by_name_before_they_run(run, change, message, capsys):
-    change()
-    with pytest.raises(SystemExit, match=f"{message} since the run was made"):
+def test_files_that_changed_are_refused_by_name_before_they_run(run, file, text, message, capsys):
+    Path(file).unlink(missing_ok=True)
+    if text is not None:
+        Path(file).write_text(text)
+    with pytest.raises(SystemExit, match=re.escape(f"{message} since the run was made")):
         main(Steer(resume=run.path))
     assert "the file of the reward runs" not in capsys.readouterr().out
 
@@ -148,57 +107,38 @@ def test_files_that_are_gone_are_not_said_to_be_changed(run, gone, message, tmp_
         main(Steer(resume=run.path))
 
 
-def test_another_prompts_file_is_refused(run):
-    write("prompts.txt", "a b\nc\n")
-    with pytest.raises(
-        SystemExit, match=r"--prompts-file .*prompts\.txt: prompts\.txt changed since"
-    ):
-        main(Steer(resume=run.path))
-
-
 def test_code_is_named_before_it_runs(run, capsys):
     main(Steer(resume=run.path))
     lines = capsys.readouterr().out.splitlines()
     ran = lines.index("the file of the reward runs")
-    messages = [
-        n
-        for n, line in enumerate(lines)
-        if line.endswith("kindness: runs kinder.py, kindest.py, rewards.py")
-    ]
-    assert messages
-    assert messages[0] < ran
-    assert any(line.endswith("names --prior prior: loads prior") for line in lines[:ran])
-    assert any(
-        line.endswith("names --reward 0.1*classifier:classifier:LABEL_0: loads classifier")
-        for line in lines[:ran]
-    )
+    for end in (
+        "kindness: runs kinder.py, kindest.py, rewards.py",
+        "names --prior prior: loads prior",
+        "names --reward 0.1*classifier:classifier:LABEL_0: loads classifier",
+    ):
+        assert any(line.endswith(end) for line in lines[:ran]), end
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("option", "given", "own"),
     [
-        (["--beta", "0.2"], r"--beta is given with --resume: 0\.2, where the run has 0\.1"),
-        (["--steps", "1"], r"--steps is given with --resume: 1, where the run has 2"),
-        (["--particles", "32"], r"--particles is given with --resume: 32, where the run has 4"),
-        (
-            ["--prior", "film-reviews"],
-            "--prior is given with --resume: film-reviews, where the run has prior",
-        ),
-        (["--n-gram.n", "4"], r"--n-gram\.n is given with --resume: 4, where the run has"),
-        (
-            ["--guide", "fine-tuned"],
-            "--guide is given with --resume: fine-tuned, where the run has n-gram",
-        ),
-        (["--threads", "2"], "--threads is given with --resume: 2, where the run has 1"),
-        (["--seed", "1"], "--seed is given with --resume: 1, where the run has 0"),
+        ("--beta", "0.2", "0.1"),
+        ("--steps", "1", "2"),
+        ("--particles", "32", "4"),
+        ("--prior", "film-reviews", "prior"),
+        ("--n-gram.n", "4", ""),
+        ("--guide", "fine-tuned", "n-gram"),
+        ("--threads", "2", "1"),
+        ("--seed", "1", "0"),
     ],
 )
-def test_other_arguments_beside_resume_are_refused(run, words, message, capsys):
+def test_other_arguments_beside_resume_are_refused(run, option, given, own, capsys):
     """A default value is refused too, if the run has another value."""
     with pytest.raises(SystemExit) as refused:
-        run_script(main, Steer, ["--resume", str(run.path), *words])
+        run_script(main, Steer, ["--resume", str(run.path), option, given])
     assert refused.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
+    message = f"{option} is given with --resume: {given}, where the run has {own}"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -305,11 +245,8 @@ def test_a_run_in_use_is_refused(run):
 
 
 def test_another_runs_checkpoint_is_refused(run, tmp_path):
-    other = main(
-        replace(
-            SHORT, prior="prior", prompts=("a b",), guide="n-gram", beta=0.2, out=tmp_path / "other"
-        )
-    )
+    args = replace(SHORT, prior="prior", prompts=("a b",), beta=0.2, out=tmp_path / "other")
+    other = main(args)
     shutil.rmtree(run.checkpoints)
     shutil.copytree(other.checkpoints, run.checkpoints)
     with pytest.raises(ValueError, match=r"is of a fit with other prompts"):
@@ -342,24 +279,16 @@ def files_with(text, folder):
 def test_no_saved_file_has_a_path_of_this_machine(start, tmp_path, monkeypatch):
     """Not the place of the run, of the prior, of the prompts, of a reward or of a network."""
     monkeypatch.undo()  # figures are drawn
-    args = replace(
-        SHORT,
-        prior=str(start / "prior"),
-        prompts_file=start / "prompts.txt",
-        reward=(
-            f"function:{start / 'rewards.py'}:kindness",
-            f"0.1*classifier:{start}/classifier:LABEL_0",
-        ),
-        guide="lora",
-        merge=True,
-        out=tmp_path / "runs",
-    )
+    function = f"function:{start / 'rewards.py'}:kindness"
+    rewards = (function, f"0.1*classifier:{start}/classifier:LABEL_0")
+    args = replace(SHORT, prior=str(start / "prior"), reward=rewards, guide="lora", merge=True)
+    args = replace(args, prompts_file=start / "prompts.txt", out=tmp_path / "runs")
     folder = main(args)
     assert len(list(folder.path.rglob("*"))) > 20
     for place in (start, tmp_path, Path.home(), Path.cwd()):
         assert files_with(str(place), folder.path) == []
-    moment = f"function:{start / 'rewards.py'}:kindness=0.8"
-    args = replace(args, objective="forward-kl", reward=(), moment=(moment,), merge=False)
+    moment = (f"{function}=0.8",)
+    args = replace(args, objective="forward-kl", reward=(), moment=moment, merge=False)
     assert files_with(str(start), main(args).path) == []
 
 
@@ -379,7 +308,7 @@ def test_a_path_that_is_not_saved_is_repeated_beside_resume(start, tmp_path, mon
     """A place that has no folder but the root in common with the run."""
     monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
     prior = str(start / "prior")
-    args = replace(SHORT, prior=prior, prompts=("a",), guide="n-gram", out=tmp_path)
+    args = replace(SHORT, prior=prior, prompts=("a",), out=tmp_path)
     folder = main(args)
     assert json.loads(folder.arguments.read_text())["arguments"]["prior"] == "{elsewhere}/prior"
     words = ["--resume", str(folder.path)]

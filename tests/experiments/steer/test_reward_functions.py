@@ -10,15 +10,6 @@ from experiments.steer.arguments import Steer
 from tests.experiments.steer.test_main import SHORT
 
 FILE = """
-def ours(texts):
-    return [float("good" in text) for text in texts]
-
-def trl(prompts, completions, **kwargs):
-    return [float("good" in text) for text in completions]
-
-def compute_score(solution_str, data_source="", ground_truth="", extra_info=None):
-    return {"score": float("good" in solution_str)}
-
 def broken(texts):
     return [float("nan") for text in texts]
 
@@ -36,14 +27,6 @@ def args(grammar_folder, tmp_path):
 
 def with_reward(args, name):
     return replace(args, reward=(f"function:{args.out}/mine.py:{name}",))
-
-
-@pytest.mark.parametrize("name", ["ours", "trl", "compute_score"])
-def test_function_of_any_signature_is_a_reward(args, name, capsys):
-    main(with_reward(args, name))
-    printed = capsys.readouterr().out
-    assert "E[r] " in printed
-    assert "no reward applies" not in printed
 
 
 def test_a_reward_that_is_no_number_is_blamed_and_not_the_objective(args):
@@ -94,31 +77,3 @@ def test_accuracy_by_a_column_of_a_data_set(args, capsys):
     steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     for record in steps:  # the log likelihood is 0 at the third prompt
         assert record["reward"] * 2 / 3 / args.beta == pytest.approx(record["log_likelihood"])
-
-
-@pytest.mark.slow
-def test_run_with_a_reward_of_columns_resumes(args):
-    folder = main(with_reward(args, "verifiers"))
-    main(Steer(steps=3, resume=folder.path))
-    steps = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    assert [record["step"] for record in steps] == [1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("options", "where"),
-    [
-        ({"reward": ("accuracy:solution",)}, "--reward 'accuracy:solution'"),
-        ({"reward": ("2*accuracy:solution",)}, r"--reward '2\*accuracy:solution'"),
-        (
-            {"constraint": ("accuracy:solution",), "penalty": 1.0},
-            "--constraint 'accuracy:solution>=1'",
-        ),
-        ({"moment": ("accuracy:solution=0.5",)}, "--moment 'accuracy:solution'"),
-        ({"reward": ("accuracy:solution",), "kl_budget": 0.1}, "--reward 'accuracy:solution'"),
-    ],
-)
-def test_missing_column_is_refused_by_the_option_before_a_run_folder(args, options, where):
-    before = set(args.out.iterdir())
-    with pytest.raises(SystemExit, match=rf"{where}: .* needs the column 'solution'.* are: none"):
-        main(replace(args, **options))
-    assert set(args.out.iterdir()) == before

@@ -16,17 +16,8 @@ from model import AlignmentModel
 from model.prior.named_priors import load_prior
 from tests.experiments.steer.small import ended_early
 
-SHORT = Steer(
-    prompts=("the film was", "the"),
-    steps=40,
-    particles=32,
-    samples=256,
-    prior_draws=256,
-    max_new_tokens=2,
-    temperature=1.0,
-    checkpoint_every=20,
-    threads=1,
-)
+SIZES = {"steps": 40, "particles": 32, "samples": 256, "prior_draws": 256, "max_new_tokens": 2}
+SHORT = Steer(prompts=("the film was", "the"), temperature=1.0, threads=1, **SIZES)
 
 
 @pytest.fixture(scope="module")
