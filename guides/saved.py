@@ -97,10 +97,15 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / GUIDE_FILE).read_bytes())
         types = {"options": dict, "prompts": list}
         is_whole = all(isinstance(record[name], kind) for name, kind in types.items())
-        is_whole = is_whole and record["guide"] in GUIDES
+        is_whole = is_whole and isinstance(record["guide"], str)
     except (ValueError, KeyError, TypeError):
         is_whole = False
     if not is_whole:
         expected = "expected name, options and prompts of a guide as JSON"
         raise OtherGuideError(f"{folder / GUIDE_FILE} is damaged: {expected}")
+    if (name := record["guide"]) not in GUIDES:
+        expected = (
+            f"expected one of {', '.join(GUIDES)}, or a family that is added to `GUIDES` first"
+        )
+        raise OtherGuideError(f"{folder} is of a guide of the family {name!r}, {expected}")
     return record

@@ -1,14 +1,20 @@
 """Run the programs of the READMEs and of CONTRIBUTING."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from guides import FineTuned
+from guides import FineTuned, Recurrent
+from guides.guide import OtherGuideError
+from guides.saved import load_guide
 from inference import OBJECTIVES, SAMPLERS, Enumeration, fit
 from model import AGGREGATIONS, AlignmentModel, TextReward, vader_sentiment
+from model.prior.named_priors import load_prior
 from tests.guides.test_examples import assert_trains
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
@@ -41,13 +47,13 @@ def test_readme_program(capsys, monkeypatch):
 
 def test_contributed_reward(prior, prompts):
     names = {"prior": prior}
-    exec(programs("CONTRIBUTING.md")[0], names)
+    exec(program("CONTRIBUTING.md", "def exclaims"), names)
     assert Enumeration(names["model"], prompts).log_likelihood.eq(0).all()
 
 
 def test_contributed_guide(prior, prompts):
     names = {}
-    exec(programs("CONTRIBUTING.md")[1], names)
+    exec(program("CONTRIBUTING.md", "class Unigram"), names)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide = names["Unigram"](prior)
     distribution = guide.distribution(prompts)
@@ -62,7 +68,7 @@ def test_contributed_guide(prior, prompts):
 )
 def test_plain_callable_trains_by_every_kind_of_objective(prior, prompts, objective):
     names = {"prior": prior}
-    exec(programs("CONTRIBUTING.md")[2], names)
+    exec(program("CONTRIBUTING.md", "tuned = copy"), names)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     start = {
         name: parameter.clone() for name, parameter in names["tuned"].network.named_parameters()
@@ -86,7 +92,7 @@ def test_plain_callable_trains_by_every_kind_of_objective(prior, prompts, object
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
     names = {"prior": prior}
-    exec(programs("CONTRIBUTING.md")[2], names)
+    exec(program("CONTRIBUTING.md", "tuned = copy"), names)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     options = {"log_bound": 3.4} if SAMPLERS[sampler].needs_bound else {}
     posterior = SAMPLERS[sampler].sample(
@@ -97,13 +103,59 @@ def test_plain_callable_is_a_proposal_of_every_sampler(prior, prompts, sampler):
 
 def test_contributed_objective(prior, prompts):
     names: dict = {}
-    exec(programs("CONTRIBUTING.md")[3], names)
+    exec(program("CONTRIBUTING.md", "class TrajectoryBalance"), names)
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)
     guide, truth = FineTuned(prior), Enumeration(model, prompts)
     start = truth.kl_guide_posterior(guide).mean()
     objective = names["TrajectoryBalance"](32)
     fit(model, guide, prompts, num_steps=60, objective=objective, progress=False)
     assert truth.kl_guide_posterior(guide).mean() < 0.7 * start
+
+
+def test_contributed_sampler(prior, prompts):
+    """Weighted draws against the exact posterior, and the estimate of Z."""
+    names: dict = {}
+    exec(program("CONTRIBUTING.md", "def defensive_sampling"), names)
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), beta=0.3)
+    guide, truth = Recurrent(prior), Enumeration(model, prompts)
+    torch.manual_seed(0)
+    for proposal in (None, guide):
+        posterior = names["defensive_sampling"](model, prompts, guide=proposal, num_samples=20_000)
+        assert (posterior.log_z - truth.log_z).abs().max() < 0.05
+        same = (posterior.response[:, None, 0] == truth.support[None, :, 0]).all(-1)  # [M, S]
+        weight = (posterior.probability[:, :1] * same).sum(0)
+        assert 0.5 * (weight - truth.log_posterior[:, 0].exp()).abs().sum() < 0.05
+    assert posterior.effective_sample_size.min() > 1_000
+
+
+@pytest.mark.slow
+def test_package_outside_the_repository_adds_choices_to_the_command_line(tmp_path):
+    """An own guide, objective and sampler, a run with each, and the saved guide."""
+    package, parts = tmp_path / "mypackage", ("class Unigram", "class TrajectoryBalance")
+    package.mkdir()
+    texts = [program("CONTRIBUTING.md", part) for part in (*parts, "def defensive_sampling")]
+    for name, text in zip(("guide", "objective", "sampler"), texts, strict=True):
+        (package / f"{name}.py").write_text(text, encoding="utf-8")
+    lines = ["guide import Unigram", "objective import TrajectoryBalance"]
+    lines = [f"from mypackage.{line}" for line in [*lines, "sampler import defensive_sampling"]]
+    (package / "__init__.py").write_text("\n".join(lines))
+    script = tmp_path / "my_steer.py"
+    script.write_text(program("CONTRIBUTING.md", "runpy.run_module"))
+
+    def steer(*options):
+        paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        run = [sys.executable, script, "--max-new-tokens", "3", *options]
+        return subprocess.run(run, env=os.environ | paths, cwd=tmp_path, capture_output=True)
+
+    few = ["--samples", "16", "--prior-draws", "16", "--out", "trained"]
+    fitted = steer("--guide", "unigram", "--objective", "my-balance", "--steps", "2", *few)
+    assert fitted.returncode == 0, fitted.stderr
+    (folder,) = tmp_path.glob("trained/*/guide")
+    proposal = ["--proposal", folder, "--budget", "64", "--out", "drawn"]
+    sampled = steer("--sample", "defensive", *proposal)
+    assert sampled.returncode == 0, sampled.stderr
+    with pytest.raises(OtherGuideError, match="is of a guide of the family 'unigram', expected"):
+        load_guide(folder, load_prior("film-reviews", max_new_tokens=3))
 
 
 @pytest.mark.slow

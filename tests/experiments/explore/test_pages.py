@@ -1,5 +1,6 @@
 """Properties of every page: written as committed, silent, without a network, usable by all."""
 
+import itertools
 import json
 import re
 
@@ -60,6 +61,29 @@ def test_page_is_one_small_file_without_addresses(name):
     assert {link for link in links if not link.startswith(("#", "data:"))} == {
         f"{page}.html" for page in PAGES
     }
+
+
+def luminance(colour):
+    """Relative luminance of a colour such as #1b1f24 or #fff, by WCAG 2."""
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    shares = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+    linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_colour_of_text_has_contrast_by_day_and_at_night(name):
+    """4.5 to the background, as WCAG 2 asks of text."""
+    style = committed(name).split("</style>")[0]
+    inks = {*re.findall(r"[{; ]color: var\(--([\w-]+)\)", style)} - {"paper", "card"}
+    assert {"text", "muted", "gold-ink"} <= inks
+    schemes = re.findall(r":root[^{]*\{([^}]*)\}", style)
+    assert len(schemes) == 3
+    for scheme in schemes:
+        colours = dict(re.findall(r"--([\w-]+): (#\w+)", scheme))
+        for ink, ground in itertools.product(sorted(inks), ("paper", "card")):
+            dark, light = sorted(luminance(colours[key]) for key in (ink, ground))
+            assert (light + 0.05) / (dark + 0.05) > 4.5, (ink, ground)
 
 
 @pytest.mark.parametrize("name", PAGES)
