@@ -14,6 +14,7 @@ CONFIGS = ("config.json", "adapter_config.json")
 PATIENCE = 5.0
 """Seconds that the hub has to answer; the hub's own client would try for most of a minute."""
 TRUST = "to run it, pass trust_remote_code=True (--trust-remote-code on the command line)"
+_OTHER_KIND = re.compile(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>.*?: (\w+)\.")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -89,6 +90,13 @@ def refused_by_name(source: str, part: str) -> Iterator[None]:
         if "trust_remote_code" in message:
             own = f"code of its own for the {part}, which is not run: {TRUST}"
             raise PretrainedError(f"{source} comes with {own}") from error
+        if kinds := _OTHER_KIND.search(message):
+            fault = f"its config.json is a {kinds[1]}, which {kinds[2]} does not load"
+            fix = "or load the network by its own class, and pass it on with its tokenizer"
+            expected = f"expected a network of that kind; {fix}"
+            raise PretrainedError(
+                f"cannot load the {part} of {source}: {fault}: {expected}"
+            ) from error
         is_folder = os.path.isdir(source)
         if is_folder and not any((Path(source) / name).exists() for name in CONFIGS):
             fault = f"the folder has no network, expected {' or '.join(CONFIGS)} in the folder"

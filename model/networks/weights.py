@@ -31,7 +31,7 @@ def load_whole(
 ) -> "transformers.PreTrainedModel":
     """A network whose weights are all in one checkpoint, except those in `unread`."""
     with refused_by_name(source, "network"), _no_load_report():
-        _check_kernels(auto, source, options)
+        _check_config(auto, source, options)
         if os.path.isfile(os.path.join(source, GENERATION_CONFIG_NAME)):
             # `from_pretrained` would ignore a damaged file, and the end ids in it
             GenerationConfig.from_pretrained(source)
@@ -57,13 +57,19 @@ def load_whole(
     return network
 
 
-def _check_kernels(auto: Any, source: str, options: dict[str, Any]) -> None:
-    """Refuse a config.json that names kernels on the hub, which would be fetched and run."""
+def _check_config(auto: Any, source: str, options: dict[str, Any]) -> None:
+    """Refuse a config.json that names kernels on the hub, which would be fetched and run.
+
+    Also refuse that of an encoder and a decoder in place of a causal language model.
+    """
     if options["trust_remote_code"] or "gguf_file" in options:
         return
     config_class = getattr(auto, "config_class", None) or transformers.AutoConfig
     of_config = {name: option for name, option in options.items() if name != "adapter_kwargs"}
     config = config_class.from_pretrained(source, **of_config)
+    if auto is transformers.AutoModelForCausalLM and config.is_encoder_decoder:
+        kind = f"a {config.model_type}, which has an encoder and a decoder"
+        raise PretrainedError(f"{source} is {kind}: expected a causal language model")
     for part in [config, *(getattr(config, name) for name in config.sub_configs)]:
         for name in ("_attn_implementation", "_experts_implementation"):
             kernel = str(getattr(part, name, None))

@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BartConfig,
     BertConfig,
     BertForMaskedLM,
     BertLMHeadModel,
+    CLIPConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     T5Config,
@@ -579,6 +582,26 @@ def test_networks_that_are_none_are_named():
         LanguageModel(gpt2(), "model/film_reviews", max_new_tokens=2)
     with pytest.raises(ValueError, match="GPT2LMHeadModel writes tokens and has no labels"):
         SequenceClassifier(gpt2(), tokenizer, 0)
+
+
+def test_checkpoints_that_are_no_causal_language_models_are_refused_by_their_kind(tmp_path):
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 5}
+    kinds = {
+        "T5Config": T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1),
+        "BartConfig": BartConfig(**sizes, encoder_attention_heads=1, decoder_attention_heads=1),
+        "CLIPConfig": CLIPConfig(),
+    }
+    for kind, config in kinds.items():
+        folder = tmp_path / kind
+        tiny_tokenizer().save_pretrained(folder)
+        config.save_pretrained(folder)
+        match = f"config.json is a {kind}, which AutoModelForCausalLM does not load: expected"
+        if config.is_encoder_decoder:
+            match = f"is a {config.model_type}, which has an encoder and a decoder: expected"
+        with pytest.raises(PretrainedError, match=match):
+            LanguageModel.from_pretrained(folder, max_new_tokens=2)
+    with pytest.raises(PretrainedError, match="T5Config, which AutoModelForMaskedLM does not load"):
+        load_network(AutoModelForMaskedLM, tmp_path / "T5Config")
 
 
 def test_networks_that_read_in_both_directions_write_nothing():
