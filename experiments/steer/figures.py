@@ -9,22 +9,32 @@ from matplotlib.figure import Figure
 from experiments.shared import figures
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes, smooth
 from experiments.shared.run_folder import RunFolder
-from experiments.steer.views import Levels, Metrics
+from experiments.steer.views import Metrics
 from inference import Estimate, PriorSample
 from inference.svi.metrics_file import read_metrics
 
 
 def write_figures(
-    folder: RunFolder, levels: Levels, prior_sample: PriorSample, beta: float
+    folder: RunFolder,
+    prior_sample: PriorSample,
+    beta: float,
+    levels: tuple[Estimate, Estimate, Estimate],
+    end: tuple[Estimate, Estimate] | None,
 ) -> list[Path]:
-    """Draw the figures of a run as SVG files; none if no step has a finite ELBO."""
+    """Draw the figures of a run as SVG files; none if no step has a finite ELBO.
+
+    Args:
+        levels: log Z, and the ELBO before the fit and of the guide after it, nats.
+        end: KL(q || p0) and E[r] of the guide; None for a model with factors, whose log likelihood
+            is not r/beta.
+    """
     records = read_metrics(folder.metrics)
     metrics = [each for each in records if math.isfinite(each["log_likelihood"] + each["elbo"])]
     if not metrics:
         return []
-    drawn = {"elbo": elbo_figure(metrics, levels.log_z, levels.before, levels.after)}
-    if levels.end is not None:
-        drawn["reward_kl"] = reward_kl_figure(metrics, prior_sample, beta, levels.end)
+    drawn = {"elbo": elbo_figure(metrics, *levels)}
+    if end is not None:
+        drawn["reward_kl"] = reward_kl_figure(metrics, prior_sample, beta, end)
     return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 

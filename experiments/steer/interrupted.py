@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.steer.report import samples_text, with_rewards
-from experiments.steer.views import Levels, Metrics, RunSoFar
+from experiments.steer.views import Metrics, RunSoFar
 from inference.svi.metrics_file import WINDOW, read_metrics, recent
 from model.common import ranks
 
@@ -70,5 +70,5 @@ def curves(run: RunSoFar, metrics: Metrics) -> Sequence[Path]:
     from experiments.steer.figures import write_figures  # matplotlib takes time to import
 
     end = None if run.model.factors else (recent(metrics, "kl"), recent(metrics, "reward"))
-    levels = Levels(run.prior_sample.log_z(), run.before, recent(metrics, "elbo"), end)
-    return write_figures(run.folder, levels, run.prior_sample, run.model.beta)
+    levels = run.prior_sample.log_z(), run.before, recent(metrics, "elbo")
+    return write_figures(run.folder, run.prior_sample, run.model.beta, levels, end)

@@ -15,7 +15,7 @@ from experiments.steer.posterior import draw_prior
 from experiments.steer.prompts import RunPrompts
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.step_log import StepLog, new_trackers
-from experiments.steer.views import Levels, RunSoFar
+from experiments.steer.views import RunSoFar
 from guides import Fixed, Guide, LoRA
 from guides.saved import save_guide, write_card
 from inference import OBJECTIVES, Fit, PriorSample, fit, random_state
@@ -127,8 +127,11 @@ def write(
     write_cards(args, prompts, folder, report)
     from experiments.steer.figures import write_figures  # matplotlib takes time to import
 
-    levels = Levels.of_report(report)
-    report.write(folder, write_figures(folder, levels, prior_sample, args.beta))
+    after = report.after.diagnostics
+    levels = after.log_z, report.before.diagnostics.elbo, after.elbo
+    end = after.kl_guide_prior, after.log_likelihood.times(args.beta)
+    place = None if report.has_factors else end
+    report.write(folder, write_figures(folder, prior_sample, args.beta, levels, place))
 
 
 def save(args: Steer, guide: Guide, prompts: Prompts, folder: RunFolder) -> None:
