@@ -18,8 +18,13 @@ from torch.utils import cpp_extension
 NAME = "pretend"
 
 
-def register() -> types.ModuleType:
-    """Compile the device and make it known to torch. Returns what the C++ code exports."""
+def register() -> None:
+    """Compile the device and make it known to torch.
+
+    `torch.pretend.waits()` has the number of waits for the device since the last call, by what
+    waited: copies in both directions, values of tensors that Python reads, sizes that depend on
+    values.
+    """
     source = str(Path(__file__).with_suffix(".cpp"))
     extension = cpp_extension.load("pretend_device", [source], extra_cflags=["-O1"])
     module = types.ModuleType(f"torch.{NAME}")
@@ -35,6 +40,7 @@ def register() -> types.ModuleType:
         "manual_seed_all": extension.manual_seed,
         "set_rng_state": lambda state, device=None: extension.set_rng_state(state.cpu()),
         "synchronize": lambda device=None: None,
+        "waits": extension.waits,
         "_is_in_bad_fork": lambda: False,
     }
     vars(module).update(functions)
@@ -56,4 +62,3 @@ def register() -> types.ModuleType:
         return self
 
     nn.Module._apply = move_with_ties  # type: ignore[method-assign]
-    return extension
