@@ -200,6 +200,17 @@ def test_the_page_stands_alone_and_has_all_curves(paths, tmp_path, capsys, monke
             assert (folder.path / "figures" / f"{name}{suffix}").read_bytes()[:4] == start
 
 
+def test_the_page_is_as_wide_as_a_phone(paths, tmp_path, chromium):
+    """Wide tables scroll by themselves."""
+    folder = main(Compare(paths, out=tmp_path / "out"))
+    page = chromium.new_page(viewport={"width": 360, "height": 800})
+    page.goto(folder.report.as_uri())
+    assert page.locator("#charts svg").count() == 3
+    width = page.evaluate("document.documentElement.scrollWidth")
+    page.close()
+    assert width <= 360
+
+
 def test_a_name_with_html_is_text_on_the_page(make, tmp_path):
     paths = (make("a", 1.0), make("b", 2.0, reward=("function:x.py:</script><b>",)))
     page = main(Compare(paths, out=tmp_path / "out")).report.read_text()
