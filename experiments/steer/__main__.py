@@ -95,10 +95,7 @@ def build_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> Alig
     """Build the model. A resumed run has the beta that meets its budget."""
     budget = args.beta_budget if args.resume is None else {}
     draws = {"num_draws": args.prior_draws, "seed": args.seed}
-    code = args.trust_remote_code
-    return build_model(
-        args.choices, prior, prompts, args.beta, budget, **draws, trust_remote_code=code
-    )
+    return build_model(args.choices, prior, prompts, args.beta, budget, **draws)
 
 
 def open_folder(args: Steer, inputs: list[Input]) -> AbstractContextManager[RunFolder]:

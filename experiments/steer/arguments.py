@@ -257,7 +257,8 @@ class Steer(Arguments):
     def choices(self) -> list[Choice]:
         """Rewards, constraints, factors and moments, as read. A student may have none."""
         texts = self.reward, self.constraint, self.factor, self.moment
-        return read_choices(*texts) if self.student is None or any(texts) else []
+        choices = read_choices(*texts) if self.student is None or any(texts) else []
+        return [each._replace(trust_remote_code=self.trust_remote_code) for each in choices]
 
     @property
     def guide_options(self) -> dict[str, Any]:

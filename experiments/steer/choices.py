@@ -48,6 +48,7 @@ class Choice(NamedTuple):
         weight: weight of the reward.
         at_least, at_most: thresholds of a constraint.
         mean: target of a moment.
+        trust_remote_code: True to run the code that comes with a network.
     """
 
     option: str
@@ -58,29 +59,29 @@ class Choice(NamedTuple):
     at_least: float | None = None
     at_most: float | None = None
     mean: float | None = None
+    trust_remote_code: bool = False
 
     @property
     def entry(self) -> RegistryEntry:
         """Entry of the registry."""
         return (FACTORS if self.option == "--factor" else REWARDS)[self.name]
 
-    def reward(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Reward:
+    def reward(self, prior: LanguageModel) -> Reward:
         """Build the weighted reward."""
         with blamed(f"{self.option} {self.text!r}", FAULTS):
-            reward = self.entry(prior, self.argument, trust_remote_code=trust_remote_code)
+            reward = self.entry(prior, self.argument, trust_remote_code=self.trust_remote_code)
         return reward if self.weight == 1 else WeightedSum({self.name: (self.weight, reward)})
 
-    def constraint(self, prior: LanguageModel, *, trust_remote_code: bool = False) -> Constraint:
+    def constraint(self, prior: LanguageModel) -> Constraint:
         """Build the hard constraint on the reward."""
-        reward = self.reward(prior, trust_remote_code=trust_remote_code)
-        return Constraint(reward, at_least=self.at_least, at_most=self.at_most, name=self.text)
+        limits = {"at_least": self.at_least, "at_most": self.at_most}
+        return Constraint(self.reward(prior), **limits, name=self.text)
 
-    def factor(
-        self, prior: LanguageModel, beta: float, *, trust_remote_code: bool = False
-    ) -> Factor:
+    def factor(self, prior: LanguageModel, beta: float) -> Factor:
         """Build the factor for a beta."""
+        code = self.trust_remote_code
         with blamed(f"{self.option} {self.text!r}", FAULTS):
-            return self.entry(prior, self.argument, trust_remote_code=trust_remote_code, beta=beta)
+            return self.entry(prior, self.argument, trust_remote_code=code, beta=beta)
 
 
 def read_reward(text: str, option: str = "--reward", whole: str | None = None) -> Choice:

@@ -21,7 +21,6 @@ def build_model(
     *,
     num_draws: int,
     seed: int,
-    trust_remote_code: bool = False,
 ) -> AlignmentModel:
     """Build the model whose posterior the choices name.
 
@@ -33,29 +32,24 @@ def build_model(
         budget: `max_kl`, nats, or `min_reward`, for `solve_beta`.
         num_draws: number of prior draws behind budgets and moments, for each prompt.
         seed: random seed of the draws.
-        trust_remote_code: run the code that comes with a network.
     """
-    code = {"trust_remote_code": trust_remote_code}
 
     def named(option: str) -> dict[str, Choice]:
         return {choice.text: choice for choice in choices if choice.option == option}
 
-    rewards = {text: each.reward(prior, **code) for text, each in named("--reward").items()}
+    rewards = {text: each.reward(prior) for text, each in named("--reward").items()}
     factors: dict[str, Factor] = {
-        text: each.constraint(prior, **code) for text, each in named("--constraint").items()
+        text: each.constraint(prior) for text, each in named("--constraint").items()
     }
-    features = {text: each.reward(prior, **code) for text, each in named("--moment").items()}
-    for option, pieces in {
-        "--reward": rewards,
-        "--constraint": factors,
-        "--moment": features,
-    }.items():
-        check_columns(option, pieces, prompts)
+    features = {text: each.reward(prior) for text, each in named("--moment").items()}
+    check_columns("--reward", rewards, prompts)
+    check_columns("--constraint", factors, prompts)
+    check_columns("--moment", features, prompts)
     draws = {"num_draws": num_draws, "seed": seed}
     if budget:
         beta = budgeted_beta(prior, rewards, factors, prompts, budget, **draws)
     for text, each in named("--factor").items():
-        factors[text] = each.factor(prior, beta, **code)
+        factors[text] = each.factor(prior, beta)
     with blamed("--reward"):
         model = AlignmentModel(prior, rewards, beta, factors)
     targets = {choice.text: choice.mean for choice in choices if choice.mean is not None}

@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ import torch
 from experiments.rlhf.options import RLHF
 from experiments.steer import __main__ as steer
 from experiments.steer.arguments import Steer
-from experiments.steer.choices import read_reward
 from experiments.steer.resuming import restored
 from model.preferences import EncoderFeatures, LinearHead, RewardPosterior, StandardisedFeatures
 from model.registry import REWARDS
@@ -54,12 +53,12 @@ def reward(tmp_path, marker, monkeypatch):
 def test_code_of_a_reward_runs_where_it_is_allowed_and_nowhere_else(name, folder, reward, marker):
     where = {"preferences": reward}.get(name, folder)
     label = ":0" if name.startswith("classifier") else ""
-    choice = read_reward(f"{name}:{where}{label}")
+    args = Steer(reward=(f"{name}:{where}{label}",))
     with pytest.raises(SystemExit, match="--trust-remote-code"):
-        choice.reward(tiny())
+        args.choices[0].reward(tiny())
     assert not marker.exists()
     with pytest.raises(SystemExit):  # the code runs, and makes no network
-        choice.reward(tiny(), trust_remote_code=True)
+        replace(args, trust_remote_code=True).choices[0].reward(tiny())
     assert marker.exists()
 
 
