@@ -24,7 +24,7 @@ from experiments.shared.tables import text_table
 from experiments.shared.worlds import WORLDS, WorldName
 from guides import GUIDES
 from inference import OBJECTIVES
-from inference.diagnostics.timing import SVIStep, take_turns
+from inference.diagnostics.cost import SVIStep, take_turns
 
 CHEAP, MOST = "reward-to-go", 1.3
 """Objective of the claim, and its largest cost as a multiple of `trace`, as claimed."""

@@ -29,11 +29,10 @@ from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
 from inference import LeaveOneOut_ELBO, fit
-from inference.diagnostics.memory import forget_peak, peak_memory
-from inference.diagnostics.timing import cheap_reward
+from inference.diagnostics.cost import cheap_reward, forget_peak, peak_memory
 from inference.svi.step import Metrics
 from model import AlignmentModel, LanguageModel
-from model.networks.placement import named_dtype
+from model.common.devices import named_dtype
 from model.prior.named_priors import load_prior
 
 SAME = 0.1

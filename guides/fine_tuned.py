@@ -8,13 +8,12 @@ import torch
 import transformers
 from torch import nn
 
-from guides.guide import Guide, check_prior, load_into
-from guides.sharing import copy_sharing
+from guides.guide import Guide, check_prior, copy_sharing, load_into
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import one_of, whole_number
-from model.common.digests import check_digests
+from model.common.devices import named_dtype
+from model.common.files import check_digests
 from model.networks.loading import load_network
-from model.networks.placement import named_dtype
 
 Subset = Literal["all", "last-layers", "norms-and-biases"]
 

@@ -6,8 +6,7 @@ import transformers
 from pyro.distributions import TorchDistribution
 from torch import nn
 
-from guides.guide import Guide
-from guides.sharing import copy_sharing
+from guides.guide import Guide, copy_sharing
 from model import LanguageModel, Prompts
 
 

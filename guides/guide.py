@@ -1,9 +1,10 @@
 """Guide: q(response | prompt), an `nn.Module` that samples, scores and trains."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pyro
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from model import LanguageModel, Prompts
 from model.common.checks import finite, instance
-from model.common.digests import check_digests, saved_together
-from model.common.sharded_tensors import part_of
+from model.common.files import check_digests, saved_together
+from model.common.sharded_tensors import sharded_like
 from model.networks.source import read_tensors
 
 FILE = "guide.safetensors"
@@ -115,7 +116,7 @@ def load_into(parameters: dict[str, Any], saved: dict[str, Tensor], where: str) 
     """Copy `saved` tensors into `parameters`, by name, after `check_like`."""
     check_like(parameters, saved, where)
     for name, parameter in parameters.items():
-        parameter.copy_(part_of(saved[name], parameter))
+        parameter.copy_(sharded_like(saved[name], parameter))
 
 
 def check_like(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:
@@ -146,3 +147,17 @@ def _check_registered(guide: nn.Module) -> None:
                 "not reach this guide: use `inference.fit`, call `pyro.clear_param_store()` first, "
                 "or make the parameter contiguous"
             )
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copy_sharing(module: M, shared: Iterable[Tensor]) -> M:
+    """Copy a module with all its submodules, but share the tensors in `shared` with the original.
+
+    Changes to the copy's modules, such as inserted adapters, leave the original unchanged. Moving
+    a shared parameter to another device or type moves the parameter in both modules.
+    """
+    priors = [part for part in module.modules() if isinstance(part, LanguageModel)]
+    parts = [part for prior in priors for part in (prior.tokenizer, prior.space.end_ids)]
+    return copy.deepcopy(module, {id(part): part for part in [*shared, *parts]})

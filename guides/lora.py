@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from guides.adapter_layers import add_adapter, check_adapter, linear_layers, target_layers
-from guides.guide import Guide, OtherGuideError, check_prior, load_into
-from guides.peft_format import adapter_config, adapter_weights, save_adapter
-from guides.sharing import copy_sharing
+from guides.adapters import (
+    adapter_config,
+    adapter_weights,
+    add_adapter,
+    check_adapter,
+    linear_layers,
+    save_adapter,
+    target_layers,
+)
+from guides.guide import Guide, OtherGuideError, check_prior, copy_sharing, load_into
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, positive, whole_number
 from model.networks.adapter import adapter_tensors, check_settings

@@ -9,6 +9,44 @@ CARD = "README.md"
 MOST_PROMPTS = 5
 """Largest number of prompts that a card quotes."""
 TAGS = ("elbo-rl", "pyro", "variational-inference", "alignment")
+CARD_TEXT = """---
+{base}library_name: {library}
+pipeline_tag: text-generation
+tags:
+{tags}
+---
+
+# {title}
+
+q, a variational approximation of the posterior
+p*(x) = p0(x) exp(r(x)/beta) prod_j f_j(x) / Z: the prior p0 is a language model,
+r a reward, f_j are factors. Numbers are in nats per response, with standard
+errors, means over prompts.
+
+| | |
+|---|---|
+{rows}
+
+## How to load the guide
+
+```python
+{code}
+```
+{other_format}"""
+GUIDE_CODE = """from guides.saved import load_guide
+from model.prior.named_priors import load_prior
+
+prior = {prior}
+guide = load_guide({folder!r}, prior)
+prompts = prior.encode([{prompt!r}])
+response = guide.distribution(prompts).sample((4,))  # [4, 1, T]
+print(prior.decode(response, prompts))"""
+NETWORK_CODE = """from model import LanguageModel
+
+guide = LanguageModel.from_pretrained({folder!r}{options})
+prompts = guide.encode([{prompt!r}])
+response = guide(prompts).sample((4,))  # [4, 1, T]
+print(guide.decode(response, prompts))"""
 TRANSFORMERS = """
 The folder is also a checkpoint of `transformers`:
 
@@ -69,23 +107,19 @@ class ModelCard:
             folder: name of the folder, for the code that loads the guide.
             is_network: True for a network that is the guide merged with the prior.
         """
-        return "\n".join(
-            [
-                *_front_matter(self.base or self.prior, library, [*TAGS, name]),
-                f"# {self.title}",
-                "",
-                "q, a variational approximation of the posterior",
-                "p*(x) = p0(x) exp(r(x)/beta) prod_j f_j(x) / Z: the prior p0 is a language model,",
-                "r a reward, f_j are factors. Numbers are in nats per response, with standard",
-                "errors, means over prompts.",
-                "",
-                *_table(self._rows(name, prompts)),
-                "",
-                "## How to load the guide",
-                "",
-                *self._loading(prompts[0], folder, is_network),
-                OTHER_FORMATS.get(library, "").format(folder=folder),
-            ]
+        base = self.base or self.prior
+        options = "".join(f", {key}={value!r}" for key, value in self.loading.items())
+        prior = f"load_prior({self.prior!r}{options})" if self.prior else "...  # p0 of the guide"
+        code = NETWORK_CODE if is_network else GUIDE_CODE
+        rows = self._rows(name, prompts).items()
+        return CARD_TEXT.format(
+            base=f"base_model: {json.dumps(base, ensure_ascii=False)}\n" if base else "",
+            library=json.dumps(library),
+            tags="\n".join(f"- {json.dumps(tag)}" for tag in [*TAGS, name]),
+            title=self.title,
+            rows="\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows),
+            code=code.format(prior=prior, folder=folder, prompt=prompts[0], options=options),
+            other_format=OTHER_FORMATS.get(library, "").format(folder=folder),
         )
 
     def _rows(self, name: str, prompts: Sequence[Any]) -> dict[str, str]:
@@ -96,45 +130,6 @@ class ModelCard:
         rows = {"guide q": name, "prior p0": self.prior, **self.facts}
         rows |= {f"prompts ({len(prompts)})": listed, "versions": versions}
         return {key: value for key, value in rows.items() if value}
-
-    def _loading(self, prompt: Any, folder: str, is_network: bool) -> list[str]:
-        """Code that loads the guide and draws responses."""
-        options = "".join(f", {key}={value!r}" for key, value in self.loading.items())
-        prior = f"load_prior({self.prior!r}{options})" if self.prior else "...  # p0 of the guide"
-        if is_network:
-            lines = [
-                "from model import LanguageModel",
-                "",
-                f"guide = LanguageModel.from_pretrained({folder!r}{options})",
-                f"prompts = guide.encode([{prompt!r}])",
-                "response = guide(prompts).sample((4,))  # [4, 1, T]",
-                "print(guide.decode(response, prompts))",
-            ]
-        else:
-            lines = [
-                "from guides.saved import load_guide",
-                "from model.prior.named_priors import load_prior",
-                "",
-                f"prior = {prior}",
-                f"guide = load_guide({folder!r}, prior)",
-                f"prompts = prior.encode([{prompt!r}])",
-                "response = guide.distribution(prompts).sample((4,))  # [4, 1, T]",
-                "print(prior.decode(response, prompts))",
-            ]
-        return ["```python", *lines, "```"]
-
-
-def _front_matter(base: str, library: str, tags: Sequence[str]) -> list[str]:
-    """Metadata of the hub in YAML; texts in JSON, which is YAML."""
-    named = [f"base_model: {json.dumps(base, ensure_ascii=False)}"] if base else []
-    listed = [f"- {json.dumps(tag)}" for tag in tags]
-    head = [f"library_name: {json.dumps(library)}", "pipeline_tag: text-generation", "tags:"]
-    return ["---", *named, *head, *listed, "---", ""]
-
-
-def _table(rows: Mapping[str, str]) -> list[str]:
-    cells = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
-    return ["| | |", "|---|---|", *cells]
 
 
 def _cell(text: str) -> str:

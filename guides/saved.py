@@ -8,7 +8,7 @@ from guides.families import GUIDES
 from guides.guide import Guide, Options, OtherGuideError
 from guides.model_card import CARD, ModelCard
 from model import LanguageModel, Prompts
-from model.common.digests import check_digests, saved_together
+from model.common.files import check_digests, saved_together
 
 GUIDE_FILE = "guide.json"
 """Name of the record beside a saved guide."""

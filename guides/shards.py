@@ -5,7 +5,7 @@ from torch import nn
 
 from guides.guide import Guide
 from model import LanguageModel
-from model.networks.placement import named_device
+from model.common.devices import named_device
 from model.networks.sharded_modules import move
 from model.networks.shards import shard_networks
 

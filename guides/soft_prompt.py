@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from guides.adapters import adapter_config, adapter_weights, save_adapter
 from guides.guide import Guide, OtherGuideError, check_prior, load_into
-from guides.peft_format import adapter_config, adapter_weights, save_adapter
 from guides.prior_decoder import PriorDecoder
 from guides.prior_match import match_prior
 from model import LanguageModel, Prompts, ResponseDistribution

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from guides.from_scratch import FromScratch, Rows, like
-from guides.prompt_index import PromptIndex
+from guides.from_scratch import FromScratch, PromptIndex, Rows, like
 from model import LanguageModel, Prompts
 from model.prior.logits import scaled
 

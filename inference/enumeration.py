@@ -4,8 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from inference.estimate import check_numbers, expectation
-from inference.normalisation import check_normalised, name_of
-from inference.programs import Program, joint_at, log_guide_at, response_distribution
+from inference.programs import (
+    Program,
+    check_normalised,
+    joint_at,
+    log_guide_at,
+    name_of,
+    response_distribution,
+)
 from inference.response_site import SameResponses
 from model import ImpossibleResponseError, Prompts
 from model.common.checks import instance

@@ -24,11 +24,10 @@ from inference.enumeration import Enumeration
 from inference.estimate import Estimate, check_draws, check_numbers, expectation, log_mean_exp
 from inference.importance_weights import effective_sample_size
 from inference.programs import Program, joint_at, log_likelihood_at, response_distribution
-from inference.progress import counted
 from inference.response_site import check_arguments
-from inference.samplers.acceptance import accepted_at, check_bound, check_log_bound
 from inference.samplers.posterior import NoSupportError
-from inference.samplers.proposal import draw
+from inference.samplers.proposal import counted, draw
+from inference.samplers.rejection import accepted_at, check_bound, check_log_bound
 from model import Prompts, ResponseDistribution
 from model.common.checks import boolean, finite, instance, positive, whole_number
 from model.prior.division import by_all_ranks

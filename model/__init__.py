@@ -2,7 +2,7 @@
 """The prior, the likelihood, and the posterior that they define."""
 
 from model.alignment import AlignmentModel
-from model.common.digests import DamagedFileError
+from model.common.files import DamagedFileError
 from model.data.prompt_data import PromptData, read_prompts
 from model.data.record import DataError
 from model.factors.answer_likelihood import AnswerLikelihood
@@ -42,10 +42,8 @@ from model.prior.response_space import NotEnumerableError, OtherLanguageModelErr
 from model.rewards.accuracy import Accuracy
 from model.rewards.classifier import SequenceClassifier
 from model.rewards.expert import Expert
-from model.rewards.format import Format
-from model.rewards.length import Length
-from model.rewards.length_limit import LengthLimit
-from model.rewards.pattern import Pattern
+from model.rewards.length import Length, LengthLimit
+from model.rewards.pattern import Format, Pattern
 from model.rewards.repetition import Repetition
 from model.rewards.text import TextReward
 from model.rewards.text_likelihood import TextLikelihood

@@ -20,10 +20,8 @@ from model.prior.named_priors import load_prior, prior_files
 from model.rewards.accuracy import Accuracy
 from model.rewards.classifier import Output, SequenceClassifier
 from model.rewards.expert import Expert
-from model.rewards.format import THINK, Format
-from model.rewards.length import Length
-from model.rewards.length_limit import LengthLimit
-from model.rewards.pattern import Pattern
+from model.rewards.length import Length, LengthLimit
+from model.rewards.pattern import THINK, Format, Pattern
 from model.rewards.repetition import Repetition
 from model.rewards.text import TextReward
 from model.rewards.text_likelihood import TextLikelihood

@@ -14,8 +14,7 @@ from experiments.benchmark.trl_trainer import TRL, time_trl
 from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
-from inference.diagnostics.memory import forget_peak, peak_memory
-from inference.diagnostics.timing import take_turns
+from inference.diagnostics.cost import forget_peak, peak_memory, take_turns
 from model import LanguageModel
 from model.prior.named_priors import load_prior
 

@@ -13,7 +13,7 @@ from experiments.benchmark.steps import LAYERS, PROMPT, WIDTH, WORDS, Benchmark,
 from experiments.benchmark.trl_trainer import TRL
 from experiments.shared.tables import text_table
 from inference import FusedOptimizer
-from inference.diagnostics.timing import Seconds, Step, medians, ratio
+from inference.diagnostics.cost import Seconds, Step, medians, ratio
 from model import ResponseDistribution
 
 OURS, BY_HAND = "ours, SVI.step", "by hand, torch"

@@ -14,8 +14,7 @@ from experiments.shared.command_line import Arguments
 from guides import FineTuned, Guide
 from inference import FusedOptimizer, LeaveOneOut_ELBO
 from model import AlignmentModel, LanguageModel, TokenReward
-from model.prior.grammar import DROPOUT
-from model.prior.untrained import numbered_words
+from model.prior.grammar import DROPOUT, numbered_words
 
 END_ID = 0
 WORDS, LAYERS, WIDTH, PROMPT = 128, 2, 64, "w1 w2 w3 w4"

@@ -10,7 +10,7 @@ from experiments.shared.claims import Finding
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, legend_below, new_axes
 from experiments.shared.training import PENALISED, PURE
 from inference import Enumeration, Estimate, entropy, random_state
-from inference.diagnostics.distinct_n import distinct_n
+from inference.diagnostics.diversity import distinct_n
 from inference.estimate import expectation
 from model import AlignmentModel
 

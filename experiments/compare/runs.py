@@ -11,7 +11,7 @@ from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import mean_and_error
 from inference import Estimate
 from inference.svi.metrics_file import read_metrics, recent
-from model.common.digests import text_digest
+from model.common.files import text_digest
 
 Metrics = Sequence[Mapping[str, float]]
 QUANTITIES = {

@@ -13,8 +13,7 @@ from experiments.shared.figures import POSTERIOR, legend_below, looks
 from experiments.shared.tables import summary, table_of
 from guides import Guide
 from inference import Estimate, PriorSample, diagnose, random_state, sample_prior
-from inference.diagnostics.distinct_n import distinct_n
-from inference.diagnostics.self_bleu import self_bleu
+from inference.diagnostics.diversity import distinct_n, self_bleu
 from inference.targets.moments import MomentMatch
 from model import Prompts
 

@@ -14,7 +14,7 @@ from functools import partial
 from pyro.infer import ELBO
 
 from inference import FDivergence, LeaveOneOut_ELBO
-from inference.objectives.reward_only import RewardOnly
+from inference.objectives.leave_one_out import RewardOnly
 from inference.targets.moments import MomentMatch
 from model import AlignmentModel, Constraint, LanguageModel, Pattern, Reward, TextReward
 from model.rewards.vader import vader_sentiment

@@ -13,7 +13,7 @@ from inference import Enumeration
 from inference.direct_preferences import ResponsePairs
 from model import AlignmentModel, TokenReward
 from model.preferences import FIRST, Comparisons, simulate
-from model.prior.untrained import untrained_prior
+from model.prior.grammar import untrained_prior
 
 WORDS, TOKENS, PROMPT = 5, 2, "w1"
 SHARPNESS = 10.0

@@ -20,8 +20,8 @@ from model import AGGREGATIONS, BradleyTerry, RewardPosterior, vader_sentiment
 from model.preferences import Preference, uncertain_model
 from model.preferences.bradley_terry import simulate
 from model.preferences.comparisons import FIRST, Comparisons
+from model.preferences.features import StandardisedFeatures
 from model.preferences.heads import LinearHead
-from model.preferences.standardised_features import StandardisedFeatures
 from model.prior.grammar import grammar_prior
 
 SCALE = 4.0

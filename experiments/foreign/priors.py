@@ -13,8 +13,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from model import LanguageModel
+from model.prior.grammar import word_tokenizer
 from model.prior.named_priors import load_prior, prior_files
-from model.prior.untrained import word_tokenizer
 
 WORDS = """
 the a an of in to with for from but and not very so too was is were has had this that film

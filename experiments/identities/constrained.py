@@ -15,7 +15,7 @@ from inference.importance_weights import effective_sample_size
 from inference.samplers.particles import Particles, Stream
 from inference.samplers.token_rejection import TokenRejection
 from model import AlignmentModel, Prompts
-from model.prior.untrained import untrained_prior
+from model.prior.grammar import untrained_prior
 
 WORDS, TOKENS = 200, 6
 """Sizes of the large world."""

@@ -12,7 +12,7 @@ from inference import Enumeration, enumeration, random_state
 from inference.diagnostics.gradients import moved_guide
 from inference.targets.fixed_points import Problem
 from model import AlignmentModel, Prompts, TokenReward
-from model.prior.untrained import untrained_prior
+from model.prior.grammar import untrained_prior
 
 WORDS, TOKENS, PROMPT, BETA, DISTANCE = 5, 3, "w1", 0.25, 0.03
 """Sizes, prompt, reward per nat, and standard deviation of the noise on the guide's weights."""

@@ -12,7 +12,7 @@ from experiments.shared.worlds import WORLDS, World
 from experiments.shared.zoo import NUM_SAMPLES, Job, Result, measure_guide
 from guides import GUIDES, Guide
 from inference import OBJECTIVES, SAMPLERS, Posterior, fit, importance_sampling, random_state
-from inference.diagnostics.distinct_n import distinct_n
+from inference.diagnostics.diversity import distinct_n
 from inference.enumeration import entropy
 from inference.programs import log_likelihood_at, response_distribution
 from inference.svi.early_stops import early_stops, record_early_stop

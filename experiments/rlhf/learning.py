@@ -18,8 +18,8 @@ from inference.reward_posterior.calibration import Calibration, calibrate, predi
 from inference.reward_posterior.ties import tie_strength
 from model.preferences import AGGREGATIONS, BradleyTerry, Features, Preference, RewardPosterior
 from model.preferences.comparisons import Comparisons
+from model.preferences.features import StandardisedFeatures
 from model.preferences.heads import HEADS, LinearHead
-from model.preferences.standardised_features import StandardisedFeatures
 
 KLS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """KL(p* || p0) at which gold rewards are tabulated, nats."""

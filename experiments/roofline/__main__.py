@@ -42,10 +42,9 @@ from experiments.shared.refusals import blamed
 from experiments.shared.tables import text_table
 from guides import FineTuned, LoRA
 from inference import LeaveOneOut_ELBO
-from inference.diagnostics.memory import forget_peak, peak_memory
-from inference.diagnostics.timing import SVIStep, cheap_reward
+from inference.diagnostics.cost import SVIStep, cheap_reward, forget_peak, peak_memory
 from model import AlignmentModel
-from model.networks.placement import named_device, named_dtype
+from model.common.devices import named_device, named_dtype
 
 HEADER = ("ms", "floor, ms", "ratio", "by hand, ms", "ratio", "tokens/s")
 STEP = "step"

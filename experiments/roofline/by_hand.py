@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from guides import FineTuned, LoRA
-from inference.diagnostics.timing import Step
+from inference.diagnostics.cost import Step
 from model import LanguageModel, Prompts
 
 

@@ -12,10 +12,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from experiments.shared.refusals import FAULTS, blamed
 from model import LanguageModel
-from model.networks.placement import named_device, named_dtype
-from model.prior.grammar import DROPOUT, SPECIAL
+from model.common.devices import named_device, named_dtype
+from model.prior.grammar import DROPOUT, SPECIAL, numbered_words
 from model.prior.named_priors import load_prior
-from model.prior.untrained import numbered_words
 
 
 def _gpt2(vocab: int, layers: int, width: int, heads: int) -> PreTrainedConfig:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from guides import FineTuned, LoRA
-from inference.diagnostics.timing import Step
+from inference.diagnostics.cost import Step
 from model import LanguageModel, Prompts
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from guides import GUIDES
 from model.common.checks import finite, positive, whole_number
+from model.common.devices import named_device
 from model.common.files import is_there
-from model.networks.placement import named_device
 
 CORES = os.cpu_count() or 1
 

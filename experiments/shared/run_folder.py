@@ -15,8 +15,7 @@ from typing import Any, Self
 from experiments.shared.pages import page_of
 from experiments.shared.refusals import blamed
 from inference.svi.checkpoint.folder import locked
-from model.common.digests import text_digest
-from model.common.files import write_atomically
+from model.common.files import text_digest, write_atomically
 from model.common.paths import portable
 
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")

@@ -9,7 +9,7 @@ from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide
 from guides.guide import Options
 from inference import LeaveOneOut_ELBO, fit
-from inference.objectives.reward_only import RewardOnly
+from inference.objectives.leave_one_out import RewardOnly
 from inference.svi.early_stops import record_early_stop
 from model import AlignmentModel, LanguageModel, Prompts
 

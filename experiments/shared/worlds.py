@@ -9,8 +9,8 @@ import torch
 
 from inference import Enumeration, PriorSample, entropy, random_state, sample_prior
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
+from model.prior.grammar import untrained_prior
 from model.prior.named_priors import load_prior
-from model.prior.untrained import untrained_prior
 from model.registry import REWARDS
 
 MODES = (2, 4)  # words of the modes of `two_modes`, the heavier mode first

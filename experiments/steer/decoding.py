@@ -24,7 +24,7 @@ from inference.samplers.metropolis_hastings import FEWEST_STEPS
 from inference.samplers.proposal import draw
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
-from model.common.digests import DamagedFileError
+from model.common.files import DamagedFileError
 from model.networks.source import PretrainedError
 from model.prior.named_priors import load_prior
 

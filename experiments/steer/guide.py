@@ -10,9 +10,8 @@ from guides import FineTuned, Guide
 from guides.shards import shard
 from inference import OBJECTIVES, Program, random_state
 from model import LanguageModel, LikelihoodError, Prompts
-from model.networks.placement import named_device
+from model.common.devices import named_device
 from model.prior.named_priors import load_prior
-from model.prior.same_responses import check_same_responses
 
 
 def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Prompts) -> Guide:
@@ -45,7 +44,7 @@ def load_start(args: Steer, prior: LanguageModel) -> LanguageModel:
     fix = "A student has the teacher's tokenizer, with as many token ids"
     with blamed(f"--student {args.student}", FAULTS):
         student = load_prior(args.student, **args.loading)
-        check_same_responses("the student", student, prior, fix)
+        prior.check_same_responses("the student", student, fix)
     print_size(f"student {args.student}", student)
     return student
 

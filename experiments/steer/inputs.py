@@ -7,7 +7,7 @@ from typing import NamedTuple
 import model
 from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
-from model.common.digests import file_digest
+from model.common.files import file_digest
 from model.common.input_files import checkpoint_files
 from model.data.reading import source_files
 from model.prior.named_priors import prior_files

@@ -14,7 +14,7 @@ from experiments.steer.config import COMMAND_LINE_ALONE, changed, entries, setta
 from experiments.steer.durations import seconds_of
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from inference.svi.checkpoint.folder import has_checkpoint, locked
-from model.common.digests import delete_unfinished
+from model.common.files import delete_unfinished
 from model.common.paths import ELSEWHERE, expanded, portable
 
 PARTS = {"arguments", "inputs", "versions"}

@@ -9,7 +9,7 @@ from inference import Enumeration
 from inference.enumeration import kl
 from inference.targets.fixed_points import TARGETS, Problem
 from model import AlignmentModel, LanguageModel, Prompts
-from model.prior.untrained import untrained_prior
+from model.prior.grammar import untrained_prior
 from model.rewards.tokens import TokenReward
 
 WORDS, TOKENS, PROMPT = 5, 2, "w1"

@@ -20,16 +20,15 @@ import torch
 from torch import Tensor
 
 from inference import random_state
-from inference.diagnostics.distinct_n import distinct_n
+from inference.diagnostics.diversity import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
 from inference.diagnostics.prior_alone import PriorAlone
 from inference.estimate import Estimate, log_mean_exp
 from inference.importance_weights import WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Program, log_guide_at, response_distribution
-from inference.progress import counted
 from inference.response_site import SameResponses, check_arguments
-from inference.samplers.proposal import draw_and_score
+from inference.samplers.proposal import counted, draw_and_score
 from model import Prompts
 from model.common.checks import instance, whole_number
 from model.prior.division import by_all_ranks

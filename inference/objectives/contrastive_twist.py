@@ -9,14 +9,15 @@ to a constant for each t, and the guide is the posterior. A response that has en
 of its end.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from inference.estimate import log_mean
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
-from model import Prompts, ResponseDistribution
-from model.prior.decoder import RevealsTwist
+from model import Prompts
 
 
 class ContrastiveTwist(ResponseObjective):
@@ -33,8 +34,11 @@ class ContrastiveTwist(ResponseObjective):
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
         q = autoregressive(distribution)
-        log_psi = _twist_of(q).log_twist(prompts, response)
-        log_psi = _repeat_last(log_psi, q.space.is_token(response))
+        log_twist: Any = getattr(q.decoder, "log_twist", None)
+        if log_twist is None:
+            fix = "a guide such as `Twisted`. `WakePhi` descends the forward KL of any guide."
+            raise TypeError(f"{type(q.decoder).__name__} has no twist, expected {fix}")
+        log_psi = _repeat_last(log_twist(prompts, response), q.space.is_token(response))
         prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
             log_prior = autoregressive(prior).log_prob_per_token(response).double()
@@ -47,13 +51,6 @@ class ContrastiveTwist(ResponseObjective):
         loss = log_z.where(informed[:, None], 0.0).sum() - (weight[..., None] * log_psi).sum()
         draws = (response, log_guide.sum(-1), log_weight, log_likelihood)
         return Losses(loss.detach(), loss, *draws)
-
-
-def _twist_of(distribution: ResponseDistribution) -> RevealsTwist:
-    if not isinstance(distribution.decoder, RevealsTwist):
-        expected = "a guide such as `Twisted`. `WakePhi` descends the forward KL of any guide."
-        raise TypeError(f"{type(distribution.decoder).__name__} has no twist, expected {expected}")
-    return distribution.decoder
 
 
 def _repeat_last(log_psi: Tensor, is_token: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from torch.nn.functional import softplus
 
 from inference.estimate import log_mean
 from inference.objectives.log_z_average import LogZAverage
-from inference.objectives.response_objective import Losses, ResponseObjective, part_of
+from inference.objectives.response_objective import Losses, ResponseObjective, part_of, with_prefix
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import finite, one_of, whole_number
@@ -186,9 +186,8 @@ class FDivergence(ResponseObjective):
         return self.proposal
 
     def get_state(self) -> dict[str, Tensor]:
-        state = {f"log_z/{name}": value for name, value in self.log_z.get_state().items()}
-        if self.proposal is not None:
-            state |= {f"proposal/{name}": value for name, value in self.proposal.items()}
+        state = with_prefix("log_z/", self.log_z.get_state())
+        state |= with_prefix("proposal/", self.proposal or {})
         gain, steps = torch.tensor(self._gain, dtype=torch.float64), torch.tensor(self._steps)
         return state | {"gain": gain, "steps": steps}
 

@@ -16,8 +16,10 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from inference.objectives.response_objective import SurrogateLoss
+from inference.objectives.response_objective import Losses, ResponseObjective, SurrogateLoss
+from inference.programs import Program
 from inference.response_site import ResponseSiteError, SameResponses, is_sample
+from model import Prompts
 from model.common.checks import whole_number
 
 BASELINE = "the baseline is the mean of the others"  # reason why one particle is too few
@@ -111,3 +113,23 @@ def _total(values: list[Tensor], kept_dims: set[int]) -> Tensor:
         dims = [dim for dim in range(-value.dim(), 0) if dim not in kept_dims]
         reduced.append(value.sum(dims, keepdim=True) if dims else value)
     return torch.stack(torch.broadcast_tensors(*reduced)).sum(0)
+
+
+class RewardOnly(ResponseObjective):
+    """RL without KL penalty, to compare inference with: -E_q[r]/beta by REINFORCE. Unbiased.
+
+        grad E_q[r/beta]_hat = 1/K sum_k (r_k - 1/(K-1) sum_{j != k} r_j)/beta grad log q(x_k)
+
+    The limit of `LeaveOneOut_ELBO` as beta -> 0. Every distribution over the responses of the
+    largest reward is an optimum, whatever the prior: `OBJECTIVES` does not list the class. The
+    metrics have the ELBO.
+    """
+
+    def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
+        distribution, response = self.draw(guide, prompts)
+        log_guide = distribution.log_prob(response)  # [K, N]
+        joint = self.score(model, prompts, response)
+        surrogate = -(leave_one_out(joint.log_likelihood) * log_guide).mean(0).sum()
+        log_weight = joint.log_joint - log_guide.detach()
+        loss = -joint.log_likelihood.mean(0).sum()
+        return Losses(loss, surrogate, response, log_guide, log_weight, joint.log_likelihood)

@@ -10,7 +10,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.objectives.engine import Engine, checked_draws
-from inference.objectives.response_objective import Losses, ResponseObjective, part_of
+from inference.objectives.response_objective import (
+    Losses,
+    ResponseObjective,
+    part_of,
+    with_prefix,
+)
 from inference.programs import Program, autoregressive
 from model import Prompts
 from model.common import ranks
@@ -20,7 +25,7 @@ _TENSORS = ("response", "log_prior", "log_likelihood", "log_proposal", "log_star
 
 
 @dataclass
-class Batch:
+class DrawnBatch:
     """Responses `[K, N, T]`, three log densities `[K, N]`, nats, and the number of steps taken.
 
     `log_proposal` is the log density of the distribution that the responses were drawn from; None
@@ -72,7 +77,7 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         super().__init__(num_particles)
         self.engine = None if engine is None else function("engine", engine, why="see `Engine`")
         self.epochs = whole_number("epochs", epochs, why="steps on each batch")
-        self._batch: Batch | None = None
+        self._batch: DrawnBatch | None = None
 
     @property
     def reuses_draws(self) -> bool:
@@ -80,7 +85,7 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
 
     def next_batch(
         self, model: Program, guide: Program, prompts: Prompts, *, temperature: float = 1.0
-    ) -> tuple[Batch, TorchDistribution]:
+    ) -> tuple[DrawnBatch, TorchDistribution]:
         """Batch of this step, whose `num_steps` is 1 if the batch is new, and the guide's q.
 
         Args:
@@ -99,7 +104,7 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
                 draws = self.draw_from(guide, prompts, temperature=temperature)
                 distribution, response, log_proposal = draws
             joint = self.score(model, prompts, response)
-            self._batch = batch = Batch(
+            self._batch = batch = DrawnBatch(
                 prompts, response, *joint, log_proposal, per_token=per_token
             )
         else:
@@ -111,19 +116,13 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         self, engine: Engine, guide: Program, prompts: Prompts
     ) -> tuple[TorchDistribution, Tensor, Tensor]:
         """The guide's q, and responses of an engine with the log density of each token."""
-        log_probs = []
 
-        def sample(distribution: TorchDistribution) -> Tensor:
-            drawn = ranks.of_first(
-                engine(prompts, self.num_particles) if ranks.is_first() else None
-            )
-            q = autoregressive(distribution)
-            response, log_prob = checked_draws(drawn, q, prompts, self.num_particles)
-            log_probs.append(log_prob)
-            return response
+        def sample(distribution: TorchDistribution) -> tuple[Tensor, Tensor]:
+            q, num = autoregressive(distribution), self.num_particles
+            drawn = ranks.of_first(engine(prompts, num) if ranks.is_first() else None)
+            return checked_draws(drawn, q, prompts, num)
 
-        distribution, response = self._run(guide, prompts, sample)
-        return distribution, response, *log_probs
+        return self.draw_by(guide, prompts, sample)
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         losses = super()._losses(model, guide, args, kwargs)
@@ -144,12 +143,11 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         batch = self._batch
         if batch is None or not self.reuses_draws:
             return {}
-        prompts = {f"prompts/{name}": part for name, part in batch.prompts.get_state().items()}
         values = {name: getattr(batch, name) for name in _TENSORS}
-        tensors = {name: value for name, value in values.items() if value is not None}
-        tensors |= {f"per_token/{name}": part for name, part in batch.per_token.items()}
-        state = prompts | {"num_steps": torch.tensor(batch.num_steps)} | tensors
-        return {f"batch/{name}": tensor for name, tensor in state.items()}
+        state = {name: value for name, value in values.items() if value is not None}
+        state |= with_prefix("prompts/", batch.prompts.get_state())
+        state |= with_prefix("per_token/", batch.per_token)
+        return with_prefix("batch/", state | {"num_steps": torch.tensor(batch.num_steps)})
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self._batch = None
@@ -157,4 +155,4 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
             prompts = Prompts.from_state(part_of(state, "prompts/"))
             tensors: dict[str, Any] = {name: state.get(name) for name in _TENSORS}
             tensors["per_token"] = part_of(state, "per_token/")
-            self._batch = Batch(prompts, num_steps=int(state["num_steps"].item()), **tensors)
+            self._batch = DrawnBatch(prompts, num_steps=int(state["num_steps"].item()), **tensors)

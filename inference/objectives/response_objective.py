@@ -209,11 +209,7 @@ class ResponseObjective(SurrogateLoss):
         Returns:
             The guide's own distribution, batch shape `[N]`, and the responses `[K, N, T]`.
         """
-
-        def sample(distribution: TorchDistribution) -> Tensor:
-            return distribution.sample((self.num_particles,))
-
-        return self._run(guide, prompts, sample)
+        return self._run(guide, prompts, lambda q: q.sample((self.num_particles,)))
 
     def draw_from(
         self, guide: Program, prompts: Prompts, *, temperature: float = 1.0
@@ -229,15 +225,28 @@ class ResponseObjective(SurrogateLoss):
             Distribution and responses of `draw`, and the log density that the responses were drawn
             from, `[K, N]`, nats, float64, without gradient.
         """
+
+        def sample(q: TorchDistribution) -> tuple[Tensor, Tensor]:
+            source = q if temperature == 1.0 else tempered(q, temperature)
+            return sample_and_log_prob(source, self.num_particles)
+
+        return self.draw_by(guide, prompts, sample)
+
+    def draw_by(
+        self,
+        guide: Program,
+        prompts: Prompts,
+        sample: Callable[[TorchDistribution], tuple[Tensor, Tensor]],
+    ) -> tuple[TorchDistribution, Tensor, Tensor]:
+        """Run the guide with draws of a function, which returns them with their log densities."""
         log_probs = []
 
-        def sample(distribution: TorchDistribution) -> Tensor:
-            source = distribution if temperature == 1.0 else tempered(distribution, temperature)
-            response, log_prob = sample_and_log_prob(source, self.num_particles)
+        def draw(distribution: TorchDistribution) -> Tensor:
+            response, log_prob = sample(distribution)
             log_probs.append(log_prob)
             return response
 
-        return *self._run(guide, prompts, sample), *log_probs
+        return *self._run(guide, prompts, draw), *log_probs
 
     def distribution(self, guide: Program, prompts: Prompts, response: Tensor) -> TorchDistribution:
         """Run the guide with given responses `[..., N, T]` at its site; return its distribution."""
@@ -301,6 +310,11 @@ def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:
 def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:
     """An autoregressive distribution with its logits divided by one more number."""
     return autoregressive(distribution).at_temperature(distribution.temperature * temperature)
+
+
+def with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state as a part of another, each name after `prefix`; see `part_of`."""
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -32,11 +32,10 @@ import torch
 from torch import Tensor
 
 from inference.objectives.engine import Engine
-from inference.objectives.exploration import Exploration
+from inference.objectives.off_policy import Exploration, ReplayBuffer
 from inference.objectives.prior_rewards import PriorRewards
 from inference.objectives.repeated_batch import RepeatedBatchObjective
-from inference.objectives.replay_buffer import ReplayBuffer
-from inference.objectives.response_objective import Losses, part_of
+from inference.objectives.response_objective import Losses, part_of, with_prefix
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import finite, one_of, positive, whole_number
@@ -56,7 +55,7 @@ class SquaredResidual(RepeatedBatchObjective):
             fresh responses too; 0 for no buffer. Every step draws other ones from the buffer.
         capacity: Largest number of different responses to a prompt in the buffer.
         exploration_kl: KL(a || q) of fresh responses drawn from a, bolder than the guide, nats a
-            response; 0 for draws of the guide. See `exploration.py`.
+            response; 0 for draws of the guide. See `off_policy.py`.
         epochs: Number of steps on each batch of fresh responses. With several epochs, or bolder
             draws, the metrics of the guide are self-normalised estimates.
         clip: Largest change of log q, nats, to which later steps on a batch fit a fresh response,
@@ -134,10 +133,10 @@ class SquaredResidual(RepeatedBatchObjective):
         return Losses(loss.detach(), loss, *draws, share, elbo)
 
     def get_state(self) -> dict[str, Tensor]:
-        learned = {f"learned/{name}": value for name, value in self.learned.items()}
-        prior = {f"prior/{name}": part for name, part in self.prior_rewards.get_state().items()}
-        bolder = {f"exploration/{k}": part for k, part in self.exploration.get_state().items()}
-        return super().get_state() | self.buffer.get_state() | learned | prior | bolder
+        state = super().get_state() | self.buffer.get_state()
+        state |= with_prefix("learned/", self.learned)
+        state |= with_prefix("prior/", self.prior_rewards.get_state())
+        return state | with_prefix("exploration/", self.exploration.get_state())
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         super().set_state(state)

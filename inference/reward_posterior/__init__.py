@@ -9,8 +9,7 @@ from torch import Tensor
 from inference.estimate import check_numbers
 from inference.reward_posterior.autoguide import autoguide
 from inference.reward_posterior.ensemble import ensemble
-from inference.reward_posterior.laplace import laplace
-from inference.reward_posterior.maximum import maximum_a_posteriori
+from inference.reward_posterior.maximum import laplace, maximum_a_posteriori
 from inference.reward_posterior.nuts import nuts
 from model.preferences import Comparisons
 

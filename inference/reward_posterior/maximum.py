@@ -3,7 +3,7 @@
 The guide is a point mass, whose ELBO is the log joint density without noise, so that L-BFGS
 converges fully. The point mass is that of Pyro's AutoLaplaceApproximation, in unconstrained space,
 as a latent flip probability would otherwise have its highest density at 0, where the logarithm has
-no derivative. The weights do not depend on the space.
+no derivative. The weights do not depend on the space. `laplace` draws from the Gaussian there.
 """
 
 import warnings
@@ -99,3 +99,37 @@ def maximise(
     if slope > 1e-5:
         message = f"L-BFGS stopped where the gradient of the log density has {slope:.1e}"
         warnings.warn(message, stacklevel=2)
+
+
+def laplace(
+    model: Callable[[Comparisons], Any],
+    comparisons: Comparisons,
+    *,
+    num_samples: int = 64,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Draw `[S, P]` from N(w_MAP, H^-1), H the Hessian of minus the log joint at the maximum.
+
+    Exact in the limit of many comparisons, where the posterior is Gaussian (MacKay 1992). Pyro's
+    AutoLaplaceApproximation.
+
+    A latent flip probability is part of the Gaussian, in unconstrained space, and not returned.
+
+    Args:
+        model, comparisons, num_samples, seed: See `RewardInference`.
+        progress: Not used.
+
+    Raises:
+        NotMaximisedError: If there is no maximum with curvature in all directions.
+    """
+    check_inference(model, comparisons, num_samples=num_samples)
+    with random_state.isolated(seed), pyro.get_param_store().scope():
+        guide = point_mass(model, comparisons)
+        try:
+            gaussian = guide.laplace_approximation(comparisons)
+        except (RuntimeError, ValueError) as error:  # the Hessian has no Cholesky factor
+            fault = "the log density has no curvature in some direction at its maximum"
+            raise NotMaximisedError(f"{fault}: use nuts, or an ensemble") from error
+        with torch.no_grad():
+            return torch.stack([gaussian(comparisons)["w"] for _ in range(num_samples)])

@@ -15,7 +15,7 @@ from inference.samplers.posterior import Posterior
 from inference.samplers.quasi_rejection import quasi_rejection_sampling
 from inference.samplers.rejection import rejection_sampling
 from inference.samplers.smc import sequential_monte_carlo
-from inference.samplers.twist import HasTwist, LikelihoodTwist
+from inference.samplers.twist import LikelihoodTwist
 from model import Prompts
 from model.common.checks import whole_number
 
@@ -52,7 +52,7 @@ def twisted_smc(
     model: Program, prompts: Prompts, *, guide: Program | None = None, num_samples: int = 1024
 ) -> Posterior:
     """Sequential Monte Carlo with the guide's twist, or with half the prefix's log likelihood."""
-    twist = guide.twist if isinstance(guide, HasTwist) else LikelihoodTwist(model, scale=0.5)
+    twist = getattr(guide, "twist", None) or LikelihoodTwist(model, scale=0.5)
     return sequential_monte_carlo(model, prompts, guide=guide, num_samples=num_samples, twist=twist)
 
 

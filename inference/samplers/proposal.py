@@ -5,26 +5,33 @@
 q is the guide. Without a guide the prior proposes, is not scored, and log w = log likelihood.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing import parent_process
+from typing import TypeVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from tqdm import tqdm
 
-from inference.normalisation import check_log_prob
 from inference.programs import (
     Joint,
     Program,
+    check_log_prob,
     joint_at,
     log_guide_at,
     log_likelihood_at,
     response_distribution,
     sample_and_log_prob,
 )
-from inference.progress import counted
 from inference.response_site import SameResponses
 from model import Prompts
+from model.common import ranks
 from model.common.checks import whole_number
+
+SILENT = 3.0
+"""Number of seconds before a bar appears: short loops stay silent."""
+Chunk = TypeVar("Chunk")
 
 
 def proposal_distribution(
@@ -53,6 +60,25 @@ def draw(
     name = "draws of the prior" if guide is None else "draws of the guide"
     for size in counted(name, sizes, sizes):
         yield distribution.sample(torch.Size([size]))
+
+
+def counted(name: str, chunks: Sequence[Chunk], sizes: Sequence[int]) -> Iterator[Chunk]:
+    """Yield chunks, behind a bar of the draws that are done, which disappears at the end.
+
+    A worker of `multiprocessing`, and any rank but the first, shows no bar.
+
+    Args:
+        name: name of the bar.
+        chunks: chunks of draws.
+        sizes: number of draws of each chunk, for each prompt.
+    """
+    hidden = not ranks.is_first() or parent_process() is not None
+    with tqdm(
+        None, name, sum(sizes), leave=False, unit="draw", delay=SILENT, disable=hidden
+    ) as bar:
+        for chunk, size in zip(chunks, sizes, strict=True):
+            yield chunk
+            bar.update(size)
 
 
 def _sizes(num_samples: int, chunk: int) -> list[int]:

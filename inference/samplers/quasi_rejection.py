@@ -17,9 +17,9 @@ from torch import Tensor
 from inference.estimate import check_numbers, expectation
 from inference.programs import Program
 from inference.response_site import check_arguments
-from inference.samplers.acceptance import accept, check_log_bound
 from inference.samplers.posterior import NoSupportError, Posterior, check_support
 from inference.samplers.proposal import draw_and_weigh
+from inference.samplers.rejection import accept, check_log_bound
 from model import Prompts
 from model.common.thread_lock import one_thread
 from model.prior.division import by_all_ranks

@@ -7,7 +7,6 @@ Every twist leaves the estimate of Z unbiased; a good twist makes the estimate p
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,14 +21,6 @@ Twist = Callable[[Prompts, Tensor, int], Tensor]
 The first t tokens of the responses `[K, N, T]` are set, with t from 1 to T - 1, and the rest is the
 padding id. -inf means that no completion is possible; where that is wrong, Z_hat is biased low. A
 response that ended before token t keeps the twist of its end, whatever the function returns."""
-
-
-@runtime_checkable
-class HasTwist(Protocol):
-    """A guide with a twist of its own, such as `Twisted`."""
-
-    def twist(self, prompts: Prompts, response: Tensor, t: int) -> Tensor:
-        """See `Twist`."""
 
 
 class LikelihoodTwist:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.objectives.response_objective import part_of
+from inference.objectives.response_objective import part_of, with_prefix
 
 SURE = 4.0
 """Number of standard errors between best and end; the best of many is above its mean by two."""
@@ -65,7 +65,7 @@ class BestIterate:
         if self.step is None:
             return {}
         numbers = torch.tensor([self.step, *self.elbo], dtype=torch.float64)
-        return {"best": numbers} | {f"best/{name}": p for name, p in self._parameters.items()}
+        return {"best": numbers} | with_prefix("best/", self._parameters)
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Take a state from `get_state`."""

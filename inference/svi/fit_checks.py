@@ -20,7 +20,7 @@ from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import Prompts
 from model.common import ranks
-from model.common.digests import text_digest
+from model.common.files import text_digest
 
 
 def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:

@@ -122,11 +122,6 @@ def with_kl(metrics: Metrics) -> Metrics:
     return metrics
 
 
-def num_tokens_of(metrics: Metrics, num_responses: int) -> float:
-    """Number of tokens of the responses of a step; NaN if their length is unknown."""
-    return num_responses * metrics.get(LENGTH, math.nan)
-
-
 def _of_reward(reward: Tensor, share: Tensor | None) -> list[Any]:
     """The three metrics of `[K, N]` rewards; NaN if unknown, or if none applies to a prompt."""
     if share is None or reward.shape != share.shape:

@@ -21,6 +21,7 @@ from inference.programs import Program
 from inference.response_site import ResponseSiteError, SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.fit_objective import FitObjective, TraceObjective, elbo_of
+from inference.svi.optimizer.trust_region import LimitedSteps
 from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
 from inference.svi.step_numbers import StepNumbers, step_numbers, step_size
@@ -117,7 +118,7 @@ class Stepper:
 
     def _checked_gradient(self, model: Program, guide: Program, prompts: Prompts) -> float:
         """The loss, with its gradient at the parameters. Measures the draws of the step."""
-        state, objective = self._state, self._state.objective
+        state, objective, optimizer = self._state, self._state.objective, self._state.optimizer
         with SameResponses() as same, ModelRuns() as runs:
             loss = objective.loss_and_grads(model, guide, prompts)
         average_gradients(parameters())
@@ -130,7 +131,7 @@ class Stepper:
             self._num_prompts,
             space=same.space,
             reward=state.reward,
-            has_limits=state.optimizer.has_limits,
+            has_limits=isinstance(optimizer, LimitedSteps),
         )
         loss = self._numbers.loss
         if not math.isfinite(loss):
@@ -143,8 +144,8 @@ class Stepper:
         if self._is_first:
             check_trains(state.guide, objective)
             self._is_first = False
-        if self._numbers.limits is not None:
-            state.optimizer.expect(self._numbers.limits, partial(step_size, guide, draws))
+        if isinstance(optimizer, LimitedSteps) and self._numbers.limits is not None:
+            optimizer.expect(self._numbers.limits, partial(step_size, guide, draws))
         return loss
 
 

@@ -36,7 +36,7 @@ class BudgetError(ValueError):
 
 
 @dataclass(frozen=True)
-class Budget:
+class KLBudget:
     """The beta that meets a budget, and the posterior at this beta.
 
     Attributes:
@@ -65,7 +65,7 @@ def solve_beta(
     min_reward: float | None = None,
     num_draws: int = 4096,
     per_prompt: bool = False,
-) -> Budget:
+) -> KLBudget:
     """Solve for the beta with KL(p_beta || p0) = `max_kl` or E[r] = `min_reward`.
 
         budget = solve_beta(prior, reward, prompts, max_kl=0.5)
@@ -129,7 +129,7 @@ def solve_beta(
             "beta is unreliable: draw more, or ask for less",
             stacklevel=2,
         )
-    return Budget(beta, path.sample.kl(log_weight), path.mean_reward(log_weight), size)
+    return KLBudget(beta, path.sample.kl(log_weight), path.mean_reward(log_weight), size)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from model.common.digests import MANIFEST
+from model.common.files import MANIFEST
 
 
 def checkpoint_files(path: Path, prefix: str = "") -> dict[str, Path]:

@@ -21,7 +21,7 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def part_of(tensor: Tensor, like: Any) -> Tensor:
+def sharded_like(tensor: Tensor, like: Any) -> Tensor:
     """The part of a whole tensor that this rank holds of `like`; the whole if that is whole."""
     if is_sharded(tensor) or not is_sharded(like) or tensor.shape != like.shape:
         return tensor

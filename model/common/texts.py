@@ -1,9 +1,15 @@
-"""Texts as arguments: a list of strings, or the lines of a file; refused by name otherwise."""
+"""Texts and plain data as arguments, and the lines of files; refused by name otherwise.
+
+Plain data are texts, numbers, truth values, None, and lists and dicts of these, as JSON holds.
+"""
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 SHOWN = 120
 """Number of characters of a value that an error quotes."""
@@ -36,12 +42,12 @@ def listed_texts(name: str, texts: object, *, at_least: int = 1) -> list[str]:
     return [str(text) for text in listed]
 
 
-def check_unicode(text: str, where: str, error: type[ValueError] = ValueError) -> None:
+def check_unicode(text: str, where: str) -> None:
     """Refuse half of a surrogate pair, which JSON can write and no tokenizer reads."""
     try:
         text.encode()
     except UnicodeEncodeError as fault:
-        raise error(
+        raise ValueError(
             f"{where} has {text[fault.start]!r} at character {fault.start}, half of a surrogate "
             "pair, expected whole characters. Was the text cut within an emoji?"
         ) from fault
@@ -104,3 +110,31 @@ def hint(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return ": make texts of messages by `apply_chat_template(messages, tokenize=False)`"
     return ", and no pair or list of them" if isinstance(value, tuple | list) else ""
+
+
+def check_plain(value: object, where: str) -> None:
+    """Refuse data that JSON cannot hold, by a `TypeError` with the place."""
+    if isinstance(value, str):
+        check_unicode(value, where)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_plain(item, f"item {index} of {where}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {quoted(key)}, expected a text")
+            check_plain(item, f"{key!r} of {where}")
+    elif value is not None and not isinstance(value, bool | int | float):
+        kind = type(value).__name__
+        raise TypeError(
+            f"{where} is {quoted(value)} ({kind}), expected a text, a number, a truth value, None, "
+            "or lists and dicts of these: convert it, or leave it out"
+        )
+
+
+def plain(value: Any, where: str) -> Any:
+    """The value with scalars and arrays of numpy as Python's own, checked."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    check_plain(value, where)
+    return value

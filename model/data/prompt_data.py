@@ -10,9 +10,8 @@ from typing import Any, Self
 
 from model.common.checks import whole_number
 from model.common.texts import listed_texts
-from model.data.chat_value import text_or_chat
 from model.data.reading import Source, read_records
-from model.data.record import DataError, Record, check_columns, checked_value
+from model.data.record import DataError, Record, check_columns, checked_value, text_or_chat
 from model.prior.chat import Messages
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts

@@ -17,10 +17,9 @@ from typing import Any, TypeAlias
 
 from model.common.checks import instance, whole_number
 from model.common.texts import TextFileError
-from model.data.csv_file import DELIMITERS, read_csv
 from model.data.datasets_library import HUB_NAME, read_dataset, read_parquet
-from model.data.json_file import read_json
 from model.data.record import DataError, Record, records_of
+from model.data.text_files import DELIMITERS, read_csv, read_json
 
 Source: TypeAlias = str | Path | Iterable[Mapping[str, Any]]
 """A file, a folder, a name on the hub, or rows in memory."""

@@ -15,8 +15,8 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from model.common.devices import HALF
 from model.networks.packed_layers import BASES, weight_of
-from model.networks.placement import HALF
 
 
 class AdaptedLinear(Linear):

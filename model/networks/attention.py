@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from model.networks.placement import is_half_on_a_cpu
+from model.common.devices import is_half_on_a_cpu
 
 SCORES = 1 << 18
 """Number of scores that are computed at a time: 1 MiB in float32, which the cache holds."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from model.common.devices import HALF
 from model.networks.checks import without_head
-from model.networks.placement import HALF
 from model.networks.sharded_modules import shallow_copy
 
 ALIGNMENT = 8

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from model.networks.placement import HALF, is_half_on_a_cpu
+from model.common.devices import HALF, is_half_on_a_cpu
 
 BASES = (nn.Linear, Conv1D)
 """Types of linear layers; the weights of `Conv1D` are `[in, out]`."""
@@ -215,3 +215,30 @@ class _Packed:
 
 def _has_adapters(layer: Any) -> bool:
     return hasattr(layer, "rounded_factors")
+
+
+class RoundedAdapters:
+    """Context in which all `AdaptedLinear` layers of a network have their adapters rounded.
+
+        decoding = RoundedAdapters(network)
+        with decoding:
+            logits = network(ids).logits  # without gradient
+
+    Each entry rounds the parameters of the time, at the same places in memory, where a recorded
+    pass reads them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._layers: list[Any] = [m for m in network.modules() if hasattr(m, "rounded_factors")]
+        self._factors: list[Any] = [None] * len(self._layers)
+        self._before: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._before = [layer.rounded for layer in self._layers]
+        for i, layer in enumerate(self._layers):
+            layer.rounded = self._factors[i] = layer.rounded_factors(self._factors[i])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for layer, before in zip(self._layers, self._before, strict=True):
+            layer.rounded = before

@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from model.networks.placement import is_half_on_a_cpu
+from model.common.devices import is_half_on_a_cpu
 
 CHEAP = {"float", "gelu", "layer_norm", "mul", "relu", "reshape", "rms_norm", "silu", "to"}
 """Names of functions that take little time and depend on their arguments alone."""

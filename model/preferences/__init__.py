@@ -13,8 +13,13 @@ from model.preferences.data import (
     split_preferences,
     write_preferences,
 )
-from model.preferences.features import EncoderFeatures, Features, NetworkFeatures, PriorFeatures
+from model.preferences.features import (
+    EncoderFeatures,
+    Features,
+    NetworkFeatures,
+    PriorFeatures,
+    StandardisedFeatures,
+)
 from model.preferences.heads import HEADS, LinearHead, MLPHead
 from model.preferences.reward_posterior import OtherRewardError, RewardPosterior, saved_features
-from model.preferences.standardised_features import StandardisedFeatures
 from model.preferences.text_judge import TextJudge

@@ -17,14 +17,14 @@ from model.prior.chat import Messages, text_of
 
 WHOLE = {"add_generation_prompt": False, "continue_final_message": False}
 """Options of a template that writes a chat to the end of its last message."""
-Chat = TypeVar("Chat", str, Messages)
+TextOrChat = TypeVar("TextOrChat", str, Messages)
 MARK = "ANSWER"
 """Content of a message whose end is looked up in the text by the template."""
 
 
 def with_prompt(
-    prompt: Chat | None, chosen: Chat, rejected: Chat, place: str
-) -> tuple[Chat, Chat, Chat]:
+    prompt: TextOrChat | None, chosen: TextOrChat, rejected: TextOrChat, place: str
+) -> tuple[TextOrChat, TextOrChat, TextOrChat]:
     """The prompt and two responses. Without a prompt, both responses hold the prompt.
 
     Raises:
@@ -41,7 +41,7 @@ def with_prompt(
     return start, chosen[len(start) :], rejected[len(start) :]
 
 
-def common_start(chosen: Chat, rejected: Chat) -> Chat:
+def common_start(chosen: TextOrChat, rejected: TextOrChat) -> TextOrChat:
     """The common start of two texts in whole words, or of two chats in whole messages.
 
     At least one word or message of each is left as response.

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedTokenizerBase
 
 from model.common.files import write_atomically
-from model.data.chat_value import text_or_chat
 from model.data.reading import Source, read_records
-from model.data.record import DataError, Record, check_columns
+from model.data.record import DataError, Record, check_columns, text_or_chat
 from model.preferences.chats import chat_texts, with_prompt
 from model.prior.chat import Messages
 

@@ -12,12 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.common.checks import function, instance
-from model.common.digests import MANIFEST, check_digests, saved_together
+from model.common.files import MANIFEST, check_digests, saved_together
 from model.common.paths import ELSEWHERE, RUN, portable
 from model.networks.source import read_tensors
-from model.preferences.features import EncoderFeatures, Features, PriorFeatures
+from model.preferences.features import (
+    EncoderFeatures,
+    Features,
+    PriorFeatures,
+    StandardisedFeatures,
+)
 from model.preferences.heads import HEADS, Head, check_head
-from model.preferences.standardised_features import StandardisedFeatures
 from model.prior.language_model import LanguageModel
 
 TENSORS, SETTINGS = "reward.safetensors", "reward.json"

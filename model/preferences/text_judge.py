@@ -12,9 +12,7 @@ from model.common.texts import quoted
 from model.likelihood import LikelihoodError
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
-from model.rewards.event_loop import settled
-from model.rewards.exchange import exchanges
-from model.rewards.returned import as_number, listed
+from model.rewards.exchange import as_number, exchanges, listed, settled
 
 
 class TextJudge:

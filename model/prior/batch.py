@@ -1,22 +1,22 @@
-"""A batch of responses: the prompt of each, and the decoder that draws and scores them.
+"""A batch of responses: the prompt of each, the decoder, and the passes of the decoder that score.
 
 `ResponseDistribution` has the batch shape, the checks and the interface of Pyro. Behind it are jobs
-that know a batch of B responses alone:
-
-    drawing.py, scoring.py          the passes of the decoder over the B responses
-    chunks.py, by_micro_batches.py  a function of the B responses, part by part
+that know a batch of B responses alone: these passes, with gradient; the draws (`decode.py`); and a
+function of the B responses, part by part (`chunks.py`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from model.common.sharded_tensors import largest_of_ranks
 from model.prior.decoder import Decoder
 from model.prior.division import Block, Division
 from model.prior.drawn_responses import known_lengths
+from model.prior.logits import CHUNK, log_softmax, of_states, scaled, token_log_prob
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
 
@@ -123,3 +123,80 @@ class Batch:
             return self.num_tokens
         longest = is_token.any(0).sum()
         return int(largest_of_ranks(longest) if self.decoder.in_step else longest)
+
+    def log_prob_per_token(self, value: Tensor) -> tuple[Tensor, Any]:
+        """log p(x_t | prompt, x_<t) of B responses, nats, and the decoder's state after the pass.
+
+        The pass ends at the last position of any token.
+
+        Returns:
+            `[B, T]`, 0 at padding; the state, None if all responses have one token, or if the
+            prompts have not been read.
+        """
+        is_token = self.space.is_token(value)
+        longest = self.longest(is_token)
+        decoder, size = self.decoder, self.space.vocab_size
+
+        def log_prob_of_state(hidden: Tensor, ids: Tensor) -> Tensor:
+            """log p of the tokens `ids` `[C]` after hidden states `[C, H]`, nats, `[C]`."""
+            return token_log_prob(decoder.logits_of(hidden), ids, self.temperature)
+
+        if self.reads_whole and longest > 1:
+            ids = value[:, :longest]
+            hidden = decoder.states_before(self.prompts, self.rows, ids)
+            return _fill(of_states(log_prob_of_state, hidden, ids, size), is_token), None
+        first, state = self.read_prompts()
+        # [N, V], before the particles of a prompt share it
+        log_first = log_softmax(first, self.temperature)
+        per_token = log_first[self.rows, value[:, 0]][:, None]
+        if longest <= 1:
+            return _fill(per_token, is_token), None
+        read, ids = value[:, : longest - 1], value[:, 1:longest]
+        state = state.select(self.rows)
+        if ids.numel() * size > CHUNK and decoder.splits_head:
+            state = decoder.extend_states(state, read)
+            later = of_states(log_prob_of_state, state.hidden, ids, size)
+        else:
+            logits, state = decoder.extend(state, read)
+            later = token_log_prob(logits, ids, self.temperature)
+        return _fill(torch.cat([per_token, later], 1), is_token), state
+
+    def log_prob_and_hidden(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob_per_token`, and the states below the logits, `[B, T, H]`; 0 at padding."""
+        batch = replace(self, start=self.read_prompts())
+        per_token, state = batch.log_prob_per_token(value)
+        hidden = [_hidden(batch.read_prompts().state)[batch.rows, -1:]]
+        if state is not None:
+            hidden.append(_hidden(state))
+        return per_token, _fill(torch.cat(hidden, 1), batch.space.is_token(value))
+
+    def next_token_logits(self, value: Tensor) -> tuple[Tensor]:
+        """Logits of each token of B responses, over the temperature, `[B, T, V]`; 0 at padding."""
+        is_token = self.space.is_token(value)
+        first, state = self.read_prompts()
+        logits = first[self.rows, None]
+        longest = self.longest(is_token)
+        if longest > 1:
+            state = state.select(self.rows)
+            later, _ = self.decoder.extend(state, value[:, : longest - 1])
+            logits = torch.cat([logits, later], 1)
+        return (_fill(scaled(logits, self.temperature), is_token),)
+
+
+def _fill(values: Tensor, is_token: Tensor) -> Tensor:
+    """`values` `[B, L, ...]` widened to T positions, 0 wherever `is_token` `[B, T]` is False."""
+    num_missing = is_token.shape[1] - values.shape[1]
+    if num_missing:
+        zeros = values.new_zeros(len(values), num_missing, *values.shape[2:])
+        values = torch.cat([values, zeros], 1)
+    mask = is_token.view(is_token.shape + (1,) * (values.dim() - 2))
+    return values.masked_fill(~mask, 0.0)
+
+
+def _hidden(state: Any) -> Tensor:
+    if not hasattr(state, "hidden"):
+        raise TypeError(
+            f"{type(state).__name__} has no `hidden`, expected the state of a decoder such as "
+            "`LanguageModel`. Choose an objective without a head on the guide's states"
+        )
+    return state.hidden

@@ -20,7 +20,7 @@ from model.networks.checks import check_causal, checked_network, evaluating, wit
 from model.networks.fused_layers import fused_layers
 from model.networks.growing_layer import GrowingLayer
 from model.networks.head import logits_of, splits_head
-from model.networks.packed_layers import PackedLayers, packs
+from model.networks.packed_layers import PackedLayers, RoundedAdapters, packs
 from model.networks.pointwise_recomputation import pointwise_recomputation
 from model.networks.positions import (
     first_position,
@@ -28,7 +28,6 @@ from model.networks.positions import (
     padding_position,
     without_padding,
 )
-from model.networks.rounded_adapters import RoundedAdapters
 from model.networks.sharded_modules import gathered_once
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState, is_plain

@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from model.common.plain_data import check_plain
-from model.common.texts import check_unicode, hint, listed_texts, quoted
+from model.common.texts import check_plain, check_unicode, hint, listed_texts, quoted
 
 Messages = tuple[dict[str, Any], ...]
 """One chat: messages, each with a `role`, and with a `content` or `tool_calls`."""

@@ -1,6 +1,9 @@
-"""Chunks of a batch of responses, which are read one after the other.
+"""A function of a batch of responses, computed part by part.
 
-Responses to the same prompts and of similar length share a chunk: each prompt is read once, and a
+    by_chunks         parts of any size with the whole graph, or without gradient, as memory allows
+    by_micro_batches  the graph of one micro-batch at a time, which the backward pass reads again
+
+Responses to the same prompts and of similar length share a part: each prompt is read once, and a
 short response is not padded to the length of a long response.
 """
 
@@ -10,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.common.sharded_tensors import is_sharded
 from model.prior.batch import Batch, Start
 from model.prior.prompts import Prompts
+from model.prior.recomputation import Grads, add_gradients, cut, deferred, leaves_of
 
 Function = Callable[[Batch, Tensor], tuple[Tensor, ...]]
 """A function of a batch and its responses `[B, T]` that returns tensors `[B, ...]`."""
@@ -43,6 +48,59 @@ def by_chunks(function: Function, batch: Batch, value: Tensor) -> tuple[Tensor, 
         results.append(function(part, value[places]))
     order = torch.cat(all_places).argsort()
     return tuple(torch.cat(tensors)[order] for tensors in zip(*results, strict=True))
+
+
+def by_micro_batches(function: Function, batch: Batch, value: Tensor) -> tuple[Tensor, ...]:
+    """`by_chunks` for a batch with micro-batches, with the graph of a micro-batch at a time."""
+    with torch.no_grad():
+        values = by_chunks(function, batch, value)
+    leaves = _leaves(function, batch, value)
+    if not leaves:
+        return values
+    rows, lengths = batch.rows, batch.lengths(value)
+    # FSDP reduces gradients that a backward pass leaves at the parameters
+    in_place = any(is_sharded(leaf) for leaf in leaves)
+
+    def gradient(grads: Grads) -> Grads:
+        total: list[Tensor | None] = [None] * len(leaves)
+        for prompts, group, own_rows in groups(batch.prompts, rows, batch.micro_batch):
+            pairs: list[tuple[Tensor, Tensor]] = []
+            whole = batch.part(prompts, own_rows).reads_whole
+            start = None if whole else cut(Start(*batch.decoder.start(prompts)), pairs)
+            wide = [*leaves, *(leaf for _, leaf in pairs)]
+            sums = [*total, *(None for _ in pairs)]
+            index = torch.arange(len(rows), device=rows.device) if group is None else group
+            own_lengths = [lengths[place] for place in index.tolist()]
+            for chunk in chunks(own_lengths, batch.micro_batch):
+                part = batch.part(prompts, own_rows[chunk], start)
+                places = index[chunk]
+                own_grads = [None if grad is None else grad[places] for grad in grads]
+                outputs = function(part, value[places])
+                add_gradients(sums, wide, outputs, own_grads, in_place=in_place)
+            total, grads_of_start = sums[: len(leaves)], sums[len(leaves) :]
+            if in_place:
+                grads_of_start = [leaf.grad for _, leaf in pairs]
+            roots = [old for old, _ in pairs]
+            add_gradients(total, leaves, roots, grads_of_start, in_place=in_place)
+        return total
+
+    return deferred(values, leaves, gradient)
+
+
+def _leaves(function: Function, batch: Batch, value: Tensor) -> list[Tensor]:
+    """Parameters behind a function of responses: those of the decoder that train, and others.
+
+    A run of the function for one response of two tokens shows the others.
+    """
+    lengths = batch.lengths(value)
+    place = max(range(len(lengths)), key=lengths.__getitem__)
+    short = value[place : place + 1].clone()
+    if lengths[place] > 1:
+        short[:, 1], short[:, 2:] = batch.space.end_ids[0], batch.space.pad_id
+    row = batch.rows[place : place + 1]
+    behind = leaves_of(function(batch.part(batch.prompts[row.tolist()], row.new_zeros(1)), short))
+    leaves = {id(p): p for p in [*batch.decoder.parameters(), *behind] if p.requires_grad}
+    return list(leaves.values())
 
 
 def parts(batch: Batch, lengths: list[int]) -> Iterator[tuple[Tensor | None, Batch]]:

@@ -6,7 +6,7 @@ decoder and slow for a large network.
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -99,11 +99,3 @@ class Decoder(nn.Module, ABC):
     def in_step(self) -> bool:
         """True if all ranks must run the same passes, because they share the weights."""
         return False
-
-
-@runtime_checkable
-class RevealsTwist(Protocol):
-    """A decoder whose distribution is the prior reweighted by exp(psi) at every token."""
-
-    def log_twist(self, prompts: Prompts, response: Tensor) -> Tensor:
-        """psi(x_<=t), nats, with gradient: `[..., N, T]` for `[..., N, T]`; 0 at padding."""

@@ -1,14 +1,23 @@
-"""Check that a network gives a padded prompt, read with a cache, the logits of the plain text.
+"""Checks that tokens are drawn as they are scored: read with a cache, or one by one, as together.
 
-Windows of attention are narrow in the check, so that prompt and response reach beyond them.
+A network gives a padded prompt, read with a cache, the logits of the plain text. Windows of
+attention are narrow in the check, so that prompt and response reach beyond them. A decoder written
+by hand gives tokens that are read one by one the logits of tokens that are read together. Where the
+two differ, every objective descends the loss of another distribution than the one it draws from.
 """
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
 
 from model.networks.positions import longest_context
-from model.networks.windows import narrow_windows
+from model.prior.batch import Batch
+from model.prior.cached_decoder import CachedDecoder
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState
 from model.prior.prompts import Prompts
@@ -22,6 +31,10 @@ STEPS = 3
 """Largest number of tokens of each response that the check reads."""
 WINDOW = 4
 """Largest window of attention in the check."""
+WINDOWS = ("sliding_window", "attention_chunk_size")
+"""Names of windows in configurations and layers of `transformers`."""
+_NUM_DRAWS: Counter[type[Decoder]] = Counter()
+"""Number of draws by class of decoder; training may move logits apart that were equal before."""
 
 
 class CachedReadingError(ValueError):
@@ -106,3 +119,87 @@ def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor, fixed: 
             after, state = decoder.extend(state, ids)
             logits.append(after.clone())
     return torch.cat(logits, 1)
+
+
+@contextmanager
+def narrow_windows(network: "transformers.PreTrainedModel", width: int) -> Iterator[None]:
+    """Context in which no window is wider than `width` tokens.
+
+    A few tokens pass such a window, where the windows of most networks take thousands. Masks and
+    caches that are made inside have it.
+    """
+    config = network.config
+    holders = {id(each): each for each in (config, config.get_text_config(), *network.modules())}
+    before: list[tuple[Any, str, int]] = []
+    for holder in holders.values():
+        for name in WINDOWS:
+            window = vars(holder).get(name)
+            if isinstance(window, int) and window > width:
+                before.append((holder, name, window))
+    try:
+        for holder, name, _ in before:
+            setattr(holder, name, width)
+        yield
+    finally:
+        for holder, name, window in before:
+            setattr(holder, name, window)
+
+
+def check_contract(batch: Batch) -> None:
+    """Check `start` and `extend` of the decoder at the draws 1, 2, 4, 8 and so on of its class.
+
+    A `LanguageModel` was checked when it was made.
+
+    Raises:
+        TypeError: if a state cannot be selected.
+        ValueError: if logits have another shape, or if the logits of tokens that are read together
+            differ from those of tokens that are read one by one.
+    """
+    decoder, prompts, size = batch.decoder, batch.prompts, batch.space.vocab_size
+    _NUM_DRAWS[type(decoder)] += 1
+    count = _NUM_DRAWS[type(decoder)]
+    if isinstance(decoder, CachedDecoder) or decoder.in_step or count & (count - 1):
+        return
+    name, device = type(decoder).__name__, batch.rows.device
+    first, state = decoder.start(prompts)
+    _check_shape(f"{name}.start", first, (len(prompts), size))
+    if isinstance(state, Tensor) or not hasattr(state, "select"):
+        got = f"the state of {name}.start is a {type(state).__name__}, without `select(rows)`"
+        raise TypeError(f"{got}, expected one whose `select` gives the state of the sequences")
+    words = (~batch.space.is_end(torch.arange(size, device=device))).nonzero().squeeze(1)
+    num_tokens = min(STEPS, batch.space.max_new_tokens - 1)
+    if num_tokens == 0 or len(words) == 0:
+        return
+    rows = batch.rows.flatten()[:2]
+    places = 7 * torch.arange(len(rows) * num_tokens, device=device) + 1
+    ids = words[places % len(words)].view(len(rows), num_tokens)
+
+    def extended(state: Any, ids: Tensor) -> tuple[Tensor, Any]:
+        logits, state = decoder.extend(state, ids)
+        _check_shape(f"{name}.extend", logits, (*ids.shape, size))
+        return logits, state
+
+    together, later = extended(state.select(rows), ids)[0], state.select(rows)
+    one_by_one = []
+    for token in ids.split(1, 1):
+        logits, later = extended(later, token)
+        one_by_one.append(logits)
+    _check_same(f"{name}.extend", together, torch.cat(one_by_one, 1))
+
+
+def _check_shape(what: str, logits: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(logits.shape) != expected:
+        got = f"{what} returned logits of shape {tuple(logits.shape)}"
+        raise ValueError(f"{got}, expected {expected}: one number for each token of the vocabulary")
+
+
+def _check_same(what: str, together: Tensor, one_by_one: Tensor) -> None:
+    """Refuse logits of other log-probabilities, up to rounding."""
+    difference = largest_difference(together, one_by_one)
+    spread = one_by_one.double().clamp(-100.0, 100.0).std(-1).mean().item()
+    if difference > TOLERANCE.get(together.dtype, 1.0) * (spread + 1.0):
+        raise ValueError(
+            f"{what} gives tokens that are read together other log-probabilities than tokens that "
+            f"are read one by one, by up to {difference:.2g} nats: responses would be drawn from "
+            "another distribution than they are scored by"
+        )

@@ -5,6 +5,8 @@
 The grammar may be a mixture of several speakers, each with a distribution of verdicts. After "the
 film was" every response of at most four tokens can be listed: the posterior, log Z and every
 divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any other prior.
+
+`untrained_prior` is a GPT-2 as small, with random weights, over numbered words.
 """
 
 import copy
@@ -42,6 +44,8 @@ SIZES = {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
 DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 """Settings of the GPT-2."""
+SPECIAL_TOKENS = {"bos_token": END, "eos_token": END, "pad_token": END}
+"""Settings of the tokenizers."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,24 @@ def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
     return dict(probabilities)
 
 
+def word_tokenizer(words: Sequence[str], **settings: str) -> PreTrainedTokenizerFast:
+    """Tokenizer of whole words, the first for unknown words, with settings of the class."""
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
+def numbered_words(size: int, **settings: str) -> PreTrainedTokenizerFast:
+    """Tokenizer of `size` words, `<end>` (token id 0), w1, w2, ..., with settings of the class."""
+    return word_tokenizer([END, *(f"w{i}" for i in range(1, size))], **settings)
+
+
 def grammar_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """A tokenizer with one id a word. `<end>` is beginning, end and padding, as in GPT-2."""
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
-    special = {"bos_token": END, "eos_token": END, "pad_token": END}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    tokenizer = word_tokenizer(words, **SPECIAL_TOKENS)
+    processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    tokenizer.backend_tokenizer.post_processor = processor
+    return tokenizer
 
 
 def grammar_prior(
@@ -154,6 +169,22 @@ def grammar_prior(
         raise ValueError(f"a sentence has the word {min(unknown)!r}, expected words of `words`")
     network = copy.deepcopy(_network(tuple(sentences.items()), tuple(words), steps, seed))
     return LanguageModel(network, grammar_tokenizer(words), max_new_tokens=max_new_tokens)
+
+
+def untrained_prior(
+    vocab_size: int, max_new_tokens: int, *, initializer_range: float, seed: int
+) -> LanguageModel:
+    """A GPT-2 with two layers and random weights of standard deviation `initializer_range`.
+
+    The vocabulary, `vocab_size` numbered words, includes the end of a response.
+    """
+    sizes = {"vocab_size": vocab_size, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2}
+    config = transformers.GPT2Config(**sizes, initializer_range=initializer_range, **SPECIAL)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = transformers.GPT2LMHeadModel(config)
+    tokenizer = numbered_words(vocab_size, **SPECIAL_TOKENS)
+    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens)
 
 
 @cache

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import instance, positive, whole_number
-from model.common.digests import saved_together
-from model.common.freed_memory import give_back_freed_memory
+from model.common.devices import give_back_freed_memory
+from model.common.files import saved_together
 from model.networks.adapter import forget_base
 from model.networks.checks import check_ids
 from model.networks.loading import load_pretrained
@@ -21,9 +21,15 @@ from model.prior.chat import Messages, listed_prompts, text_of
 from model.prior.decoder_check import check_cached_reading
 from model.prior.prompts import Columns, Prompts
 from model.prior.response_distribution import ResponseDistribution
-from model.prior.response_end import checked_ids, default_end_ids
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
-from model.prior.tokenization import continuations, decoded, token_rows, vocabulary_digest
+from model.prior.tokenization import (
+    checked_ids,
+    continuations,
+    decoded,
+    default_end_ids,
+    token_rows,
+    vocabulary_digest,
+)
 
 
 class LanguageModel(CachedDecoder):
@@ -149,6 +155,14 @@ class LanguageModel(CachedDecoder):
         return ResponseSpace(
             self.max_new_tokens, self.vocab_size, self._end_ids, self.pad_id, self.vocabulary
         )
+
+    def check_same_responses(self, name: str, other: "LanguageModel", fix: str) -> None:
+        """Refuse another language model, by a name in words, that cannot score these responses."""
+        difference = other.space.difference(self.space)
+        if difference is None and other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            difference = "tokenizers of other entries"
+        if difference is not None:
+            raise ValueError(f"{name} and the prior differ in {difference}. {fix}")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and tokenizer in Hugging Face format, which `transformers` alone loads.

@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from model.common.digests import text_digest
-from model.common.plain_data import plain
+from model.common.files import text_digest
+from model.common.texts import plain
 from model.prior.chat import Messages
 
 Columns = Mapping[str, Sequence[Any]]

@@ -18,15 +18,12 @@ from torch.distributions import constraints
 
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
-from model.prior import scoring
 from model.prior.batch import Batch
-from model.prior.by_micro_batches import by_micro_batches
-from model.prior.chunks import Function, by_chunks
-from model.prior.decode import Prefix
+from model.prior.chunks import Function, by_chunks, by_micro_batches
+from model.prior.decode import Prefix, draw
 from model.prior.decoder import Decoder
-from model.prior.decoder_contract import check_contract
+from model.prior.decoder_check import check_contract
 from model.prior.division import Division, division
-from model.prior.drawing import draw
 from model.prior.drawn_responses import known_lengths, remember
 from model.prior.prompts import Prompts
 from model.prior.response_space import ResponseSpace
@@ -203,7 +200,7 @@ class ResponseDistribution(TorchDistribution):
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:
         """log p(x_t | prompt, x_<t), nats: `[..., N, T]`, 0 at padding; `log_prob` is the sum."""
-        (per_token,) = self._in_parts(lambda *batch: scoring.log_prob_per_token(*batch)[:1], value)
+        (per_token,) = self._in_parts(lambda b, value: b.log_prob_per_token(value)[:1], value)
         return per_token
 
     def log_prob_and_hidden(self, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,7 +209,7 @@ class ResponseDistribution(TorchDistribution):
         The state at t has read the prompt and x_<t. Both are 0 at padding. A `TypeError` if the
         decoder does not reveal its states.
         """
-        per_token, hidden = self._in_parts(scoring.log_prob_and_hidden, value)
+        per_token, hidden = self._in_parts(Batch.log_prob_and_hidden, value)
         return per_token, hidden
 
     def next_token_logits(self, value: Tensor) -> Tensor:
@@ -221,7 +218,7 @@ class ResponseDistribution(TorchDistribution):
         For sums over the vocabulary: inside a function of `in_chunks`, for the logits of a chunk
         alone. `log_prob` never holds this much.
         """
-        (logits,) = self._in_parts(scoring.next_token_logits, value)
+        (logits,) = self._in_parts(Batch.next_token_logits, value)
         return logits
 
     def in_chunks(

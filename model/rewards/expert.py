@@ -6,7 +6,6 @@ from torch import Tensor
 from model.common.checks import instance
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
-from model.prior.same_responses import check_same_responses
 
 
 class Expert:
@@ -28,7 +27,7 @@ class Expert:
     def __init__(self, language_model: LanguageModel, prior: LanguageModel) -> None:
         for name, value in {"language_model": language_model, "prior": prior}.items():
             instance(name, value, LanguageModel, why="`LanguageModel.from_pretrained` loads one")
-        check_same_responses("the expert", language_model, prior, "Use `TextLikelihood`")
+        prior.check_same_responses("the expert", language_model, "Use `TextLikelihood`")
         self.language_model = language_model
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Rewards for what a text contains: a regular expression, or a list of words."""
+"""Rewards for what a text contains, or has as its format: a regular expression, a list of words."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,9 @@ from typing import Self
 
 from model.common.checks import boolean, instance
 from model.common.texts import listed_texts
+
+THINK = r"\s*<think>(?!.*<think>).*?</think>.*"
+"""Reasoning within one pair of think tags, and then an answer."""
 
 
 class Pattern:
@@ -20,13 +23,9 @@ class Pattern:
     """
 
     def __init__(self, pattern: str, *, count: bool = False, ignore_case: bool = True) -> None:
-        instance("pattern", pattern, str)
-        boolean("ignore_case", ignore_case)
+        ignore_case = boolean("ignore_case", ignore_case)
         self.count = boolean("count", count)
-        try:
-            self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        self.pattern = _compiled(pattern, re.IGNORECASE if ignore_case else re.NOFLAG)
         self.upper_bound = None if count else 1.0
 
     @classmethod
@@ -52,3 +51,34 @@ class Pattern:
         if self.count:
             return [float(sum(1 for _ in self.pattern.finditer(text))) for text in texts]
         return [float(self.pattern.search(text) is not None) for text in texts]
+
+
+class Format:
+    r"""1 for a text that matches a regular expression from its beginning to its end, else 0.
+
+        reward = TextReward(Format(r"The answer is \d+\."), prior, whole=False)
+
+    A function of texts, for `TextReward`.
+
+    Args:
+        pattern: a regular expression of Python's `re`; a dot matches a line end too. By default
+            the pattern of reasoning in think tags.
+    """
+
+    upper_bound = 1.0
+
+    def __init__(self, pattern: str = THINK) -> None:
+        self.pattern = _compiled(pattern, re.DOTALL)
+        self.__name__ = f"format {pattern}"
+
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """1 or 0 for each of M texts."""
+        texts = listed_texts(self.__name__, texts, at_least=0)
+        return [float(self.pattern.fullmatch(text) is not None) for text in texts]
+
+
+def _compiled(pattern: str, flags: re.RegexFlag) -> re.Pattern[str]:
+    try:
+        return re.compile(instance("pattern", pattern, str), flags)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error

@@ -22,10 +22,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from model.common.digests import text_digest
+from model.common.files import text_digest
 from model.likelihood import LikelihoodError
-from model.rewards.event_loop import settled
-from model.rewards.exchange import Exchange
+from model.rewards.exchange import Exchange, settled
 
 
 class Signature(NamedTuple):

@@ -14,11 +14,10 @@ from model.common.checks import boolean, instance, whole_number
 from model.common.provenance import through
 from model.common.texts import quoted
 from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
+from model.networks.text_network import Chat
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
-from model.rewards.event_loop import settled
-from model.rewards.exchange import Chat, Exchange, answered, exchanges
-from model.rewards.returned import checked_numbers
+from model.rewards.exchange import Exchange, answered, checked_numbers, exchanges, settled
 from model.rewards.signatures import ForeignFunction
 
 

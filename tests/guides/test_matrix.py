@@ -17,7 +17,7 @@ from guides import GUIDES
 from guides.guide import OtherGuideError
 from inference import OBJECTIVES, FusedOptimizer, ResponseObjective, fit, log_guide_at
 from model import AlignmentModel, ResponseDistribution, TextReward, grammar_prior, vader_sentiment
-from model.prior import chunks, decode, logits, scoring
+from model.prior import batch, chunks, decode, logits
 from model.prior.cached_decoder import CachedDecoder
 from model.prior.compiled_step import CompiledStep
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
@@ -400,7 +400,7 @@ def test_scores_chunk_by_chunk_are_those_of_one_pass(name, guide, prompts, monke
     response = guide.distribution(prompts).sample((20,))
     results = []
     for chunk, micro_batch in ((logits.CHUNK, None), (1, None), (1, 1)):
-        for module in (logits, scoring):
+        for module in (logits, batch):
             monkeypatch.setattr(module, "CHUNK", chunk)
         distribution = guide.distribution(prompts).in_micro_batches(micro_batch)
         log_prob = distribution.log_prob(response)

@@ -18,7 +18,7 @@ from model import AlignmentModel, LanguageModel, Prompts
 from model.common.ranks import is_first
 from model.common.sharded_tensors import local
 from model.networks.sharded_modules import gathered
-from model.prior import logits, scoring
+from model.prior import batch, logits
 from model.prior.division import divided
 from tests.model.tiny import PROMPTS, tiny
 
@@ -81,14 +81,14 @@ def every_way(name: str, network: str, folder: Path, *, sharded: bool) -> list:
     """A plain fit; then all that saves memory or time, and a clipped norm."""
     results = [trained(name, network, folder / "plain", sharded=sharded)]
     before, small = logits.CHUNK, 16
-    logits.CHUNK = scoring.CHUNK = small
+    logits.CHUNK = batch.CHUNK = small
     try:
         clipped = FusedOptimizer(torch.optim.Adam, {"lr": 0.01}, clip_norm=0.1)
         options = {"micro_batch": 3, "checkpoint_activations": True, "optimizer": clipped}
         options["gather_draws"] = True
         results.append(trained(name, network, folder / "frugal", sharded=sharded, **options))
     finally:
-        logits.CHUNK = scoring.CHUNK = before
+        logits.CHUNK = batch.CHUNK = before
     return results
 
 

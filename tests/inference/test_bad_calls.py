@@ -40,16 +40,15 @@ from inference import (
     sequential_monte_carlo,
     solve_beta,
 )
-from inference.diagnostics.distinct_n import distinct_n
-from inference.diagnostics.self_bleu import self_bleu
+from inference.diagnostics.diversity import distinct_n, self_bleu
 from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.objectives import Proximal_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.log_z_average import LogZAverage
+from inference.objectives.off_policy import ReplayBuffer
 from inference.objectives.pyro_objectives import renyi
-from inference.objectives.replay_buffer import ReplayBuffer
 from inference.order_statistics import (
     best_of_n_kl,
     best_of_n_log_ratio,

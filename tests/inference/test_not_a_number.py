@@ -28,9 +28,9 @@ from inference import (
 from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
 from inference.estimate import NotANumberError, expectation, log_mean_exp
 from inference.importance_weights import effective_sample_size, pareto_k
-from inference.normalisation import NotNormalisedError
 from inference.objectives.log_z_average import LogZAverage
 from inference.order_statistics import best_of_n_kl, best_of_n_win_rate
+from inference.programs import NotNormalisedError
 from inference.samplers import annealed_smc
 from inference.samplers.log_z_bounds import log_z_bounds
 from inference.samplers.posterior import NoSupportError

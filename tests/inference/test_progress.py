@@ -8,7 +8,7 @@ import pytest
 from tqdm import tqdm
 
 from inference import diagnose, importance_sampling, sample_prior
-from inference.progress import counted
+from inference.samplers.proposal import counted
 
 SIZES = {"num_samples": 20, "chunk": 8}
 
@@ -42,8 +42,10 @@ def test_short_measurements_are_silent(model, guide, prompts, capsys):
 def test_a_bar_counts_the_draws_of_a_long_loop(
     model, guide, prompts, loop, bars, capsys, monkeypatch
 ):
-    monkeypatch.setattr("inference.progress.SILENT", 0.0)
-    monkeypatch.setattr("inference.progress.tqdm", partial(tqdm, mininterval=0, miniters=1))
+    monkeypatch.setattr("inference.samplers.proposal.SILENT", 0.0)
+    monkeypatch.setattr(
+        "inference.samplers.proposal.tqdm", partial(tqdm, mininterval=0, miniters=1)
+    )
     loop(model, guide, prompts)
     shown = capsys.readouterr().err
     for name, num_draws in bars.items():
@@ -56,7 +58,7 @@ def _long_loop():
 
 
 def test_a_worker_process_shows_no_bar(capfd, monkeypatch):
-    monkeypatch.setattr("inference.progress.SILENT", 0.0)
+    monkeypatch.setattr("inference.samplers.proposal.SILENT", 0.0)
     worker = get_context("fork").Process(target=_long_loop)
     worker.start()
     worker.join()

@@ -27,7 +27,7 @@ from inference.svi.checkpoint.object_parts import (
     names_in,
     names_read,
 )
-from model.common.digests import tensors_digest
+from model.common.files import tensors_digest
 from model.networks.sharded_modules import class_of
 
 Leaves = dict[str, str]

@@ -25,7 +25,7 @@ from typing import Any
 
 from inference.svi.checkpoint.description import Description, Leaves, join
 from inference.svi.checkpoint.object_parts import code_of
-from model.common.digests import text_digest
+from model.common.files import text_digest
 from model.common.paths import without_folders
 
 LONG = 80  # number of characters above which a value is described by its digest

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model.common.digests import MANIFEST, DamagedFileError, check_digests, seal
-from model.common.files import flush
+from model.common.files import MANIFEST, DamagedFileError, check_digests, flush, seal
 
 _LOCK = ".lock"
 _NAME = re.compile(r"step-\d{8,}")

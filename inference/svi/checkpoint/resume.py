@@ -14,7 +14,7 @@ from inference.svi.checkpoint.folder import CheckpointError, newest_whole
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.fit_objective import elbo_of
 from model import Prompts
-from model.common.sharded_tensors import part_of
+from model.common.sharded_tensors import sharded_like
 
 COUNTS = {"step", "num_responses", "seconds"}
 STATE = {*COUNTS, "warnings", "optimizer", "random", "fingerprint"}  # parts of `state.json`
@@ -59,7 +59,7 @@ def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
         known = {f"best/{name}": parameter for name, parameter in parameters().items()}
         health = {name: tensor.to(device) for name, tensor in saved["health"].items()}
         state.best.set_state(
-            {name: part_of(tensor, known.get(name, tensor)) for name, tensor in health.items()}
+            {name: sharded_like(tensor, known.get(name, tensor)) for name, tensor in health.items()}
         )
     random_state.restore(saved["random"], plain["random"])
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -12,9 +12,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference.svi.optimizer.backup import Backup, OptimizerEntry, all_finite
-from inference.svi.step_numbers import StepLimits
 from model.common.checks import finite
-from model.common.sharded_tensors import part_of, total_norm
+from model.common.sharded_tensors import sharded_like, total_norm
 
 ABOVE_ZERO = ("clip_norm", "clip_value")  # options that may not be 0
 
@@ -50,8 +49,6 @@ class CheckedOptimizer(PyroOptim, ABC):
 
     progress = slope = 0.0
     step_size = math.nan
-    has_limits = False
-    """True for `LimitedSteps`, which `expect` the limits of each step."""
 
     def __init__(self, constructor: Any, options: Any, clip: Any = None) -> None:
         super().__init__(constructor, options, clip)
@@ -59,7 +56,6 @@ class CheckedOptimizer(PyroOptim, ABC):
         self.grad_norm = math.nan
         self._entries: dict[str, OptimizerEntry] = {}
         self._backup = Backup()
-        self._is_finite = False  # True if a step has found all its numbers finite
 
     @property
     @abstractmethod
@@ -76,11 +72,11 @@ class CheckedOptimizer(PyroOptim, ABC):
         """Put new parameters, by name, into `_entries`."""
 
     @abstractmethod
-    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
-        """Step on the gradients of `trained`, whose common norm is `norm`."""
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> bool:
+        """Step on the gradients of `trained`, whose common norm is `norm`.
 
-    def expect(self, limits: StepLimits, measure: Callable[[], Tensor]) -> None:
-        """Take the limits of the next step, and the function that measures its size, nats."""
+        True if the step has found all its numbers finite, False if that is unknown.
+        """
 
     def _slope(self) -> Tensor:
         """Slope of the loss along the last step, at the gradients now."""
@@ -115,10 +111,8 @@ class CheckedOptimizer(PyroOptim, ABC):
         self.step_count += 1
 
     def _advance_or_undo(self, trained: list[Tensor], norm: Tensor) -> None:
-        self._is_finite = False
         try:
-            self._advance(trained, norm)
-            if not self._is_finite:
+            if not self._advance(trained, norm):
                 self._check_finite()
         except BaseException as error:
             self._backup.restore()
@@ -229,7 +223,7 @@ def _restore(entry: OptimizerEntry, tensors: dict[str, Tensor], plain: dict[str,
     """Load like torch's `load_state_dict`, which would round moments to a parameter's type."""
     device = entry.parameter.device
     state = {
-        key: value if key in plain["elsewhere"] else part_of(value.to(device), entry.parameter)
+        key: value if key in plain["elsewhere"] else sharded_like(value.to(device), entry.parameter)
         for key, value in tensors.items()
     }
     state |= plain["moments"]

@@ -126,7 +126,7 @@ class FusedOptimizer(CheckedOptimizer):
             for name, parameter in part.items():
                 self._entries[name] = OptimizerEntry.of(parameter, self._optimizer)
 
-    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> bool:
         assert self._optimizer is not None
         if self.clip_norm is not None:
             for is_part in (False, True):
@@ -136,6 +136,7 @@ class FusedOptimizer(CheckedOptimizer):
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate
         self._optimizer.step()
+        return False
 
     def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The torch optimiser, fused if constructor, options and parameters allow that."""

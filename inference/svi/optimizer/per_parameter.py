@@ -55,5 +55,6 @@ class PerParameterOptimizer(CheckedOptimizer):
             self._entries[name] = OptimizerEntry.of(parameter, self.optim_objs[parameter])
             check_options(self._entries[name].group | self._get_grad_clip_args(parameter))
 
-    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> bool:
         PyroOptim.__call__(self, trained)
+        return False

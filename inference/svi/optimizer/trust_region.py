@@ -76,8 +76,6 @@ class LimitedSteps(FusedOptimizer, ABC):
         step_size: size of the last step after shortening, nats.
     """
 
-    has_limits = True
-
     def __init__(
         self, step_kl: float, constructor: type[torch.optim.Optimizer], rate: float
     ) -> None:
@@ -87,6 +85,7 @@ class LimitedSteps(FusedOptimizer, ABC):
         self.distance, self.share, self.slope_error = math.inf, 1.0, math.inf
 
     def expect(self, limits: StepLimits, measure: Callable[[], Tensor]) -> None:
+        """Take the limits of the next step, and the function that measures its size, nats."""
         self.distance, self.share, self.slope_error = limits
         self.measure = measure
 
@@ -96,32 +95,32 @@ class LimitedSteps(FusedOptimizer, ABC):
         near = min(1.0, self.distance / NEAR)
         return self.step_kl * near * self.share * (1 - self.progress)
 
-    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> bool:
         if self.measure is None:
             name, expected = type(self).__name__, "expected `inference.fit`, which measures steps"
             raise TypeError(f"{name} steps without a measure of the step's size: {expected}")
         super()._advance(trained, norm)
         with torch.no_grad():
-            measured = self.step_size = self._measured(self.measure)
+            measured, is_finite = self._measured(self.measure)
+            self.step_size = measured
             for _ in range(MOST_SHORTENINGS):
                 if self.step_size <= self.limit:
                     break
                 is_far = not self.step_size <= FAR * self.limit  # also if NaN
                 share = allowed_share(self.step_size, self.limit)
                 self._backup.shorten(share)
-                self._is_finite = False  # before the next check
                 if is_far:
-                    self.step_size = self._measured(self.measure)
+                    self.step_size, is_finite = self._measured(self.measure)
                 else:
-                    self.step_size *= share**2
+                    self.step_size, is_finite = self.step_size * share**2, False
         self._adapt(measured)
+        return is_finite
 
-    def _measured(self, measure: Callable[[], Tensor]) -> float:
-        """Size of the step, nats, by the wait for the device that checks all numbers too."""
+    def _measured(self, measure: Callable[[], Tensor]) -> tuple[float, bool]:
+        """Size of the step, nats; True if all numbers are finite. One wait for the device."""
         size, norm = measure().double(), norm_of(self._all_numbers()).double()
         number, norm_of_all = torch.stack([size, norm.to(size.device)]).tolist()
-        self._is_finite = math.isfinite(norm_of_all)
-        return number
+        return number, math.isfinite(norm_of_all)
 
     def _adapt(self, measured: float) -> None:
         """Adapt the next step to the size of this step before shortening; here nothing."""
@@ -163,9 +162,9 @@ class TrustRegion(LimitedSteps):
         resumed = (plain["group"] for _, plain in self._state_waiting_to_be_consumed.values())
         return next((group.get("lr", START) for group in resumed), START)
 
-    def _advance(self, trained: list[Tensor], norm: Tensor) -> None:
+    def _advance(self, trained: list[Tensor], norm: Tensor) -> bool:
         self._drop_uphill_momentum()
-        super()._advance(trained, norm)
+        return super()._advance(trained, norm)
 
     def _adapt(self, measured: float) -> None:
         """Lower the rate after a step above the limit, raise the rate after a small step."""

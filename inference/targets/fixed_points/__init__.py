@@ -13,20 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from inference.targets.fixed_points.best_of_n import best_of_n, soft_best_of_n
-from inference.targets.fixed_points.chi_squared import chi_squared
-from inference.targets.fixed_points.filtering import filtering
-from inference.targets.fixed_points.forward_kl import forward_kl
 from inference.targets.fixed_points.grpo import grpo, grpo_k3
-from inference.targets.fixed_points.length_normalised import length_normalised
-from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
-from inference.targets.fixed_points.mode_anchored import mode_anchored
 from inference.targets.fixed_points.nash import nash
-from inference.targets.fixed_points.pass_at_k import pass_at_k
-from inference.targets.fixed_points.posterior import posterior
-from inference.targets.fixed_points.problem import NoFixedPointError, Problem
-from inference.targets.fixed_points.quantile import quantile
-from inference.targets.fixed_points.squared_residual import squared_residual
+from inference.targets.fixed_points.penalties import chi_squared, forward_kl
+from inference.targets.fixed_points.problem import NoFixedPointError, Problem, posterior
+from inference.targets.fixed_points.ranks import best_of_n, quantile, soft_best_of_n
+from inference.targets.fixed_points.squared_residual import (
+    length_normalised,
+    mean_mirror_descent,
+    squared_residual,
+)
+from inference.targets.fixed_points.thresholds import filtering, mode_anchored, pass_at_k
 from inference.targets.fixed_points.token_kl import (
     grpo_mean_k3,
     grpo_token_k3,

@@ -22,9 +22,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from inference.targets.fixed_points.forward_kl import forward_kl_of
-from inference.targets.fixed_points.own_spread import at_own_scale
+from inference.targets.fixed_points.penalties import forward_kl_of
 from inference.targets.fixed_points.problem import Problem, by_prompt
+from inference.targets.fixed_points.scaled_advantages import at_own_scale
 
 
 def grpo(problem: Problem, group_size: int | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""All responses of an enumerable world, on which the fixed points of trainers are computed."""
+"""All responses of an enumerable world, on which fixed points are computed, and the posterior."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from inference.enumeration import Enumeration
-from inference.normalisation import check_normalised
+from inference.programs import check_normalised
 from model import AlignmentModel, Prompts
 from model.common.checks import instance, positive
 
@@ -77,6 +77,17 @@ class Problem:
     def tilted(self, log_ratio: Tensor) -> Tensor:
         """log of p0 exp(log_ratio), normalised, `[S, N]`, nats."""
         return (self.log_prior + log_ratio).log_softmax(0)
+
+
+def posterior(problem: Problem) -> Tensor:
+    """log p* = log p0 exp(r/beta)/Z, `[S, N]`, nats, which two algorithms reach.
+
+    n exact steps of mirror descent, q_{k+1} prop. to q_k exp(r/tau), from q_0 = p0, end at the
+    posterior of beta = tau/n: the exponents add up. DPO (Rafailov et al. 2023, arXiv 2305.18290)
+    minimises the negative log-likelihood of a Bradley-Terry model with the reward beta log q/p0. On
+    preferences by r, over pairs that connect all responses, its minimum is beta log q/p0 = r + c.
+    """
+    return problem.tilted(problem.reward / problem.beta)
 
 
 def by_prompt(target: Callable[..., Tensor], *parts: Tensor) -> Tensor:

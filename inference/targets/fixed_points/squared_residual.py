@@ -12,6 +12,7 @@ c does not matter.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from scipy.special import lambertw, logsumexp, wrightomega
 from torch import Tensor
 
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem, by_prompt, root
+from model.common.checks import whole_number
 
 END = math.exp(-1) - 1e-15
 """Largest size of an argument below 0 of Lambert's function, rounded towards 0."""
@@ -74,3 +76,52 @@ def at_constant(log_proposal: Tensor, excess: Tensor) -> Tensor:
         high *= 2
     log_size = root(log_sum, low, high)
     return torch.from_numpy(log_guide(log_size)).log_softmax(0)
+
+
+def mean_mirror_descent(problem: Problem, num_steps: int = 1) -> Tensor:
+    """Mirror descent with the mean reward for log Z: log q after steps from p0, `[S, N]`, nats.
+
+        minimise  E_{q_k}[(r - r_bar - tau log q/q_k)^2],   r_bar = E_{q_k} r,   tau = steps beta
+        step      s + c e^s = (r - r_bar)/tau,   s = log q/q_k,   c = KL(q_k || q)
+
+    With tau log Z for r_bar the residual is 0 at the exact step, q_k exp(r/tau)/Z. With the mean,
+    as in the report on Kimi k1.5 (arXiv 2501.12599), no normalised q has the residual 0. The
+    minimum over normalised q is the step above (2026, arXiv 2602.05933), the target
+    `squared_residual` with the constant r_bar/tau and draws of q_k.
+    """
+    num_steps = whole_number("num_steps", num_steps)
+    log_guide = problem.log_prior
+    for _ in range(num_steps):
+        step = partial(_step, tau=num_steps * problem.beta)
+        log_guide = by_prompt(step, log_guide, problem.reward)
+    return log_guide
+
+
+def _step(log_guide: Tensor, reward: Tensor, tau: float) -> Tensor:
+    centred = reward - (log_guide.exp() * reward).sum(0)
+    return at_constant(log_guide, centred / tau)
+
+
+def length_normalised(problem: Problem) -> Tensor:
+    """Log-probabilities divided by the length, with one log Z: log q, `[S, N]`, nats.
+
+        residual    log Z + (log q - log p0)/length - r/beta
+        target      q(x) = p0(x) exp(length(x) (r(x)/beta - c))
+
+    FlowRL (2025, arXiv 2509.15207) divides log q and log p0 by the number of tokens, against
+    exploding gradients, and neither log Z nor the reward. The residual is 0 where log q/p0 is
+    length times (r/beta - c), and c = log Z is what makes q sum to 1: a tilt by length, which
+    prefers long responses where r/beta > c, and short ones elsewhere.
+    """
+    _, length = problem.tokens("length-normalised")
+    scaled = problem.reward / problem.beta
+    return by_prompt(_tilted_by_length, problem.log_prior, scaled, length.double())
+
+
+def _tilted_by_length(log_prior: Tensor, scaled: Tensor, length: Tensor) -> Tensor:
+    def log_guide(shift: float) -> Tensor:
+        return log_prior + length * (scaled - shift)
+
+    low, high = scaled.amin().item(), scaled.amax().item()
+    shift = root(lambda shift: log_guide(shift).logsumexp(0).item(), low, high)
+    return log_guide(shift).log_softmax(0)

@@ -7,7 +7,7 @@ from experiments.benchmark.__main__ import run
 from experiments.benchmark.real_model import Cost, Job, measure, report_real_model
 from experiments.benchmark.report import BY_HAND, OURS
 from experiments.benchmark.trl_trainer import TRL
-from model.prior.untrained import untrained_prior
+from model.prior.grammar import untrained_prior
 from tests.experiments.benchmark.test_steps import SMALL
 
 

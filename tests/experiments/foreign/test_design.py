@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from experiments.foreign.design import EXPENSIVE, FACTORS, LONGEST, design
-from model.common.digests import text_digest
+from model.common.files import text_digest
 
 SIZES = [(48, 0), (72, 0), (72, 7), (96, 0)]
 

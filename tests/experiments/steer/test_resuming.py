@@ -17,7 +17,7 @@ from experiments.steer.arguments import Steer
 from experiments.steer.resuming import check_given, read_record, resume_command
 from inference.svi.checkpoint.folder import FolderInUseError, locked
 from inference.svi.metrics_file import read_metrics
-from model.common.digests import check_digests
+from model.common.files import check_digests
 from model.common.input_files import code_files
 from tests.experiments.steer import small
 from tests.model.tiny import WORDS, tiny, tiny_tokenizer

@@ -76,5 +76,5 @@ def test_student_with_other_tokens_is_refused(args, prior, student_folder, tmp_p
     tokenizer = copy.deepcopy(prior.tokenizer)
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(SystemExit, match=r"--student .*differs from the prior in.*teacher's"):
+    with pytest.raises(SystemExit, match=r"--student .*and the prior differ in.*teacher's"):
         main(replace(args, student=str(folder)))

@@ -17,10 +17,10 @@ from inference import (
     log_guide_at,
     sample_prior,
 )
-from inference.diagnostics.distinct_n import distinct_n
+from inference.diagnostics.diversity import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
 from inference.importance_weights import WeightQuality
-from inference.samplers.acceptance import LooseBoundError
+from inference.samplers.rejection import LooseBoundError
 from model import (
     AlignmentModel,
     ResponseDistribution,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from inference.diagnostics.self_bleu import self_bleu
+from inference.diagnostics.diversity import self_bleu
 
 
 def of(*rows, n):

@@ -33,7 +33,7 @@ from inference.direct_preferences import (
 from inference.targets.fixed_points import TARGETS, Problem
 from model import AlignmentModel, TokenReward
 from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, simulate
-from model.prior.untrained import untrained_prior
+from model.prior.grammar import untrained_prior
 
 BETA = 0.4
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inference import OBJECTIVES, Enumeration, SquaredResidual, random_state
-from inference.objectives.exploration import DECAY, GROWTH, LARGEST, START, Exploration
+from inference.objectives.off_policy import DECAY, GROWTH, LARGEST, START, Exploration
 from inference.objectives.response_objective import tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 

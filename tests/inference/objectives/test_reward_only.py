@@ -7,7 +7,7 @@ import torch
 
 from inference import Enumeration, log_guide_at
 from inference.diagnostics.gradients import moved_guide
-from inference.objectives.reward_only import RewardOnly
+from inference.objectives.leave_one_out import RewardOnly
 from inference.programs import parameter_scope
 from model import AlignmentModel, TextReward, vader_sentiment
 

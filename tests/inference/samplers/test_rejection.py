@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from inference import Enumeration
-from inference.samplers.acceptance import LooseBoundError
 from inference.samplers.importance import importance_sampling
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.quasi_rejection import quasi_rejection, quasi_rejection_sampling
-from inference.samplers.rejection import rejection_sampling
+from inference.samplers.rejection import LooseBoundError, rejection_sampling
 from model import AlignmentModel
 from tests.inference.samplers.goodness_of_fit import (
     assert_mean,

@@ -27,7 +27,7 @@ from inference.svi.step_numbers import (
     step_size,
 )
 from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
-from model.prior.untrained import untrained_prior
+from model.prior.grammar import untrained_prior
 from tests.inference.conftest import killed_and_resumed, moved_guide
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 

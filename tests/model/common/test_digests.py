@@ -9,15 +9,15 @@ from transformers import AutoModelForCausalLM
 
 from guides import GUIDES, FineTuned
 from model import LanguageModel
-from model.common.digests import (
+from model.common.files import (
     MANIFEST,
     DamagedFileError,
     check_digests,
     delete_unfinished,
     saved_together,
     tensors_digest,
+    write_atomically,
 )
-from model.common.files import write_atomically
 from tests.model.tiny import tiny
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.common.freed_memory import give_back_freed_memory
+from model.common.devices import give_back_freed_memory
 
 MB = 1_000_000
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from guides import LoRA
 from model import LanguageModel, ResponseDistribution
 from model.networks.adapted_linear import AdaptedLinear
-from model.networks.rounded_adapters import RoundedAdapters
+from model.networks.packed_layers import RoundedAdapters
 from model.prior import cached_decoder
 from tests.model.tiny import PROMPTS, tiny
 

@@ -16,7 +16,7 @@ from transformers import (
 from guides import LoRA, SoftPrompt
 from guides.guide import OtherGuideError
 from model import LanguageModel, SequenceClassifier
-from model.common.digests import MANIFEST
+from model.common.files import MANIFEST
 from model.networks.source import PretrainedError
 from tests.model.tiny import GPT2_SIZES, NETWORKS, tiny, tiny_tokenizer
 

@@ -27,7 +27,7 @@ from guides import LoRA
 from model import LanguageModel, Prompts
 from model.networks import head
 from model.networks.head import logits_of, splits_head
-from model.prior import logits, scoring
+from model.prior import batch, logits
 from tests.model.tiny import WORDS, tiny_tokenizer
 
 SIZES = {
@@ -80,7 +80,7 @@ def test_logits_chunk_by_chunk_are_those_of_the_network(prior, monkeypatch):
     guide.jitter(0.3, torch.Generator().manual_seed(0))
     response = prior(prompts).sample((4,))
     log_prob, gradient = scores(guide, prompts, response)
-    for module in (logits, scoring):
+    for module in (logits, batch):
         monkeypatch.setattr(module, "CHUNK", 1)
     monkeypatch.setattr(LanguageModel, "extend", None)  # no pass has the logits of all tokens
     by_chunks = scores(guide, prompts, response)

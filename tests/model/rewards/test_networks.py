@@ -291,20 +291,20 @@ def test_product_of_experts_is_the_product(weight, beta):
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"max_new_tokens": 2}, "max_new_tokens: 2 where the prior has 3"),
-        ({"end_ids": [0, 1]}, r"end_ids: \(0, 1\) where the prior has \(0,\)"),
+        ({"max_new_tokens": 2}, "max_new_tokens 2 and 3"),
+        ({"end_ids": [0, 1]}, r"end_ids \[0, 1\] and \[0\]"),
         ({"pad_id": 1}, "pad_id"),
     ],
 )
 def test_expert_of_other_responses_is_refused(settings, fault):
-    with pytest.raises(ValueError, match=f"differs from the prior in {fault}.*TextLikelihood"):
+    with pytest.raises(ValueError, match=f"and the prior differ in {fault}.*TextLikelihood"):
         Expert(tiny(**settings), tiny())
 
 
 def test_expert_with_other_words_is_refused():
     other = tiny()
     other.tokenizer.add_tokens(["d"])
-    with pytest.raises(ValueError, match="differs from the prior in the tokenizer's entries"):
+    with pytest.raises(ValueError, match="and the prior differ in tokenizers of other entries"):
         Expert(other, tiny())
 
 

@@ -48,7 +48,7 @@ from model import (
     TokenReward,
     WeightedSum,
 )
-from model.common.digests import seal
+from model.common.files import seal
 from tests.model.tiny import tiny
 
 STEPS = 4

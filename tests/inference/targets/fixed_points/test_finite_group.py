@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from inference import OBJECTIVES, Enumeration
 from inference.objectives import grpo as objective_module
 from inference.targets.fixed_points import TARGETS, Problem
-from inference.targets.fixed_points.finite_group import EPSILON, Groups
+from inference.targets.fixed_points.scaled_advantages import EPSILON, Groups
 from tests.inference.objectives.table import ONE, Table, Target, mean_gradient
 from tests.inference.objectives.test_matrix import WEIGHT, problem_of
 from tests.inference.objectives.test_squared_residual import put

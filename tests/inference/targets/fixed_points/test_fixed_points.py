@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from inference import Enumeration
 from inference.targets.fixed_points import TARGETS, NoFixedPointError, Problem
-from inference.targets.fixed_points.best_of_n import best_of_n, soft_best_of_n
-from inference.targets.fixed_points.mean_mirror_descent import mean_mirror_descent
+from inference.targets.fixed_points.ranks import best_of_n, soft_best_of_n
+from inference.targets.fixed_points.squared_residual import mean_mirror_descent
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.inference.targets.fixed_points.updates import OPTIONS, UPDATES
 

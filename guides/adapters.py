@@ -1,15 +1,24 @@
-"""Layers of a network that an adapter of `peft` adapts, and the adapter beside the prior's own."""
+"""Adapters of `peft`: the layers they adapt, the place beside the prior's own, and their folder."""
 
+import json
 import re
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from model.common.files import check_digests, saved_together
+from model.networks.adapter import CONFIG, forget_base
+from model.networks.source import PretrainedError, read_tensors
+
+WEIGHTS = "adapter_model.safetensors"  # the name that `peft` looks for
 OF_NETWORKS = ("transformers.models.", "transformers_modules.")
 """Modules of the code of networks, whose subclasses of linear layers may compute something else."""
 
@@ -151,3 +160,34 @@ def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
             module.enable_adapters(True)
             module.set_adapter([*active.get(name, []), new])
     return new
+
+
+def save_adapter(
+    folder: str | Path, config: Any, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write a configuration of `peft`, tensors by `peft`'s names and the base's tokenizer.
+
+    The base is named only if it is on the hub: a path of this machine is left out.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    with saved_together(folder) as new:
+        config.save_pretrained(new)
+        forget_base(new)
+        save_file(tensors, new / WEIGHTS)
+        tokenizer.save_pretrained(new)
+
+
+def adapter_config(folder: str | Path) -> dict[str, Any]:
+    """Settings of the adapter in a folder whose files have not changed since they were saved."""
+    check_digests(folder)
+    file = Path(folder) / CONFIG
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        fault = f"{file} is missing or damaged, expected settings of `peft`: {error}"
+        raise PretrainedError(fault) from error
+
+
+def adapter_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Tensors of the adapter in a folder, by `peft`'s names."""
+    return read_tensors(Path(folder) / WEIGHTS)

@@ -1,5 +1,7 @@
-"""Self-BLEU, a score of diversity: mean similarity of a response to all others, 1 if all are equal.
+"""Scores of the diversity of responses: distinct-n and self-BLEU.
 
+    distinct_n   share of different runs of n tokens
+    self_bleu    mean similarity of a response to all others, 1 if all are equal
     BLEU_n(x) = BP(x) exp(1/n sum_k log p_k(x)),   p_k = share of x's k-grams in another response
 
 Zhu et al. 2018, arXiv 1802.01886; BLEU: Papineni et al. 2002. A k-gram counts at most as often as
@@ -19,6 +21,27 @@ SMOOTHING = 0.1
 
 Gram = tuple[int, ...]
 """A run of token ids."""
+
+
+def distinct_n(response: Tensor, is_token: Tensor, n: int) -> float:
+    """Number of different runs of n tokens, as a share of all runs (Li et al. 2016).
+
+    Within each prompt's responses, averaged over prompts; 0 if no response has n tokens.
+
+    Args:
+        response: `[M, N, T]`, token ids.
+        is_token: `[M, N, T]`, True where a position is not padding.
+        n: number of tokens in a run.
+    """
+    n = check_runs(response, is_token, n, at_least=1)
+    if response.shape[-1] < n:
+        return 0.0
+    shares = []
+    whole = is_token.unfold(-1, n, 1).all(-1)  # [M, N, T - n + 1]
+    for prompt in range(response.shape[1]):
+        runs = response[:, prompt].unfold(-1, n, 1)[whole[:, prompt]]
+        shares.append(len(runs.unique(dim=0)) / max(1, len(runs)))
+    return sum(shares) / len(shares)
 
 
 def self_bleu(response: Tensor, is_token: Tensor, n: int = 5) -> float:

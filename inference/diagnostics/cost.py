@@ -1,8 +1,14 @@
-"""Timing of steps that take turns, so that other load on the machine falls on all of them alike."""
+"""Cost of a step: its time, and the peak of the memory.
 
+Steps that are timed take turns, so that other load on the machine falls on all of them alike.
+"""
+
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -69,3 +75,20 @@ def medians(seconds: Sequence[Seconds], digits: int) -> list[str]:
 def ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds], clock: int) -> float:
     """Median over rounds of our time divided by theirs; clock 0 is CPU, clock 1 is wall."""
     return statistics.median(a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True))
+
+
+def forget_peak() -> None:
+    """Forget the peak so far, such as the peak of loading, on systems that can."""
+    file = Path("/proc/self/clear_refs")
+    if file.exists():
+        file.write_text("5")
+
+
+def peak_memory() -> float:
+    """Peak of the resident memory of this process, MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 1000
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,19 +1,24 @@
-"""Targets of trainers that scale advantages within a group of K responses, for finite K.
+"""Targets of trainers that divide advantages by the standard deviation of their rewards.
 
-    A(x)        = E[(r_x - mean r) / (sd r + epsilon)],   the group is x and K - 1 draws of q
-    target      q = q[A], the target of the same trainer without scaling, for the reward A
+    large groups    q = q_D with D = beta sd_q r
+    groups of K     q = q[A],   A(x) = E[(r_x - mean r) / (sd r + epsilon)],  x and K - 1 draws of q
 
-The mean update of x, over the groups that have x, is A(x) times the gradient of log q(x): the group
-has K responses with a share of 1/K each. A depends on q, so that q solves an equation (derived
-here). A is a sum over all groups. As K grows, A goes to (r_x - E_q r)/sd_q r. A has finite limits
-at a point mass, (K - 1)/sqrt(K) at most in size, so that a finite group has a target at every beta.
+q_D is the target of the same trainer without the division, at D for beta. The standard deviation is
+that of the target itself, so that D solves an equation. The largest D is the solution nearest to
+the prior. q[A] is the target without the division for the reward A, a sum over all groups. The mean
+update of x, over the groups that have x, is A(x) times the gradient of log q(x): the group has K
+responses with a share of 1/K each (derived here). As K grows, A goes to (r_x - E_q r)/sd_q r. A has
+finite limits at a point mass, (K - 1)/sqrt(K) at most in size, so that a finite group has a target
+at every beta.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations_with_replacement
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from inference.targets.fixed_points.problem import NoFixedPointError
@@ -23,6 +28,35 @@ EPSILON = 1e-4
 """Added by trainers to the standard deviation of a group's rewards."""
 MAX_TERMS, MAX_STEPS, TOLERANCE = 30_000_000, 2_000, 1e-13
 """Largest number of terms of A and of iterations; largest last change of a probability."""
+SPAN = 1e-12
+"""Smallest D of the search, as a share of the largest possible D."""
+
+
+def at_own_scale(
+    target: Callable[[Tensor, float], Tensor],
+    log_prior: Tensor,
+    reward: Tensor,
+    *,
+    beta: float,
+    group_size: int | None,
+    grid: int = 1000,
+) -> Tensor:
+    """log q of a trainer that scales advantages, `[S]`, nats.
+
+    Args:
+        target: function of the reward `[S]` and of D that returns log q without scaling, `[S]`.
+        log_prior: `[S]`, nats.
+        reward: `[S]`.
+        beta: reward per nat.
+        group_size: number K of responses in a group; None for the limit of large groups.
+        grid: number of values of D, in a geometric series, between which the root is bracketed.
+
+    Raises:
+        NoFixedPointError: if there is none, with the smallest beta that has one.
+    """
+    if group_size is None:
+        return at_own_spread(partial(target, reward), reward, beta, grid)
+    return at_own_advantage(lambda gain: target(gain, beta), log_prior, reward, group_size)
 
 
 class Groups:
@@ -75,12 +109,6 @@ def at_own_advantage(
 ) -> Tensor:
     """log q = target(A), `[S]`, nats, by iteration from the prior.
 
-    Args:
-        target: function of the reward `[S]` that returns log q of the trainer without scaling.
-        log_prior: `[S]`, nats.
-        reward: `[S]`.
-        size: K.
-
     Raises:
         NoFixedPointError: if the iteration does not converge.
     """
@@ -92,3 +120,33 @@ def at_own_advantage(
         if change < TOLERANCE:
             return log_guide
     raise NoFixedPointError(f"the iteration moves by {change:.1e} after {MAX_STEPS} steps")
+
+
+def at_own_spread(
+    log_guide: Callable[[float], Tensor], reward: Tensor, beta: float, grid: int
+) -> Tensor:
+    """log q_D, `[S]`, nats, at the largest D = beta sd_q r; `log_guide` is a function of D."""
+
+    def spread(log_width: float) -> float:
+        prob = log_guide(math.exp(log_width)).exp()
+        mean = (prob * reward).sum()
+        return (prob * (reward - mean).square()).sum().sqrt().item()
+
+    def excess(log_width: float) -> float:
+        return beta * spread(log_width) - math.exp(log_width)
+
+    reach = (reward.amax() - reward.amin()).item()
+    if reach == 0:
+        return log_guide(beta)  # all advantages are 0
+    high = math.log(beta * reach / 2)  # no standard deviation is more than half the range
+    step, least = -math.log(SPAN) / grid, math.inf
+    for _ in range(grid):
+        if (value := excess(high - step)) >= 0:
+            return log_guide(math.exp(brentq(excess, high - step, high, xtol=1e-15)))
+        width = math.exp(high - step)
+        least = min(least, beta * width / max(value + width, math.ulp(0.0)))
+        high -= step
+    raise NoFixedPointError(
+        f"at beta {beta:g} there is no fixed point between the prior and the best responses, onto "
+        f"which the trainer collapses: expected beta of at least {least:.4g}"
+    )

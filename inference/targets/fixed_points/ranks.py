@@ -1,13 +1,4 @@
-"""Best of n, and soft best of n: draw n responses from p0, and keep one by its reward.
-
-    best of n   q(x) = p0(x) (F^n - F-^n)/(F - F-),   F = P(r <= r(x)),   F- = P(r < r(x))
-    soft        q(x) = n p0(x) w(x) int_0^inf e^(-t w(x)) phi(t)^(n-1) dt,   phi(t) = E_p0[e^(-t w)]
-
-Soft best of n keeps a response with probability proportional to w = exp(r/beta) (Verdun et al.
-2025, arXiv 2505.03156). The integral is the mean of w(x)/(w(x) + sum of n - 1 other weights), by
-1/s = int e^(-ts) dt. As n grows, q goes to the posterior: KL(p* || q) <= log(1 + CV^2/n), for CV
-the coefficient of variation of w under p0. For best of n see `order_statistics`.
-"""
+"""Targets by the rank of the reward under the prior: best of n, soft best of n, the quantile."""
 
 from functools import partial
 
@@ -23,13 +14,24 @@ from model.common.checks import whole_number
 
 
 def best_of_n(problem: Problem, n: int = 16) -> Tensor:
-    """log q, `[S, N]`, nats; beta plays no part."""
+    """Best of n: log p0(x) (F^n - F-^n)/(F - F-), `[S, N]`, nats, see `order_statistics`.
+
+    F = P(r <= r(x)) and F- = P(r < r(x)). n responses are drawn from p0, and the one with the
+    highest reward is kept; beta plays no part.
+    """
     cdf, cdf_left = level_cdf(problem.reward, problem.log_prior.exp())
     return problem.tilted(best_of_n_log_ratio(cdf, cdf_left, n))
 
 
 def soft_best_of_n(problem: Problem, n: int = 16) -> Tensor:
-    """log q, `[S, N]`, nats."""
+    """Soft best of n: one of n draws is kept with probability in proportion to w = exp(r/beta).
+
+        q(x) = n p0(x) w(x) int_0^inf e^(-t w(x)) phi(t)^(n-1) dt,   phi(t) = E_p0[e^(-t w)]
+
+    Verdun et al. 2025, arXiv 2505.03156. The integral is the mean of w(x)/(w(x) + sum of n - 1
+    other weights), by 1/s = int e^(-ts) dt. As n grows, q goes to the posterior: KL(p* || q) <=
+    log(1 + CV^2/n), for CV the coefficient of variation of w under p0. `[S, N]`, nats.
+    """
     n = whole_number("n", n)
     target = partial(_soft, beta=problem.beta, n=n)
     return by_prompt(target, problem.log_prior, problem.reward)
@@ -51,3 +53,17 @@ def _soft(log_prior: Tensor, reward: Tensor, beta: float, n: int) -> Tensor:
     with np.errstate(divide="ignore"):
         log_guide = log_mass + np.log(n * value)
     return torch.from_numpy(log_guide).log_softmax(0)
+
+
+def quantile(problem: Problem) -> Tensor:
+    """QRPO: log q of the posterior of the reward's quantile, `[S, N]`, nats.
+
+        R(x) = P(r(y) <= r(x)),   y ~ p0          q(x) = p0(x) exp(R(x)/beta) / Z
+
+    (2025, arXiv 2507.08068.) Without ties R is uniform under p0, so that Z = beta (exp(1/beta) - 1)
+    is known, and a squared residual needs no estimate of log Z. With ties, as on any finite set, Z
+    is larger by the jumps of R, and the residual with the formula cannot be 0 everywhere. The
+    target has its own Z.
+    """
+    cdf, _ = level_cdf(problem.reward, problem.log_prior.exp())
+    return problem.tilted(cdf / problem.beta)
