@@ -90,8 +90,8 @@ def check_causal(network: "transformers.PreTrainedModel") -> None:
     if network.config.is_encoder_decoder:
         raise ValueError(f"{kind} has an encoder and a decoder, expected a decoder alone, {loader}")
     inputs, outputs = network.get_input_embeddings(), network.get_output_embeddings()
-    if getattr(outputs, "weight", None) is None:  # Musicgen has several
-        fault = "has not one output layer"
+    if not isinstance(getattr(outputs, "weight", None), Tensor):  # several in Musicgen; quantised
+        fault = "has not one output layer with a matrix of weights"
         raise ValueError(f"{kind} {fault}, expected a causal language model, {loader}")
     rows, logits = inputs.weight.shape[0], outputs.weight.shape[0]
     if logits > rows:

@@ -1,6 +1,7 @@
 """A causal language model as a conditional distribution over responses, p(x | prompt)."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -80,6 +81,13 @@ class LanguageModel(CachedDecoder):
         self.tokenizer = instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         network = self.network
         self.vocab_size = network.get_output_embeddings().weight.shape[0]
+        num_read = network.get_input_embeddings().weight.shape[0]
+        if tokenizer.vocab_size > num_read:
+            warnings.warn(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, and {type(network).__name__} "
+                f"reads {num_read}: is the tokenizer of another network?",
+                stacklevel=2,
+            )
         named = default_end_ids(network, tokenizer, self.vocab_size) if end_ids is None else end_ids
         self.end_ids = checked_ids("end_ids", named, self.vocab_size)
         if not self.end_ids:

@@ -314,6 +314,14 @@ def test_end_ids_are_a_list(end_ids: object) -> None:
         tiny(end_ids=end_ids)
 
 
+def test_a_tokenizer_with_more_tokens_than_the_network_reads_is_doubted() -> None:
+    """Its first ids would be read as other words, without an error."""
+    config = copy.deepcopy(tiny().network.config)
+    config.vocab_size = len(WORDS) - 1
+    with pytest.warns(UserWarning, match="has 5 tokens, and GPT2LMHeadModel reads 4: is the tok"):
+        LanguageModel(GPT2LMHeadModel(config), tiny_tokenizer(), max_new_tokens=3)
+
+
 def test_a_network_without_any_end_id_is_refused() -> None:
     network = tiny().network
     network.generation_config.eos_token_id = network.config.eos_token_id = None

@@ -185,9 +185,13 @@ def test_padding_that_a_network_reads_as_nan_is_refused_before_any_pass(guide):
         distribution(other).sample()
 
 
-def test_network_with_several_output_layers_is_refused():
+@pytest.mark.parametrize("kind", ["several", "quantised"])
+def test_network_without_one_output_layer_of_weights_is_refused(kind):
     network = copy.deepcopy(tiny().network)
-    network.set_output_embeddings(nn.ModuleList([network.lm_head]))
+    head = nn.ModuleList([network.lm_head])
+    if kind == "quantised":  # as in torch's layers of whole numbers
+        head.weight = lambda: network.lm_head.weight
+    network.set_output_embeddings(head)
     with pytest.raises(ValueError, match="GPT2LMHeadModel has not one output layer"):
         LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
 
