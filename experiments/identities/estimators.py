@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 
 from experiments.identities.findings import beyond, exact
+from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, scores
 from experiments.shared.claims import Finding
 from inference import Estimate, random_state
+from inference.diagnostics.gradients import relative_error
 from inference.kl_estimators import KL_ESTIMATORS
 
 BATCHES = 40
@@ -102,6 +104,29 @@ def wake(world: World) -> list[Finding]:
     return [
         beyond("bias along the gradient over its size, 4 draws", few, below=0.0),
         beyond("a quarter of the bias of 4 draws less the bias of 64", quarter, above=0.0),
+    ]
+
+
+def self_normalised_baseline(world: World) -> list[Finding]:
+    """Weights of a pair of draws less their mean, in the place of weights (BRAIn, 2402.02479)."""
+
+    def moments(log_guide: Tensor, baseline: float) -> tuple[Tensor, float]:
+        """Mean gradient, and noise, of a pair of draws."""
+        prob, score = log_guide.exp(), scores(log_guide)
+        weight = pairs(world.log_joint - log_guide).softmax(0) - baseline
+        both = prob[:, None] * prob
+        estimate = weight[0, :, :, None] * score[:, None] + weight[1, :, :, None] * score
+        mean = torch.einsum("ij,ijs->s", both, estimate)
+        second = (both * estimate.square().sum(-1)).sum()
+        return mean, (second - mean.square().sum()).item()
+
+    (plain, noisy), (mean, quiet) = (moments(world.log_guide, share) for share in (0.0, 0.5))
+    at = [moments(world.log_posterior, share)[1] for share in (0.0, 0.5)]
+    return [
+        exact("mean gradient of pairs with - without the baseline", relative_error(mean, plain)),
+        exact("noise with the baseline at q = p*", at[1]),
+        Finding.of_limits("noise without the baseline at q = p*", at[:1], above=0.01),
+        Finding.of_limits("noise with over without, away from p*", [quiet / noisy], below=1.0),
     ]
 
 

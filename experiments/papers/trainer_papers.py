@@ -172,6 +172,78 @@ TRAINERS = {
         caveat="The baseline has no bias, and no noise is left at the posterior. Away from the "
         "posterior the greedy response can be far from the mean, and the baseline adds noise.",
     ),
+    "vine-ppo": Paper(
+        "Kazemnejad et al. 2024: VinePPO",
+        "Values of prefixes, each a mean of draws that go on from the prefix, give tokens their "
+        "credit without bias, and better than values for whole responses. Here: responses of up to "
+        "three tokens, a value before every token, the KL in the reward; the paper has a value "
+        "before every step of reasoning.",
+        "identities --only rollouts",
+        "2410.01679",
+        supports=("mean gradient", "9 draws of each prefix", "exact values"),
+        against=("1 draw of each prefix", "at equal tokens drawn"),
+        caveat="Nine draws of each prefix take a third of the noise of a trained response. With as "
+        "many drawn tokens, more responses have far less noise.",
+    ),
+    "opo": Paper(
+        "Hao et al. 2025: the optimal baseline (OPO)",
+        "The baseline of least noise is the mean of the rewards weighed by squared scores, for "
+        "which lengths are a substitute.",
+        "identities --only optimal-baseline",
+        "2505.23585",
+        supports=("squared scores", "weights of length"),
+        against=("groups of 2",),
+        caveat="The gain is 2% of the noise on this world. In a group of two, whose own rewards "
+        "are in the baseline, the mean gradient has another direction than the gradient.",
+    ),
+    "topr": Paper(
+        "Le Roux et al. 2025: tapered off-policy REINFORCE (TOPR)",
+        "Draws of a fixed policy train without a KL penalty if the importance ratio of failures is "
+        "at most 1 and successes have none: failures help, and do no harm. Here: draws of the "
+        "prior, rewards 1 and -1, all logits free. The end is the prior given success, that of "
+        "fine-tuning on successes alone; failures make the way shorter.",
+        "identities --only tapered",
+        "2503.14286",
+    ),
+    "asym-re": Paper(
+        "Arnal et al. 2025: asymmetric REINFORCE",
+        "REINFORCE without ratios on draws of a fixed policy improves the policy if the baseline "
+        "is below the mean reward. With a baseline above, the policy collapses. Here: draws of the "
+        "prior, all logits free.",
+        "identities --only asymmetric",
+        "2506.20520",
+    ),
+    "brain": Paper(
+        "Pandey et al. 2024: BRAIn",
+        "A self-normalised baseline takes most of the noise of the gradient of KL(p* || q). Here: "
+        "pairs of draws of the policy itself, for which the baseline has no bias. The paper draws "
+        "from the prior.",
+        "identities --only brain",
+        "2402.02479",
+    ),
+    "entropy-mechanism": Paper(
+        "Cui et al. 2025: the entropy mechanism of reinforcement learning",
+        "The entropy changes by minus the covariance of log-probabilities and advantages, which is "
+        "positive in practice, so that the entropy falls; the reward is a line in exp(entropy).",
+        "identities --only entropy-change",
+        "2505.22617",
+        supports=("slope of the entropy", "the rarest response"),
+        against=("covariance by rewards", "variance of E[r]"),
+        caveat="The identity holds. The sign is a fact about models and tasks: for random rewards "
+        "the entropy rises at first. Nor is the reward of the posteriors of all beta such a line.",
+    ),
+    "dft": Paper(
+        "Wu et al. 2025: dynamic fine-tuning (DFT)",
+        "Fine-tuning is a policy gradient with a reward over q, and the scale q mends the reward. "
+        "Here: whole responses in the part of tokens, and data without end. Generalisation was not "
+        "tried.",
+        "identities --only dynamic-fine-tuning",
+        "2508.05629",
+        supports=("mean gradient", "without the scale"),
+        against=("at the end, probability",),
+        caveat="With the scale the gradient is the policy gradient of the reward p_data, and the "
+        "ascent ends at the single most likely response, where fine-tuning ends at the data.",
+    ),
     "pass-at-k": Paper(
         "Walder and Karkhanis 2025: pass@k policy optimisation (PKPO)",
         "Transformed rewards of n draws have the gradient of pass@k for k up to n: training for "

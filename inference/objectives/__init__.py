@@ -179,6 +179,11 @@ OBJECTIVES: dict[str, Objective] = {
         "forward KL by self-normalised importance sampling, for each prompt",
         supports_hard_constraints=True,
     ),
+    "brain": Objective(
+        partial(WakePhi, has_baseline=True),
+        "BRAIn: wake-phi with weights less their mean; no noise at the posterior",
+        supports_hard_constraints=True,
+    ),
     "multi-sample": Objective(
         MultiSample_ELBO, "VIMCO: the importance-weighted bound, for each prompt"
     ),

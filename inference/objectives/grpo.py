@@ -48,7 +48,7 @@ from model.common.checks import finite, one_of, positive
 Scale = Literal["std", "batch", "none"]
 Baseline = Literal["mean", "leave-one-out", "batch"]
 Place = Literal["loss", "reward"]
-Ratio = Literal["token", "response", "constant"]
+Ratio = Literal["token", "response", "constant", "tapered"]
 Average = Literal["none", "response", "batch"]
 
 EPSILON = 1e-4
@@ -75,7 +75,8 @@ class GRPO(RepeatedBatchObjective):
         average: `none` to add the losses of tokens; `response` to divide the sum by the length of
             the response; or `batch`, by the mean length over all responses of the step.
         ratio: importance weight of `token` or `response`, or the clipped weight of a token as a
-            `constant`.
+            `constant`; or `tapered`, TOPR's weight of a response as a constant (arXiv 2503.14286):
+            1 for an advantage above 0, else the ratio, at most 1. It needs no clip.
         clip: largest distance of the ratio from 1, or two, below and above; None for no clip.
         epochs: number of steps on each batch.
         engine: other program that draws the batches, see `engine.py`; None for the guide.
@@ -168,6 +169,9 @@ class GRPO(RepeatedBatchObjective):
 
     def _gain(self, log_ratio: Tensor, advantage: Tensor, is_token: Tensor) -> Tensor:
         """The term of each token whose gradient follows the advantages, `[K, N, T]`."""
+        if self.ratio == "tapered":
+            whole = log_ratio.sum(-1, keepdim=True).exp().clamp(max=1.0)
+            return torch.where(advantage < 0, whole, 1.0).detach() * advantage * log_ratio
         if self.ratio == "response":
             mean = log_ratio.sum(-1, keepdim=True) / is_token.sum(-1, keepdim=True)
             log_ratio = mean.expand_as(log_ratio)

@@ -7,6 +7,10 @@ Given x_<t the terms before t have mean zero, so that leaving the terms out is R
 (Schulman et al. 2015, arXiv 1506.05254). Use reward-to-go early in training or for long responses,
 where the omitted terms are noise; use `LeaveOneOut_ELBO` close to the posterior, where they make
 log w = log Z for every response. `experiments.gradient_noise` measures both.
+
+With `rollouts`, each token has the advantage of VinePPO (Kazemnejad et al. 2024, arXiv 2410.01679):
+
+    A_t = V(x_<=t) - V(x_<t),   V(x_<t) = mean of log w over R draws that go on from x_<t
 """
 
 from typing import Literal, get_args
@@ -18,10 +22,10 @@ from torch import Tensor, nn
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
-from model import Prompts
+from model import Prompts, ResponseDistribution
 from model.common.checks import one_of, whole_number
 
-Baseline = Literal["leave-one-out", "value", "none"]
+Baseline = Literal["leave-one-out", "value", "rollouts", "none"]
 
 
 class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
@@ -30,18 +34,27 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     Args:
         num_particles: K, at least 2 for the baseline `leave-one-out`.
         baseline: `leave-one-out`, the mean of G_t of the other particles; `value`, a function of
-            the guide's state before the token, learned by least squares; or `none`.
+            the guide's state before the token, learned by least squares; `rollouts`, means of
+            draws from each prefix, which also replace G_t; or `none`.
+        num_rollouts: R, number of draws from each prefix of each particle.
     """
 
     ascends_elbo = True
 
-    def __init__(self, num_particles: int = 64, baseline: Baseline = "leave-one-out") -> None:
+    def __init__(
+        self,
+        num_particles: int = 64,
+        baseline: Baseline = "leave-one-out",
+        *,
+        num_rollouts: int = 4,
+    ) -> None:
         one_of("baseline", baseline, get_args(Baseline))
         super().__init__(num_particles)
         if baseline == "leave-one-out":
-            why = f"{BASELINE}; the baselines `value` and `none` take 1"
+            why = f"{BASELINE}; the baselines `value`, `rollouts` and `none` take 1"
             whole_number("num_particles", self.num_particles, at_least=2, why=why)
         self.baseline = baseline
+        self.num_rollouts = whole_number("num_rollouts", num_rollouts)
         self.value: ValueFunction | None = None
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -55,12 +68,31 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         else:
             log_guide, hidden = q.log_prob_per_token(response), None
         log_ratio = log_prior - log_guide.detach()
-        to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
-        advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
-        surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
         log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
+        if self.baseline == "rollouts":
+            values = self._values(model, q, prompts, response)
+            advantage = torch.cat([values, log_weight[..., None]], -1).diff(dim=-1)
+            regression = log_weight.new_zeros(())
+        else:
+            to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
+            advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
+        surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
         draws = (response, log_guide.sum(-1), log_weight, log_likelihood)
         return Losses(-log_weight.mean(0).sum(), surrogate, *draws)
+
+    @torch.no_grad()
+    def _values(
+        self, model: Program, q: ResponseDistribution, prompts: Prompts, response: Tensor
+    ) -> Tensor:
+        """Mean of log w over draws that go on from x_<t, `[K, N, T]`; of x itself after its end."""
+        start = response.expand(self.num_rollouts, *response.shape)
+        values = []
+        for t in range(response.shape[-1]):
+            rollout = q.sample_suffix(start, torch.full_like(start[..., 0], t)).flatten(0, 1)
+            prior, log_likelihood = self.read_model(model, prompts, rollout)
+            log_weight = prior.log_prob(rollout).double() + log_likelihood - q.log_prob(rollout)
+            values.append(log_weight.unflatten(0, start.shape[:2]).mean(0))
+        return torch.stack(values, -1)
 
     def _advantage(
         self, to_go: Tensor, hidden: Tensor | None, is_token: Tensor

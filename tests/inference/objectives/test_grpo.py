@@ -38,6 +38,9 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
             ratio = (whole if choices["ratio"] == "response" else change).exp()
             if choices["ratio"] == "constant":
                 gain = min(float(ratio), 1 + above) * advantage * new[k, t]
+            elif choices["ratio"] == "tapered":
+                weight = 1.0 if advantage >= 0 else min(float((whole * length).exp()), 1.0)
+                gain = weight * advantage * new[k, t]
             else:
                 bounded = ratio.clamp(1 - below, 1 + above)
                 gain = torch.minimum(ratio * advantage, bounded * advantage)
@@ -55,6 +58,7 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
         {"scale": "none", "ratio": "token", "average": "response"},
         {"scale": "std", "ratio": "response", "average": "response"},
         {"scale": "none", "ratio": "constant", "average": "none"},
+        {"scale": "none", "ratio": "tapered", "average": "none"},
         {"scale": "std", "ratio": "token", "average": "batch", "clip": (0.05, 0.3)},
     ],
     ids=lambda choices: "-".join(map(str, choices.values())),

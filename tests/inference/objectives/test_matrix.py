@@ -57,6 +57,7 @@ DESCENDS = {
     "qrpo": "quantile",
     "proximal": "reverse-kl",
     "wake-phi": "forward-kl",
+    "brain": "forward-kl",
     "multi-sample": "multi-sample",
     "forward-kl": "forward-kl",
     "forward-kl-adaptive": "forward-kl",
@@ -91,6 +92,7 @@ CONSISTENT = {
     "renyi",
     "reweighted-wake-sleep",
     "wake-phi",
+    "brain",
     "forward-kl-adaptive",
     "contrastive-twist",
     "grpo",
@@ -110,6 +112,7 @@ VANISHES = {
     "rebel",
     "proximal",
     "multi-sample",
+    "brain",
     "forward-kl",
     "forward-kl-adaptive",
     "reverse-kl",
@@ -123,6 +126,7 @@ VANISHES = {
 
 SUPPORTS_HARD_CONSTRAINTS = {
     "wake-phi",
+    "brain",
     "forward-kl",
     "forward-kl-adaptive",
     "jensen-shannon",

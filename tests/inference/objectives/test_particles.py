@@ -39,7 +39,7 @@ def test_mean_gradient_of_one_particle_is_the_elbos(name):
 
 
 def test_baselines_of_reward_to_go_need_different_numbers_of_particles():
-    with pytest.raises(ValueError, match="the baselines `value` and `none` take 1"):
+    with pytest.raises(ValueError, match="the baselines `value`, `rollouts` and `none` take 1"):
         RewardToGo_ELBO(1)
     assert RewardToGo_ELBO(1, "none").num_particles == 1
 

@@ -20,7 +20,16 @@ from inference import (
 from inference.objectives import AnalyticKL_ELBO
 from inference.programs import parameter_scope
 from model import AlignmentModel, TextReward
-from tests.inference.objectives.table import BETA, ONE, Table, Target, gradient, posterior_guide
+from tests.inference.objectives.table import (
+    BETA,
+    ONE,
+    TWO,
+    Table,
+    Target,
+    autograd,
+    gradient,
+    posterior_guide,
+)
 
 
 class TokenSites:
@@ -95,6 +104,42 @@ def test_leave_one_out_wins_late():
     assert late[LeaveOneOut_ELBO] < 1e-20
     assert late[RewardToGo_ELBO] > 1e-3
     assert sum_of_variances(lambda: AnalyticKL_ELBO(2), model, guide) > 1e-3
+
+
+def test_values_by_rollouts_give_each_token_its_advantage():
+    """With many draws of each prefix the gradient of one response is that of exact values."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    log_guide, prob = truth.log_guide(guide)[:, 0], truth.log_guide(guide)[:, 0].exp()
+    log_weight = truth.log_joint[:, 0] - log_guide
+    first = truth.support[:, 0, 0]
+    of_first = torch.stack(
+        [(prob * log_weight)[first == v].sum() / prob[first == v].sum() for v in range(3)]
+    )
+    mean = torch.zeros(())
+    for row, response in enumerate(truth.support):
+        objective = RewardToGo_ELBO(1, baseline="rollouts", num_rollouts=20_000)
+        _, actual = gradient(objective, model, guide, ONE, response[None])
+        gains = torch.stack([of_first[first[row]] - prob @ log_weight, log_weight[row]])
+        gains[1] = gains[1] - of_first[first[row]]
+        tokens = guide.distribution(ONE).log_prob_per_token(response)[0]
+        expected = autograd(-(gains.detach() * tokens).sum(), guide)
+        assert torch.allclose(actual, expected, atol=0.03)
+        mean = mean + prob[row].detach() * actual
+    log_q = log_guide_at(guide, ONE, truth.support)[:, 0]
+    elbo = (log_q.exp() * (truth.log_joint[:, 0] - log_q)).sum()
+    assert torch.allclose(mean, autograd(-elbo, guide), atol=0.02)
+
+
+@pytest.mark.parametrize("num_rollouts", [1, 3])
+def test_values_by_rollouts_are_without_noise_at_the_posterior(num_rollouts):
+    model = Target()
+    guide = posterior_guide(model, TWO)
+    response = guide.distribution(TWO).sample((4,))
+    objective = RewardToGo_ELBO(4, baseline="rollouts", num_rollouts=num_rollouts)
+    assert gradient(objective, model, guide, TWO, response)[1].abs().max() < 1e-9
+    with pytest.raises(ValueError, match="num_rollouts is 0"):
+        RewardToGo_ELBO(4, baseline="rollouts", num_rollouts=0)
 
 
 def test_token_level_wins_far_from_the_posterior():

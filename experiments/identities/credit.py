@@ -1,0 +1,99 @@
+"""Credit for single tokens: values of prefixes by more draws, and baselines by length."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact
+from experiments.identities.gradients import elbo_of
+from experiments.identities.residuals import pairs
+from experiments.identities.world import World, noise
+from experiments.shared.claims import Finding
+from inference.diagnostics.gradients import relative_error
+from inference.programs import log_guide_at
+
+
+def rollouts(world: World) -> list[Finding]:
+    """Advantages by values of prefixes, each a mean of draws (VinePPO, arXiv 2410.01679).
+
+    The error of a value multiplies the score of the token before less that of the token after. The
+    baseline of all draws is the mean of log w, of very many draws.
+    """
+    log_weight, prob = world.log_joint - world.log_guide, world.log_guide.exp()
+    given = _given(world)  # T + 1 tables
+    values = [table @ log_weight for table in given]
+    variances = [table @ log_weight.square() - (table @ log_weight).square() for table in given]
+    steps = [after - before for before, after in pairwise(given)]  # scores of tokens
+    gains = [after - before for before, after in pairwise(values)]
+    gain = torch.stack([g[:, None] * step for g, step in zip(gains, steps, strict=True)]).sum(0)
+    mean = prob @ gain
+    of_exact = (prob @ gain.square().sum(-1) - mean.square().sum()).item()
+    before = [torch.zeros_like(steps[0]), *steps[:-1]]
+    changes = [(last - step).square().sum(-1) for last, step in zip(before, steps, strict=True)]
+    of_draws = sum((prob * v) @ change for v, change in zip(variances, changes, strict=False))
+    plain = noise(world.log_guide, log_weight - prob @ log_weight)
+    length = len(steps)
+
+    def share(draws: int) -> float:
+        return float(of_exact + of_draws / draws) / plain
+
+    # of K responses of T tokens, each prefix of t tokens costs draws of T - t tokens
+    cost = [share(draws) * (1 + draws * (length + 1) / 2) for draws in (1, 9)]
+    subject = "noise over that of the mean of all draws as the baseline"
+    return [
+        exact("mean gradient - grad ELBO", relative_error(mean, elbo_of(world))),
+        Finding.of_limits(f"9 draws of each prefix, {subject}", [share(9)], below=1.0),
+        Finding.of_limits(f"exact values, {subject}", [of_exact / plain], below=1.0),
+        Finding.of_limits(f"1 draw of each prefix, {subject}", [share(1)], above=1.0),
+        Finding.of_limits(f"1 and 9 draws, at equal tokens drawn, {subject}", cost, above=1.0),
+    ]
+
+
+def _given(world: World) -> list[Tensor]:
+    """q(y given the first t tokens of x), `[S, S]`, for t from 0 to T."""
+    support = world.truth.support[:, 0]
+    tables = []
+    for t in range(support.shape[1] + 1):
+        same = (support[:, None, :t] == support[:, :t]).all(-1)
+        tables.append(world.log_guide.expand_as(same).masked_fill(~same, -torch.inf).softmax(1))
+    return tables
+
+
+def optimal_baseline(world: World) -> list[Finding]:
+    """Mean of rewards weighed by length, or by squared scores (OPO, arXiv 2505.23585).
+
+    Scores are gradients of log q by the parameters of the network.
+    """
+    reward, prob = world.reward, world.log_guide.exp()
+    length = world.problem.tokens("optimal-baseline")[1][:, 0].double()
+    score = _scores_of_network(world)
+    squares = score.square().sum(-1)
+
+    def left(weight: Tensor) -> float:
+        baseline = (prob @ (weight * reward)) / (prob @ weight)
+        second = prob @ ((reward - baseline).square() * squares)
+        return (second - (prob @ (reward[:, None] * score)).square().sum()).item()
+
+    by_score, by_length, plain = map(left, (squares, length, torch.ones_like(reward)))
+    exact_mean = prob @ (reward[:, None] * score)
+    weight, (first, second), (one, other) = prob[:, None] * prob, pairs(reward), pairs(length)
+    baseline = (one * first + other * second) / (one + other)
+    coefficient = (weight * (first - baseline)).sum(1) + (weight * (second - baseline)).sum(0)
+    cosine = torch.cosine_similarity(coefficient @ score, exact_mean, dim=0).item()
+    subject = "noise over that of the mean reward as the baseline"
+    return [
+        Finding.of_limits(f"weights of squared scores, {subject}", [by_score / plain], below=1.0),
+        Finding.of_limits(f"weights of length, {subject}", [by_length / plain], below=1.0),
+        Finding.of_limits(
+            "groups of 2, 1 - cosine of mean gradient and gradient", [1 - cosine], above=1e-6
+        ),
+    ]
+
+
+def _scores_of_network(world: World) -> Tensor:
+    """grad log q of each response by the parameters of the guide, `[S, P]`."""
+    parameters = [p for p in world.guide.parameters() if p.requires_grad]
+    log_guide = log_guide_at(world.guide, world.prompts, world.truth.support)[:, 0]
+    rows = [torch.autograd.grad(log_q, parameters, retain_graph=True) for log_q in log_guide]
+    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
