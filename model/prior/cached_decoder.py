@@ -266,7 +266,7 @@ class CachedDecoder(Decoder):
         self, mask: Tensor, is_padded: bool, cache: Any = None, num_read: int = 0
     ) -> CachedState:
         """The state before a pass, with the mask of all columns, `[B, C]`."""
-        if is_padded and not self.takes_padding:
+        if is_padded and not num_read and not self.takes_padding:  # else padding reads the prefix
             attention = self.network.config._attn_implementation
             raise ValueError(
                 f"{type(self.network).__name__} in {self.network.dtype}, with attention by "
