@@ -37,9 +37,9 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
             change = new[k, t] - log_old[k, t]
             ratio = (whole if choices["ratio"] == "response" else change).exp()
             if choices["ratio"] == "constant":
-                gain = min(float(ratio), 1 + above) * advantage * new[k, t]
+                gain = min(ratio.item(), 1 + above) * advantage * new[k, t]
             elif choices["ratio"] == "tapered":
-                weight = 1.0 if advantage >= 0 else min(float((whole * length).exp()), 1.0)
+                weight = 1.0 if advantage >= 0 else min((whole * length).detach().exp().item(), 1.0)
                 gain = weight * advantage * new[k, t]
             else:
                 bounded = ratio.clamp(1 - below, 1 + above)
