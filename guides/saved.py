@@ -107,5 +107,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
         expected = (
             f"expected one of {', '.join(GUIDES)}, or a family that is added to `GUIDES` first"
         )
-        raise OtherGuideError(f"{folder} is of a guide of the family {name!r}, {expected}")
+        raise OtherGuideError(
+            f"{folder / GUIDE_FILE} is of a guide of the family {name!r}, {expected}"
+        )
     return record
