@@ -72,7 +72,7 @@ def run_script(
     logging.set_verbosity_error()
     with _until_nobody_reads(), interrupts(), early_stops():
         try:
-            title = (sys.modules[main.__module__].__doc__ or "").partition("\n")[0]
+            title = (getattr(main, "__globals__", {}).get("__doc__") or "").partition("\n")[0]
             args = _parse(words, arguments, title)
             if (threads := getattr(args, "threads", None)) is not None:
                 torch.set_num_threads(threads)
