@@ -170,15 +170,15 @@ def adam_on_cosine(
 def _fused_fails(constructor: Any, groups: list[dict[str, Any]]) -> bool:
     """True where torch 2.13 accepts `fused` and the step is wrong.
 
-    Fused SGD on a CPU skips the last numbers in half precision. Fused Adagrad is for the CPU alone,
-    which torch says in the first step.
+    Fused SGD on a CPU skips the last numbers in half precision; of devices but the CPU and CUDA
+    nothing is known. Fused Adagrad is for the CPU alone, which torch says in the first step.
     """
     if not isinstance(constructor, type):
         return False
     parameters = [parameter for group in groups for parameter in group["params"]]
     if issubclass(constructor, torch.optim.SGD):
-        return any(p.device.type == "cpu" and p.element_size() < 4 for p in parameters)
-    return issubclass(constructor, torch.optim.Adagrad) and any(p.is_cuda for p in parameters)
+        return any(not p.is_cuda and p.element_size() < 4 for p in parameters)
+    return issubclass(constructor, torch.optim.Adagrad) and not all(p.is_cpu for p in parameters)
 
 
 def _check_constructor(constructor: Any) -> None:

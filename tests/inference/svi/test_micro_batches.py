@@ -45,7 +45,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(name, kind, size):
     whole = gradients(name, dtype, None)
     assert all(gradient.norm() > 1e-3 for gradient in whole)
     for expected, gradient in zip(whole, gradients(name, dtype, size), strict=True):
-        if expected.is_cuda:  # where Llama's norms in float32 round by the batch
+        if expected.device.type != "cpu":  # where Llama's norms in float32 round by the batch
             tolerance = max(tolerance, 1e-6)
         assert (gradient - expected).norm() <= tolerance * expected.norm()
 

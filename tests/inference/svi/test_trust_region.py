@@ -69,7 +69,7 @@ def test_the_size_of_a_step_is_the_kl_between_the_guides(name, model, prompts, t
     kl = (old.exp() * (old - truth.log_guide(guide))).sum(0).mean().item()
     change = log_guide_at(guide, prompts, response) - log_old
     exact = 0.5 * change[: MOST // len(prompts)].square().mean().item()
-    assert step_size(guide, draws) == pytest.approx(exact, rel=1e-9)
+    assert step_size(guide, draws).item() == pytest.approx(exact, rel=1e-9)
     if name != "trajectory-balance":  # whose draws are bolder than the guide's
         assert 0.5 * change.square().mean().item() == pytest.approx(kl, rel=0.15)
 
@@ -84,7 +84,7 @@ def test_draws_of_an_objective_have_the_guides_own_densities(name):
     guide = GUIDES[OBJECTIVES[name].guide](prior, prompts)
     shifted(guide, 0.02)
     draws = drawn(OBJECTIVES[name](num_particles=16), model, guide, prompts)
-    assert step_size(guide, draws) == pytest.approx(0, abs=1e-9)
+    assert step_size(guide, draws).item() == pytest.approx(0, abs=1e-9)
     for batch in draws:
         response = batch.values["response"]
         assert not prior.space.is_token(response).all()
@@ -123,7 +123,7 @@ def test_pyros_enumeration_gives_size_and_distance_without_noise(model, small_pr
     change = log_guide_at(guide, prompts, support).detach() - old
     exact = 0.5 * (q * change.square()).sum(0).mean().item()
     with pyro.get_param_store().scope():
-        assert step_size(enumerated, draws) == pytest.approx(exact, rel=1e-6)
+        assert step_size(enumerated, draws).item() == pytest.approx(exact, rel=1e-6)
 
 
 def test_the_distance_left_is_the_kl_to_the_posterior_near_the_posterior(
@@ -451,13 +451,13 @@ def test_guides_with_several_sites_are_measured_as_one(prompts, small_prior, mod
     assert len(draws) == 3
     with pyro.get_param_store().scope():
         pyro.param("loc", torch.tensor(0.3))
-        assert step_size(wide, draws) == pytest.approx(0.0, abs=1e-12)
+        assert step_size(wide, draws).item() == pytest.approx(0.0, abs=1e-12)
     with pyro.get_param_store().scope():
         pyro.param("loc", torch.tensor(0.5))
         values = torch.stack([d.values["bias"] for d in draws])
         moved = dist.Normal(0.5, 1.0).log_prob(values) - dist.Normal(0.3, 1.0).log_prob(values)
         exact = 0.5 * moved.square().mean().item()
-        assert step_size(wide, draws) == pytest.approx(exact, rel=1e-5)
+        assert step_size(wide, draws).item() == pytest.approx(exact, rel=1e-5)
     assert math.isfinite(distances_left(matrices(draws)).mean().item())
 
 
