@@ -62,8 +62,9 @@ By its settings, `network.generate` draws from the guide.
 PEFT = """
 The folder is also an adapter of `peft`: `PeftModel.from_pretrained(NETWORK, "{folder}")`, where
 NETWORK is the network of the base. `generate` has the settings of the base, which may leave tokens
-out. To draw from the guide, pass `do_sample=True, top_k=0, top_p=1.0, repetition_penalty=1.0` and
-the temperature of the prior, 1 by default.
+out. To draw from the guide, pass `do_sample=True, top_k=0, top_p=1.0, repetition_penalty=1.0`, the
+temperature of the prior, 1 by default, and values that leave no token out for all else that
+`generation_config.json` of the base sets.
 """
 OTHER_FORMATS = {"transformers": TRANSFORMERS, "peft": PEFT}
 """Section about the format of a library, by the name of the library."""

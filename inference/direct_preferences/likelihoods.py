@@ -39,41 +39,61 @@ MARGIN = 0.5
 """Default gamma of `margin`, nats."""
 
 
-def difference(rewards: Tensor) -> Tensor:
-    """h of pairs, `[C]`, from rewards over beta, `[2, C]`."""
+def pair(rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Both rewards over beta of pairs, `[C]` each, from `[2, C]`."""
     if len(rewards) != 2:
         raise ValueError(
             "the likelihood compares pairs, got labelled responses: use `kto` or `bco`"
         )
-    return rewards[0] - rewards[1]
+    return rewards[0], rewards[1]
+
+
+@dataclass(frozen=True)
+class OfDifference:
+    """A likelihood that reads h alone, the difference of the two rewards over beta.
+
+    Attributes:
+        of_outcome: function of h `[C]`, outcomes `[C]` and beta: log-likelihoods `[C]`, nats.
+    """
+
+    of_outcome: Callable[[Tensor, Tensor, float], Tensor]
+
+    def __call__(self, rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
+        first, second = pair(rewards)
+        return self.of_outcome(first - second, outcome, beta)
 
 
 def bradley_terry(*, flip: float = 0.0, tie_strength: float = 0.0) -> Likelihood:
     """Likelihood of Bradley and Terry, with label noise and ties as in `model.preferences`."""
 
-    def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
-        log_prob = log_outcome(beta * difference(rewards), flip, tie_strength)
+    def of_outcome(h: Tensor, outcome: Tensor, beta: float) -> Tensor:
+        log_prob = log_outcome(beta * h, flip, tie_strength)
         return log_prob.gather(-1, outcome[:, None]).squeeze(-1)
 
-    return likelihood
+    return OfDifference(of_outcome)
+
+
+def of_preference(score: Callable[[Tensor, float], Tensor]) -> Likelihood:
+    """Likelihood from the score of h for a preferred first response."""
+    return OfDifference(
+        lambda h, outcome, beta: _by_outcome(score(h, beta), score(-h, beta), outcome)
+    )
 
 
 def of_chosen(score: Callable[[Tensor, Tensor, float], Tensor]) -> Likelihood:
     """Likelihood from the score of the rewards of a chosen and of a rejected response."""
 
     def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
-        difference(rewards)
-        one, other = rewards
-        first, second = score(one, other, beta), score(other, one, beta)
-        tied = (first + second) / 2
-        return torch.where(outcome == TIE, tied, torch.where(outcome == FIRST, first, second))
+        one, other = pair(rewards)
+        return _by_outcome(score(one, other, beta), score(other, one, beta), outcome)
 
     return likelihood
 
 
-def of_preference(score: Callable[[Tensor, float], Tensor]) -> Likelihood:
-    """Likelihood from the score of h for a preferred first response."""
-    return of_chosen(lambda chosen, rejected, beta: score(chosen - rejected, beta))
+def _by_outcome(first: Tensor, second: Tensor, outcome: Tensor) -> Tensor:
+    """The score of the preferred response, `[C]`; half of each for a tie."""
+    tied = (first + second) / 2
+    return torch.where(outcome == TIE, tied, torch.where(outcome == FIRST, first, second))
 
 
 def with_chosen(weight: float = 1.0) -> Likelihood:
@@ -81,8 +101,9 @@ def with_chosen(weight: float = 1.0) -> Likelihood:
 
         log sigmoid(beta h) + weight log q(chosen)
 
-    With the prior, RPO (Pang et al. 2024, arXiv 2404.19733); without, CPO (Xu et al. 2024, arXiv
-    2401.08417). No normalised likelihood.
+    Without the prior, CPO (Xu et al. 2024, arXiv 2401.08417). With the prior, up to the constant
+    log p0(chosen), RPO (Pang et al. 2024, arXiv 2404.19733) without its division of the second
+    term by the length. No normalised likelihood.
     """
     share = finite("weight", weight, at_least=0)
     return of_chosen(
@@ -107,9 +128,9 @@ def odds(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     the guide: `PreferenceProgram(guide, None, beta=0.1, likelihood="orpo", per_token=True)`. For a
     rich guide the preferences alone have the target P(x) = sigmoid(r(x) + c), r the judge's reward.
     """
-    if bool((torch.stack([chosen, rejected]) > 0).any()):
+    if bool((torch.stack([chosen, rejected]) >= 0).any()):
         fix = "pass None for the prior, and per_token=True"
-        raise ValueError(f"`orpo` got a reward above 0, expected log-probabilities: {fix}")
+        raise ValueError(f"`orpo` got a reward of 0 or more, expected log-probabilities: {fix}")
     first, second = (log_p - (-torch.expm1(log_p)).log() for log_p in (chosen, rejected))
     return chosen + beta * logsigmoid(first - second)
 
@@ -215,8 +236,8 @@ def bco(*, shift: float | None = None) -> Likelihood:
     beta log Z of this reward. With another d no q is there, and the target is another.
 
     Args:
-        shift: d; None for the mean of r over the responses of the step, of which the paper keeps a
-            moving average.
+        shift: d; None for the mean of r over all responses of the step. It differs from the mean
+            of the two labels' means where one label is rarer.
     """
     fixed = None if shift is None else finite("shift", shift)
 

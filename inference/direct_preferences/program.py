@@ -32,7 +32,7 @@ from torch.nn.functional import softplus
 
 from guides import Guide
 from inference.direct_preferences.judgements import Judgements
-from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood
+from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood, OfDifference
 from inference.programs import autoregressive
 from model import LanguageModel, ResponseDistribution
 from model.common.checks import boolean, function, instance, one_of, positive
@@ -110,6 +110,9 @@ class PreferenceProgram:
         """Log-likelihood of each outcome, `[C]`, nats, with gradient."""
         rewards = self.rewards(pairs)
         if pairs.offset is not None:
+            if not isinstance(self.likelihood, OfDifference):
+                expected = "a likelihood of the difference of two rewards, such as `dpo`"
+                raise ValueError(f"the pairs have an offset, expected {expected}")
             side = torch.where(pairs.outcome == TIE, 0.0, 0.5 - pairs.outcome.to(rewards))
             rewards = rewards - torch.stack([side, -side]) * pairs.offset / self.beta
         return self.likelihood(rewards, pairs.outcome, self.beta)

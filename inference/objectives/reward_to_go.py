@@ -36,7 +36,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         baseline: `leave-one-out`, the mean of G_t of the other particles; `value`, a function of
             the guide's state before the token, learned by least squares; `rollouts`, means of
             draws from each prefix, which also replace G_t; or `none`.
-        num_rollouts: R, number of draws from each prefix of each particle.
+        num_rollouts: R, number of draws from each prefix of each particle: up to T R K for each
+            prompt in a step, each scored by model and guide.
     """
 
     ascends_elbo = True
@@ -59,7 +60,10 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)
-        q = autoregressive(distribution)
+        q, values = autoregressive(distribution), None
+        if self.baseline == "rollouts":
+            values = self._values(model, q, prompts, response)
+        # after the rollouts: the metrics of a step are those of the model's last run
         prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
             log_prior = autoregressive(prior).log_prob_per_token(response).double()  # [K, N, T]
@@ -69,10 +73,10 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             log_guide, hidden = q.log_prob_per_token(response), None
         log_ratio = log_prior - log_guide.detach()
         log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
-        if self.baseline == "rollouts":
-            values = self._values(model, q, prompts, response)
-            advantage = torch.cat([values, log_weight[..., None]], -1).diff(dim=-1)
-            regression = log_weight.new_zeros(())
+        if values is not None:
+            after = log_weight[..., None].expand(*response.shape[:-1], -1)
+            values = torch.cat([values, after], -1)[..., : response.shape[-1] + 1]
+            advantage, regression = values.diff(dim=-1), log_weight.new_zeros(())
         else:
             to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
             advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
@@ -84,10 +88,13 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     def _values(
         self, model: Program, q: ResponseDistribution, prompts: Prompts, response: Tensor
     ) -> Tensor:
-        """Mean of log w over draws that go on from x_<t, `[K, N, T]`; of x itself after its end."""
+        """Mean of log w over draws that go on from x_<t, `[K, N, L]`, L the longest response.
+
+        After the end of x it is log w of x itself.
+        """
         start = response.expand(self.num_rollouts, *response.shape)
         values = []
-        for t in range(response.shape[-1]):
+        for t in range(int(q.space.is_token(response).sum(-1).max())):
             rollout = q.sample_suffix(start, torch.full_like(start[..., 0], t)).flatten(0, 1)
             prior, log_likelihood = self.read_model(model, prompts, rollout)
             log_weight = prior.log_prob(rollout).double() + log_likelihood - q.log_prob(rollout)

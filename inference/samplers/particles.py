@@ -122,11 +122,10 @@ class Stream:
         """
         rows = torch.arange(len(self.logits), device=token.device)
         own_token = token[:, self.own].flatten()
-        removed = self.logits.clone()
-        removed[rows, own_token] = -torch.inf
-        is_empty = removed.isneginf().all(-1)
-        is_kept = is_empty | ~where[:, self.own].flatten()
-        self.logits = torch.where(is_kept[:, None], self.logits, removed)
+        before = self.logits[rows, own_token]
+        self.logits[rows, own_token] = before.masked_fill(where[:, self.own].flatten(), -torch.inf)
+        is_empty = self.logits.isneginf().all(-1)
+        self.logits[rows[is_empty], own_token[is_empty]] = before[is_empty]
         return self._of_own(lambda _: is_empty.double()).bool() & where
 
     def _of_own(self, function: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Tensor:

@@ -38,7 +38,7 @@ class TokenRejection:
     Args:
         allowed: See `Allowed`.
         extra_tests: k, number of tokens that are tested after the first that is allowed. More
-            tests make W less noisy; with as many as the vocabulary has, W is that of masking.
+            tests make W less noisy; W nears that of masking.
         max_tests: M, largest number of tokens that are tested for one place of a response.
     """
 

@@ -1,4 +1,4 @@
-"""Devices that compute asynchronously, their random generators, and memory."""
+"""Devices by name, with their memory and random generators, and floating-point types by name."""
 
 import ctypes
 import sys

@@ -187,7 +187,7 @@ class LanguageModel(CachedDecoder):
 
     @property
     def generation_settings(self) -> dict[str, Any]:
-        """Arguments with which `generate` of `transformers` draws from this distribution."""
+        """Settings of a new `GenerationConfig` by which `generate` draws from this distribution."""
         neutral = {"do_sample": True, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
         ids = {"eos_token_id": list(self.end_ids), "pad_token_id": self.pad_id}
         bos = {"bos_token_id": self.tokenizer.bos_token_id}

@@ -39,7 +39,9 @@ class Length:
 class LengthLimit:
     """0 for a response that is short enough, down to -1 at the limit, and -1 beyond.
 
-        r(x) = -clamp((L - (longest - margin)) / margin, 0, 1),   L = number of tokens of x
+        r(x) = -clamp((L - (longest - margin)) / max(margin, 1), 0, 1)
+
+    L is the number of tokens of x before the end id.
 
     Args:
         language_model: knows where a response ends; the end id is no token of the length.

@@ -209,11 +209,12 @@ class TextReward:
             except Exception as again:
                 reason = f"text {quoted(_text(item))}: {type(again).__name__}: {again}"
                 return LikelihoodError(f"reward {self.name!r} failed on the {reason}")
-        first = quoted(_text(next(iter(items.values()))))
+        first, go_on = quoted(_text(next(iter(items.values())))), ""
+        if len(items) <= self.cache_size:
+            go_on = " The rewards alone are remembered: call again to go on"
         return LikelihoodError(
             f"reward {self.name!r} failed on {len(items)} texts together, on none of them alone "
-            f"(the first is {first}): {type(error).__name__}: {error}. Is the batch too large? The "
-            "rewards alone are remembered: call again to go on"
+            f"(the first is {first}): {type(error).__name__}: {error}. Is the batch too large?{go_on}"
         )
 
 
