@@ -16,10 +16,12 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/extension.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 
 namespace {
 
@@ -34,7 +36,13 @@ const c10::DispatchKeySet KEY(c10::DispatchKey::PrivateUse1);
 // ---- waits of the CPU for the device, by the operation that waits ----
 
 std::map<std::string, int64_t> waits;
-thread_local bool computing = false;  // copies of a kernel are no waits
+thread_local bool computing = false;
+
+struct Computing {  // copies of a kernel are no waits
+  const bool before = std::exchange(computing, true);
+  ~Computing() { computing = before; }
+};
+
 const std::set<std::string> READS_VALUES = {"aten::equal", "aten::is_nonzero", "aten::masked_select",
                                             "aten::nonzero", "aten::unique_dim", "aten::_unique2"};
 
@@ -43,6 +51,7 @@ const std::set<std::string> READS_VALUES = {"aten::equal", "aten::is_nonzero", "
 struct Memory final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     void* place = size ? aligned_alloc(64, (size + 63) / 64 * 64) : nullptr;
+    TORCH_CHECK(place || !size, "out of memory: ", size, " bytes");
     if (size) memset(place, 0xFF, size);  // NaN: numbers that nobody wrote
     return {place, place, &free, DEVICE};
   }
@@ -194,6 +203,7 @@ void check_devices(const c10::OperatorHandle& op, const torch::jit::Stack& stack
   // a[index] and a[index] = b take indices of the CPU
   const bool has_indices = name == "aten::index" || name == "aten::_index_put_impl_" ||
       name == "aten::index_put_" || name == "aten::index_put";
+  bool has_mask = false;
   auto check = [&](const Tensor& x) {
     TORCH_CHECK(!x.defined() || x.dim() == 0 || x.device().type() == TYPE,
                 "Expected all tensors to be on the same device, but found at least two devices, ",
@@ -203,10 +213,16 @@ void check_devices(const c10::OperatorHandle& op, const torch::jit::Stack& stack
     if (value.isTensor()) check(value.toTensor());
     if (value.isTensorList())
       for (const Tensor& x : value.toTensorVector()) check(x);
-    if (value.isOptionalTensorList() && !has_indices)
-      for (const std::optional<Tensor>& x : value.toOptionalTensorVector()) check(x.value_or(Tensor()));
+    if (!value.isOptionalTensorList()) continue;
+    for (const std::optional<Tensor>& x : value.toOptionalTensorVector()) {
+      if (!has_indices) check(x.value_or(Tensor()));
+      has_mask |= x && x->defined() && x->scalar_type() == at::kBool;
+    }
   }
-  if (READS_VALUES.count(name)) ++waits[name];
+  // a[mask] has searched the mask by nonzero, and a[mask] = 0 is one kernel
+  const bool searches = has_mask && name.find("index_put") != std::string::npos &&
+      torch::jit::peek(stack, 2, op.schema().arguments().size()).toTensor().numel() != 1;
+  if (searches || READS_VALUES.count(name)) ++waits[name];
 }
 
 void on_copies(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -222,14 +238,10 @@ void on_copies(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     drawn.set_state(own.get_state());
     value = drawn;
   }
-  const bool was_computing = std::exchange(computing, true);
-  try {
+  {
+    Computing now;
     at::native::cpu_fallback(op, stack);
-  } catch (...) {
-    computing = was_computing;
-    throw;
   }
-  computing = was_computing;
   if (own.defined()) own.set_state(drawn.get_state());
 }
 
@@ -262,6 +274,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gru_cell_backward(
 
 // a GPU counts integers too
 Tensor histc(const Tensor& x, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
+  Computing now;
   return at::histc(x.cpu().to(at::kDouble), bins, low, high).to(x.options());
 }
 

@@ -13,6 +13,7 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `slic` | -max(0, 1 - beta h), a hinge; no normalised likelihood | arXiv 2305.10425 |
 | `dpop` | log sigmoid(beta (h - weight max(0, -r(first)/beta))), DPO-Positive | arXiv 2402.13228 |
 | `orpo` | log P(first) + beta log sigmoid(difference of log-odds of P), see `odds` | 2403.07691 |
+| `with_chosen(...)` | log sigmoid(beta h) + weight r(first)/beta, RPO and CPO | see there |
 | `kto` | sigmoid(beta (r/beta - z)) - 1 of a desirable response, see `kto` | arXiv 2402.01306 |
 | `bco` | log sigmoid(r - d) of a desirable response, see `bco` | arXiv 2404.04656 |
 
@@ -21,6 +22,7 @@ A tie is half a preference for each. With label noise or a tie of its own probab
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor

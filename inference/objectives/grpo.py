@@ -76,7 +76,7 @@ class GRPO(RepeatedBatchObjective):
             the response; or `batch`, by the mean length over all responses of the step.
         ratio: importance weight of `token` or `response`, or the clipped weight of a token as a
             `constant`; or `tapered`, TOPR's weight of a response as a constant (arXiv 2503.14286):
-            1 for an advantage above 0, else the ratio, at most 1. It needs no clip.
+            1 for an advantage above 0, else the ratio, at most 1; `clip` has no effect.
         clip: largest distance of the ratio from 1, or two, below and above; None for no clip.
         epochs: number of steps on each batch.
         engine: other program that draws the batches, see `engine.py`; None for the guide.

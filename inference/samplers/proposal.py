@@ -1,4 +1,4 @@
-"""Draws from a proposal and their weights against the posterior, shared by most samplers.
+"""Draws from a proposal with their weights against the posterior, and the bar of long loops.
 
     log w(x) = log p0(x) + log likelihood(x) - log q(x)
 

@@ -214,7 +214,8 @@ class TextReward:
             go_on = " The rewards alone are remembered: call again to go on"
         return LikelihoodError(
             f"reward {self.name!r} failed on {len(items)} texts together, on none of them alone "
-            f"(the first is {first}): {type(error).__name__}: {error}. Is the batch too large?{go_on}"
+            f"(the first is {first}): {type(error).__name__}: {error}. Is the batch too large?"
+            + go_on
         )
 
 

@@ -252,6 +252,9 @@ def test_an_offset_is_a_margin_of_each_pair_that_follows_its_pair(all_pairs, pri
         for place, row in enumerate((3, 1)):
             one = PreferenceProgram(guide, prior, BETA, likelihood=margin(offset[row].item()))
             assert_close(actual[place], one.log_likelihood(pairs[[row]])[0])
+    positive = PreferenceProgram(guide, prior, BETA, likelihood="dpop")
+    with pytest.raises(ValueError, match="have an offset, expected a likelihood of the difference"):
+        positive.log_likelihood(replace(all_pairs, offset=offset))
     with pytest.raises(ValueError, match=r"offset has shape \(2,\), expected"):
         replace(all_pairs, offset=torch.ones(2))
 
@@ -486,8 +489,9 @@ def test_choices_that_do_not_exist_are_refused(choices, message, prior):
         margin(-1.0)
     with pytest.raises(ValueError, match="token_kl is the KL from the prior, got None"):
         PreferenceProgram(LoRA(prior, rank=2), None, 0.1, token_kl=True)
-    with pytest.raises(ValueError, match="`orpo` got a reward above 0, expected log-prob"):
-        LIKELIHOODS["orpo"](torch.tensor([[0.1], [-1.0]]), torch.tensor([FIRST]), 0.1)
+    for ratio in (0.0, 0.1):  # a guide at its prior has 0
+        with pytest.raises(ValueError, match="`orpo` got a reward of 0 or more, expected log-prob"):
+            LIKELIHOODS["orpo"](torch.tensor([[ratio], [-1.0]]), torch.tensor([FIRST]), 0.1)
     with pytest.raises(ValueError, match="weight is -1"):
         positive_dpo(-1.0)
     with pytest.raises(TypeError, match="per_token is 1"):

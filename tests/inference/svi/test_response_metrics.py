@@ -8,7 +8,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guides import GUIDES, FineTuned
-from inference import OBJECTIVES, fit
+from inference import OBJECTIVES, RewardToGo_ELBO, fit
 from inference.objectives.draws import Draws, matrices
 from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.anneal import soften
@@ -64,6 +64,12 @@ def test_particles_one_after_another_give_the_same_metrics(
     record = one_step(two_rewards, FineTuned(small_prior), prompts, objective)
     assert record["reward"] / 0.3 - 0.5 == pytest.approx(record["log_likelihood"], abs=1e-6)
     assert record["reward_std"] > 0
+
+
+def test_rewards_are_those_of_the_draws_beside_rollouts(two_rewards, small_prior, prompts):
+    objective = RewardToGo_ELBO(8, baseline="rollouts", num_rollouts=2)
+    record = one_step(two_rewards, FineTuned(small_prior), prompts, objective)
+    assert record["reward"] / 0.3 - 0.5 == pytest.approx(record["log_likelihood"], abs=1e-6)
 
 
 def test_numbers_are_those_of_their_definitions(small_prior, prompts):
