@@ -102,6 +102,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "odpo": chosen.offsets,
     "tdpo": chosen.token_level,
     "chosen": chosen.held_on_to,
+    "dpop": chosen.positive,
     "displacement": preferences.displacement,
     "rdpo": preferences.noisy_labels,
     "spin": references.imitation,

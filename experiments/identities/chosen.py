@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, least, optimum
+from experiments.identities.preferences import judged, least, loss_of, optimum
 from experiments.identities.prefixes import next_token, soft_value, token_by_token
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
 from inference.direct_preferences import LIKELIHOODS, bco, positive_dpo, with_chosen
-from inference.direct_preferences.likelihoods import odds, of_chosen
+from inference.direct_preferences.likelihoods import Likelihood, odds, of_chosen
 from inference.targets.fixed_points.problem import root
 from model.preferences import FIRST, SECOND
 
@@ -73,7 +73,7 @@ def _preferences(world: World) -> tuple[Tensor, float]:
 
 
 def held_on_to(world: World) -> list[Finding]:
-    """DPO with the log-likelihood of the chosen (RPO, 2404.19733), with a penalty (2402.13228)."""
+    """DPO's log-likelihood and that of the chosen response (RPO, arXiv 2404.19733)."""
     wins, beta = judged(world)
     weight, _ = _preferences(world)
     prob = weight.fill_diagonal_(0.0).sum(1)
@@ -82,9 +82,8 @@ def held_on_to(world: World) -> list[Finding]:
     def rarer(log_guide: Tensor) -> float:
         return (prob @ (log_guide < world.log_prior - 1e-6).double()).item()
 
-    dpo, rpo, mild, strong = (
-        optimum(world, likelihood, wins, beta)
-        for likelihood in (LIKELIHOODS["dpo"], with_chosen(), positive_dpo(1.0), positive_dpo(5.0))
+    dpo, rpo = (
+        optimum(world, likelihood, wins, beta) for likelihood in (LIKELIHOODS["dpo"], with_chosen())
     )
     subject = "share of preferred responses that become rarer"
     return [
@@ -94,13 +93,43 @@ def held_on_to(world: World) -> list[Finding]:
         Finding.of_limits(
             "RPO, KL(optimum || p*), nats", [kl(rpo, world.log_posterior)], above=0.01
         ),
-        Finding.of_limits(
-            f"DPOP, weights 1 and 5, {subject} (DPO: {rarer(dpo):.2g})",
-            [rarer(mild), rarer(strong)],
-            below=rarer(dpo),
-        ),
-        exact("DPOP, weight 5, KL(optimum || p0), nats", kl(strong, world.log_prior), limit=1e-6),
     ]
+
+
+def positive(world: World) -> list[Finding]:
+    """DPO with a penalty for a chosen response that is rarer than under p0 (DPOP, 2402.13228).
+
+    The loss has a kink at p0, from which a descent along gradients would not move. It is convex in
+    log q/p0, and so is the set of q, relaxed to sum q <= 1: p0 is the optimum if the loss rises
+    wherever mass goes from one response to another. With a the share of wins against p0, this is so
+    for all pairs if the weight is at least 2 (max a / min a - 1).
+    """
+    wins, beta = judged(world)
+    weight, _ = _preferences(world)
+    share = wins @ world.log_prior.exp()
+    bound = 2 * (share.max() / share.min() - 1).item()
+
+    def slope(penalty: float) -> float:
+        """Least slope of the loss at p0 of all moves of mass, nats."""
+        up, down = (_side(world, positive_dpo(penalty), weight, beta, sign) for sign in (1, -1))
+        return (up[:, None] - down).fill_diagonal_(torch.inf).min().item()
+
+    subject = "least slope of the loss at p0 of all moves of mass from a response to another, nats"
+    return [
+        Finding.of_limits(f"weight 50, {subject}", [slope(50.0)], above=0.0),
+        Finding.of_limits(f"weight 5, {subject}", [slope(5.0)], below=0.0),
+        exact(f"weight 2 (max a / min a - 1), {subject}", slope(bound), limit=1e-8),
+        Finding.of_limits(
+            "least weight that holds the optimum at p0 (the paper's: 50)", [bound], below=50.0
+        ),
+    ]
+
+
+def _side(world: World, likelihood: Likelihood, weight: Tensor, beta: float, sign: int) -> Tensor:
+    """Slopes of the loss at p0 by the mass of each response, on one side of a kink, `[S]`."""
+    head = (sign * 1e-12 * torch.ones_like(world.log_prior)).requires_grad_()
+    loss = loss_of(likelihood, weight, beta, lambda log_ratio: log_ratio, head)
+    return torch.autograd.grad(loss, head)[0] / world.log_prior.exp()
 
 
 def classifier(world: World) -> list[Finding]:
@@ -118,27 +147,21 @@ def classifier(world: World) -> list[Finding]:
 
         return minimum(loss, world)
 
-    def excess(shift: float) -> float:
-        """Mean reward of good and bad responses, half each, less the shift."""
-        reward = beta * (fitted(shift) - world.log_prior)
-        weights = [prior * is_good, prior * (1 - is_good)]
-        return sum((w @ reward / w.sum()).item() for w in weights) / 2 - shift
+    def mean(log_guide: Tensor) -> float:
+        return beta * (prior @ (log_guide - world.log_prior)).item()
 
     right = -beta * (world.log_prior + nats / beta).logsumexp(0).item()
-    low, high = right + 2.0, right + 3.0
-    values = [excess(low), excess(high)]
-    for _ in range(3):  # secants
-        middle = low - values[0] * (high - low) / (values[1] - values[0])
-        low, high, values = high, middle, [values[1], excess(middle)]
-    of_mean, start = fitted(high), kl(world.log_prior, world.log_posterior)
-    subject = "the mean reward as the shift"
+    # The mean less the shift is E_p0[nats] > 0 at the right shift, and -beta KL(p0 || q) at 0.
+    shift = root(lambda shift: mean(fitted(shift)) - shift, right, 0.0)
+    of_mean, start = fitted(shift), kl(world.log_prior, world.log_posterior)
+    subject = "the mean of all responses as the shift"
     return [
         exact(
             "-beta log Z as the shift, KL(optimum || p*), nats",
             kl(fitted(right), world.log_posterior),
             limit=1e-6,
         ),
-        exact(f"{subject}, mean reward less the shift", values[1], limit=1e-3),
+        exact(f"{subject}, mean reward less the shift", mean(of_mean) - shift, limit=1e-6),
         Finding.of_limits(
             f"{subject}, KL(optimum || p*), nats (the prior's: {start:.2g})",
             [kl(of_mean, world.log_posterior)],

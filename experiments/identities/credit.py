@@ -33,13 +33,14 @@ def rollouts(world: World) -> list[Finding]:
     changes = [(last - step).square().sum(-1) for last, step in zip(before, steps, strict=True)]
     of_draws = sum((prob * v) @ change for v, change in zip(variances, changes, strict=False))
     plain = noise(world.log_guide, log_weight - prob @ log_weight)
-    length = len(steps)
+    length = world.problem.tokens("rollouts")[1][:, 0].double()
+    # A prefix of t tokens of a response of n tokens goes on for as many as a response has after t.
+    tokens, of_prefixes = prob @ length, prob @ (length * (length + 1) / 2)
 
     def share(draws: int) -> float:
         return float(of_exact + of_draws / draws) / plain
 
-    # of K responses of T tokens, each prefix of t tokens costs draws of T - t tokens
-    cost = [share(draws) * (1 + draws * (length + 1) / 2) for draws in (1, 9)]
+    cost = [share(draws) * (1 + draws * of_prefixes / tokens).item() for draws in (1, 9)]
     subject = "noise over that of the mean of all draws as the baseline"
     return [
         exact("mean gradient - grad ELBO", relative_error(mean, elbo_of(world))),
@@ -81,10 +82,16 @@ def optimal_baseline(world: World) -> list[Finding]:
     baseline = (one * first + other * second) / (one + other)
     coefficient = (weight * (first - baseline)).sum(1) + (weight * (second - baseline)).sum(0)
     cosine = torch.cosine_similarity(coefficient @ score, exact_mean, dim=0).item()
-    subject = "noise over that of the mean reward as the baseline"
+    gain, subject = plain - by_score, "share of the noise that the mean reward as the baseline has"
     return [
-        Finding.of_limits(f"weights of squared scores, {subject}", [by_score / plain], below=1.0),
-        Finding.of_limits(f"weights of length, {subject}", [by_length / plain], below=1.0),
+        Finding.of_limits(
+            f"weights of squared scores, the largest gain by a theorem, {subject}",
+            [gain / plain],
+            above=0.0,
+        ),
+        Finding.of_limits(
+            "weights of length, share of this gain", [(plain - by_length) / gain], above=0.5
+        ),
         Finding.of_limits(
             "groups of 2, 1 - cosine of mean gradient and gradient", [1 - cosine], above=1e-6
         ),

@@ -16,10 +16,15 @@ THRESHOLD = 0.5
 
 
 def ascended(
-    world: World, coefficient: Callable[[Tensor], Tensor], *, steps: int, size: float
+    world: World,
+    coefficient: Callable[[Tensor], Tensor],
+    *,
+    steps: int,
+    size: float,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """log q after steps along E_p0[c grad log q] by the logits, from the prior, `[S]`."""
-    logits, prob = world.log_prior, world.log_prior.exp()
+    """log q after steps along E_p0[c grad log q] by the logits, from the prior or `start`."""
+    logits, prob = world.log_prior if start is None else start, world.log_prior.exp()
     for _ in range(steps):
         log_guide = logits.log_softmax(0)
         gain = prob * coefficient(log_guide)

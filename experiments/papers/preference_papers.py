@@ -183,14 +183,15 @@ PREFERENCES = {
         "identities --only bco",
         "2404.04656",
         supports=("-beta log Z as the shift",),
-        against=("the mean reward as the shift, KL",),
+        against=("the mean of all responses as the shift, KL",),
         caveat="The optimum is the posterior of the log-odds of a good response if the logit is "
-        "shifted by beta log Z. The paper's shift, the mean reward, has another optimum.",
+        "shifted by beta log Z. The mean of all responses as the shift has another optimum.",
     ),
     "rpo": Paper(
         "Pang et al. 2024: DPO with the likelihood of the chosen (RPO); Xu et al. 2024: CPO",
         "The log-likelihood of the chosen response, added to DPO, keeps the chosen response from "
-        "becoming rarer. Here: one round of RPO, of weight 1, on pairs without end.",
+        "becoming rarer. Here: one round of RPO, of weight 1, on pairs without end, with the "
+        "log-likelihood as it is; the paper divides it by the length.",
         "identities --only chosen",
         "2404.19733",
         supports=("RPO, share",),
@@ -201,12 +202,14 @@ PREFERENCES = {
         "Pal et al. 2024: DPO-Positive (DPOP)",
         "A penalty for a chosen response that is rarer than under the prior ends the displacement "
         "of DPO. Here: pairs without end, in which one response is chosen in some and rejected in "
-        "others.",
-        "identities --only chosen",
+        "others, with a the share of its pairs that a response wins.",
+        "identities --only dpop",
         "2402.13228",
-        supports=("DPOP, weights",),
-        against=("DPOP, weight 5",),
-        caveat="A penalty of weight 5, a tenth of the paper's, holds the optimum at the prior.",
+        supports=("weight 50", "weight 5,", "weight 2 (max a / min a - 1)"),
+        against=("least weight that holds",),
+        caveat="The optimum is the prior, where nothing becomes rarer and nothing is learned, if "
+        "the weight is at least 2 (max a / min a - 1). The paper's weight of 50 is above this "
+        "here; a weight of 5 is below, and the optimum is away from the prior.",
     ),
     "rso": Paper(
         "Liu et al. 2023: statistical rejection sampling optimisation (RSO)",

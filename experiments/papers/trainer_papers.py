@@ -193,7 +193,8 @@ TRAINERS = {
         "2505.23585",
         supports=("squared scores", "weights of length"),
         against=("groups of 2",),
-        caveat="The gain is 2% of the noise on this world. In a group of two, whose own rewards "
+        caveat="The gain is 2% of the noise on this world, and that the gain is the largest is a "
+        "theorem. In a group of two, whose own rewards "
         "are in the baseline, the mean gradient has another direction than the gradient.",
     ),
     "topr": Paper(
@@ -227,10 +228,11 @@ TRAINERS = {
         "positive in practice, so that the entropy falls; the reward is a line in exp(entropy).",
         "identities --only entropy-change",
         "2505.22617",
-        supports=("slope of the entropy", "the rarest response"),
-        against=("covariance by rewards", "variance of E[r]"),
-        caveat="The identity holds. The sign is a fact about models and tasks: for random rewards "
-        "the entropy rises at first. Nor is the reward of the posteriors of all beta such a line.",
+        supports=("slope of the entropy", "covariance by rewards 1 - r"),
+        against=("covariance by rewards r", "variance of E[r]"),
+        caveat="The identity holds. The sign is a fact about models and tasks, and either sign "
+        "occurs: it is reversed if the rewards r become 1 - r. Nor is the reward of the posteriors "
+        "of all beta a line in exp(entropy).",
     ),
     "dft": Paper(
         "Wu et al. 2025: dynamic fine-tuning (DFT)",
@@ -239,7 +241,7 @@ TRAINERS = {
         "tried.",
         "identities --only dynamic-fine-tuning",
         "2508.05629",
-        supports=("mean gradient", "without the scale"),
+        supports=("descent of the loss", "without the scale"),
         against=("at the end, probability",),
         caveat="With the scale the gradient is the policy gradient of the reward p_data, and the "
         "ascent ends at the single most likely response, where fine-tuning ends at the data.",
