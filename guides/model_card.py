@@ -62,9 +62,12 @@ By its settings, `network.generate` draws from the guide.
 PEFT = """
 The folder is also an adapter of `peft`: `PeftModel.from_pretrained(NETWORK, "{folder}")`, where
 NETWORK is the network of the base. `generate` has the settings of the base, which may leave tokens
-out. To draw from the guide, pass `do_sample=True, top_k=0, top_p=1.0, repetition_penalty=1.0`, the
-temperature of the prior, 1 by default, and values that leave no token out for all else that
-`generation_config.json` of the base sets.
+out. To draw from the guide, pass values that leave no token out for all that
+`generation_config.json` of the base sets, and the temperature of the prior:
+
+```
+do_sample=True, top_k=0, top_p=1.0, repetition_penalty=1.0, temperature={temperature}
+```
 """
 OTHER_FORMATS = {"transformers": TRANSFORMERS, "peft": PEFT}
 """Section about the format of a library, by the name of the library."""
@@ -120,7 +123,9 @@ class ModelCard:
             title=self.title,
             rows="\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows),
             code=code.format(prior=prior, folder=folder, prompt=prompts[0], options=options),
-            other_format=OTHER_FORMATS.get(library, "").format(folder=folder),
+            other_format=OTHER_FORMATS.get(library, "").format(
+                folder=folder, temperature=self.loading.get("temperature", "...")
+            ),
         )
 
     def _rows(self, name: str, prompts: Sequence[Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -128,9 +129,23 @@ def test_contributed_sampler(prior, prompts):
     assert posterior.effective_sample_size.min() > 1_000
 
 
+STOPS_ONCE = """
+import signal
+from pathlib import Path
+
+
+def short(texts):
+    if [*Path().glob("trained/*/checkpoints/step-*")] and not Path("stopped").exists():
+        Path("stopped").touch()
+        signal.raise_signal(signal.SIGINT)
+    return [-0.1 * len(text) for text in texts]
+"""
+"""File of a reward that interrupts the run after the first checkpoint."""
+
+
 @pytest.mark.slow
 def test_package_outside_the_repository_adds_choices_to_the_command_line(tmp_path):
-    """An own guide, objective and sampler, a run with each, and the saved guide."""
+    """An own guide, objective and sampler, a run with each, its resume, and the saved guide."""
     package, parts = tmp_path / "mypackage", ("class Unigram", "class TrajectoryBalance")
     package.mkdir()
     texts = [program("CONTRIBUTING.md", part) for part in (*parts, "def defensive_sampling")]
@@ -141,15 +156,28 @@ def test_package_outside_the_repository_adds_choices_to_the_command_line(tmp_pat
     (package / "__init__.py").write_text("\n".join(lines))
     script = tmp_path / "my_steer.py"
     script.write_text(program("CONTRIBUTING.md", "runpy.run_module"))
+    (tmp_path / "reward.py").write_text(STOPS_ONCE)
+
+    def run(*words):
+        paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        return subprocess.run(
+            [sys.executable, *words],
+            env=os.environ | paths,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
 
     def steer(*options):
-        paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-        run = [sys.executable, script, "--max-new-tokens", "3", *options]
-        return subprocess.run(run, env=os.environ | paths, cwd=tmp_path, capture_output=True)
+        return run("my_steer.py", "--max-new-tokens", "3", *options)
 
-    few = ["--samples", "16", "--prior-draws", "16", "--out", "trained"]
-    fitted = steer("--guide", "unigram", "--objective", "my-balance", "--steps", "2", *few)
-    assert fitted.returncode == 0, fitted.stderr
+    assert steer("--help").stdout.startswith("usage: python my_steer.py [-h]")
+    few = ["--samples", "16", "--prior-draws", "16", "--checkpoint-every", "1", "--out", "trained"]
+    few += ["--steps", "2", "--reward", "function:reward.py:short"]
+    stopped = steer("--guide", "unigram", "--objective", "my-balance", *few)
+    assert "Ended by SIGINT. To go on: python my_steer.py --resume" in stopped.stderr
+    resumed = run(*shlex.split(stopped.stderr.partition("To go on: python ")[2]))
+    assert resumed.returncode == 0, resumed.stderr
     (folder,) = tmp_path.glob("trained/*/guide")
     proposal = ["--proposal", folder, "--budget", "64", "--out", "drawn"]
     sampled = steer("--sample", "defensive", *proposal)

@@ -55,8 +55,8 @@ def main(args: Compare) -> RunFolder:
     with new_folder(args, "compare") as folder:
         charts = write_figures(groups, folder, args.smooth)
         tables = {"numbers": numbers, "notes": notes(runs), "differences": difference_rows(groups)}
-        curves = {"labels": [group.label for group in groups], "charts": charts}
-        folder.write_page("compare/page.html", TITLE, **tables, **curves, window=args.smooth)
+        figures = {"labels": [group.label for group in groups], "charts": charts}
+        folder.write_page("compare/page.html", TITLE, **tables, **figures, window=args.smooth)
         print(
             f"\nOpen {folder.report}; {2 * len(charts)} figures are in {folder.path / 'figures'}."
         )

@@ -21,7 +21,7 @@ hours more with SmolLM2, whose runs take about ten minutes each.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from experiments.foreign.design import FACTORS, Cell, design
 from experiments.foreign.findings import findings
 from experiments.foreign.priors import absence
-from experiments.foreign.records import Run, read_runs, to_line
+from experiments.foreign.records import Run, check_names, read_runs, to_line
 from experiments.foreign.report import strip_figure, tables, write_markdown
 from experiments.foreign.runs import Job, run
 from experiments.shared import argument_types as types
@@ -81,6 +81,7 @@ class Foreign(Arguments):
         if not file.is_file():
             raise SystemExit(f"--resume {self.resume}: there is no {file.name}")
         saved = expanded(json.loads(file.read_text())["arguments"], self.resume)
+        check_names(file, saved, (field.name for field in fields(self)))
         saved |= {"only": tuple(saved["only"]), "out": Path(saved["out"]), "resume": self.resume}
         stories = saved["stories"] and Path(saved["stories"])
         saved["stories"] = stories if stories and stories.is_dir() else None

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,9 @@ def ratio(value: Estimate, base: Estimate) -> Estimate:
 def read_runs(file: Path) -> list[Run]:
     """Runs in a file of a JSON record a line; removes a line that was cut off from the file."""
     records = list(_whole_records(file.read_text().splitlines() if file.exists() else []))
+    for record in records:
+        check_names(file, record, (each.name for each in fields(Run)))
+        check_names(file, record["cell"], Cell._fields)
     write_atomically(file, "".join(json.dumps(record) + "\n" for record in records))
     return [_restored(record) for record in records]
 
@@ -98,6 +101,13 @@ def read_runs(file: Path) -> list[Run]:
 def to_line(run: Run) -> str:
     """A run as a line of JSON, with the levels of its cell by factor."""
     return json.dumps(asdict(run) | {"cell": run.cell._asdict()}) + "\n"
+
+
+def check_names(file: Path, names: Iterable[str], expected: Iterable[str]) -> None:
+    """Exit if a file of the run to resume has other names than this version writes."""
+    if other := sorted(set(names) ^ set(expected)):
+        problem = f"expected the names of this version, which differ in {', '.join(other)}"
+        raise SystemExit(f"--resume {file.parent}: {file.name}: {problem}. Start the run again")
 
 
 def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:

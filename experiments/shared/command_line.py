@@ -98,8 +98,9 @@ def _parse(words: list[str], arguments: type[A], title: str = "") -> A:
     given = given_options(words)
     _check_words(words, arguments)
     about = f"{title}\n\n{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
-    name = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
-    parse = partial(tyro.cli, arguments, args=words, prog=f"python -m {name}", description=about)
+    module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
+    program = f"python -m {module}" if module else f"python {sys.argv[0]}"
+    parse = partial(tyro.cli, arguments, args=words, prog=program, description=about)
     args: A = parse().completed(lambda default: parse(default=default))
     for name, hint in hints_of(arguments).items():
         for part in _parts(hint) if name in given else ():

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -125,16 +126,20 @@ def old_folder(args: Any, inputs: Iterable[Input]) -> Iterator[RunFolder]:
 def resume_command(folder: RunFolder, args: Any) -> str:
     """Hint with the command that resumes a run; empty for a run without a checkpoint.
 
-    The command repeats the arguments whose paths are not saved.
+    The command is that of the file that was run, if any, which may have added entries of its own,
+    and repeats the arguments whose paths are not saved.
     """
     if not has_checkpoint(folder.checkpoints):
         return ""
-    words = ["--resume", str(folder.path)]
+    program = sys.modules["__main__"]
+    is_file = program.__spec__ is None and hasattr(program, "__file__")
+    words = [sys.argv[0]] if is_file else ["-m", "experiments.steer"]
+    words += ["--resume", str(folder.path)]
     for name, value in _values(args):
         given = json.loads(json.dumps(value, default=str))
         if ELSEWHERE in str(portable(given, folder.path)):
             words += [option(name), *(given if isinstance(given, list) else [given])]
-    return f"To go on: python -m experiments.steer {shlex.join(words)}"
+    return f"To go on: python {shlex.join(words)}"
 
 
 def _is_larger_budget(name: str, value: Any, own: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import warnings
 from functools import partial
 
@@ -22,9 +23,12 @@ from transformers import (
 
 from guides import LoRA
 from guides.guide import OtherGuideError
+from guides.model_card import ModelCard
+from guides.saved import save_guide
 from inference import OBJECTIVES, FusedOptimizer, fit, response_distribution
 from model import AlignmentModel, LanguageModel, TextReward
 from model.networks.fused_layers import fused_layers
+from tests.model.generation import assert_generates
 from tests.model.tiny import NETWORKS, PROMPTS, SPECIAL, WORDS, tiny, tiny_tokenizer
 
 # llama norms its activations in float32
@@ -195,6 +199,21 @@ def test_peft_alone_loads_it(prior, tmp_path):
         loaded = peft.PeftModel.from_pretrained(loaded, tmp_path / "guide")
     fused_layers(loaded)  # as in every language model here
     assert torch.equal(loaded.eval()(ids).logits, expected)
+
+
+def test_generate_of_the_adapter_draws_from_the_guide_by_the_settings_of_its_card(tmp_path):
+    """Whatever the settings of the base, which are no part of the guide."""
+    prior = tiny(temperature=0.7, max_new_tokens=6)
+    prompts = prior.encode(["a b c a"])
+    guide = moved(LoRA(prior))
+    card = ModelCard(loading={"temperature": prior.temperature})
+    save_guide(tmp_path, guide, "lora", {}, prompts, card)
+    base = copy.deepcopy(prior.network)
+    others = {"temperature": 0.3, "top_k": 1, "top_p": 0.2, "repetition_penalty": 3.0}
+    base.generation_config.update(**others)
+    network = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    [settings] = re.findall(r"```\n(do_sample=.*)\n```", (tmp_path / "README.md").read_text())
+    assert_generates(network, guide.language_model, max_new_tokens=6, **eval(f"dict({settings})"))
 
 
 def test_saved_names_a_base_on_the_hub_and_no_path_of_this_machine(network, tmp_path):

@@ -85,6 +85,32 @@ def test_a_folder_of_no_run_is_refused(tmp_path, capsys):
     assert "there is no arguments.json" in capsys.readouterr().err
 
 
+def test_a_run_of_another_version_is_refused_by_name(args, capsys):
+    main(replace(args, only=(*args.only, "trajectory-balance")))
+    folder = next(args.out.iterdir())
+    lines = (folder / "results.jsonl").read_text()
+    saved = json.loads((folder / "arguments.json").read_text())
+
+    def refusal(file, text):
+        (folder / file).write_text(text)
+        with pytest.raises(SystemExit) as end:
+            run_script(main, Foreign, ["--resume", str(folder)])
+        assert end.value.code == 2
+        start = f"--resume {folder}: {file}: expected the names of this version, which differ in "
+        assert (folder / file).read_text() == text
+        *_, error = capsys.readouterr().err.splitlines()
+        assert error.startswith(start)
+        return error.removeprefix(start)
+
+    earlier = lines.replace('"steps": 2', '"steps": 2, "start": [1.0, 0.1]')
+    assert refusal("results.jsonl", earlier) == "start. Start the run again"
+    assert refusal("results.jsonl", lines.replace('"beta"', '"strength"')) == (
+        "beta, strength. Start the run again"
+    )
+    del saved["arguments"]["design_seed"]
+    assert refusal("arguments.json", json.dumps(saved)) == "design_seed. Start the run again"
+
+
 def test_a_resume_finds_the_stories_or_asks_for_them(args, tmp_path, capsys):
     def resumed(stories):
         saved = vars(args) | {"stories": stories, "out": str(args.out)}

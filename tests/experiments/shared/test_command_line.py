@@ -52,11 +52,18 @@ def test_a_script_without_a_stdout_ends_as_with_one(refused, monkeypatch):
     assert code_of(print, *(["--flips", "0"] if refused else [])) == (2 if refused else 0)
 
 
-def test_the_help_names_the_command_that_runs(capsys, monkeypatch):
-    spec = SimpleNamespace(name="experiments.coin.__main__")
+@pytest.mark.parametrize(
+    ("spec", "command"),
+    [
+        (SimpleNamespace(name="experiments.coin.__main__"), "python -m experiments.coin"),
+        (None, "python my_coin.py"),
+    ],
+)
+def test_the_help_names_the_command_that_runs(spec, command, capsys, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", ["my_coin.py"])
     assert code_of(never, "--help") == 0
-    assert capsys.readouterr().out.startswith("usage: python -m experiments.coin [-h]")
+    assert capsys.readouterr().out.startswith(f"usage: {command} [-h]")
 
 
 def test_a_letter_that_the_terminal_lacks_does_not_end_a_run(monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,8 @@ def args(grammar_folder, tmp_path):
     return replace(SHORT, prior=str(grammar_folder), prompts=("the film was",), out=tmp_path)
 
 
-def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(args, capsys):
+def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(args, capsys, monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
     folder, error = ended_early(args)
     assert error.__notes__[-1] == f"To go on: python -m experiments.steer --resume {folder.path}"
     assert has_checkpoint(folder.checkpoints)

@@ -49,7 +49,14 @@ def test_run_folder_and_report(args, capsys, monkeypatch):
     monkeypatch.undo()  # figures are drawn
     folder = main(args)
     printed = capsys.readouterr().out
-    for text in ("Before, from the prior", "log Z =", "KL(. || p*)", "KL(p* || .)", "are left"):
+    for text in (
+        "Before, from the prior",
+        "log Z =",
+        "KL(. || p*)",
+        "KL(p* || .)",
+        "E[r]",
+        "are left",
+    ):
         assert text in printed
     saved = json.loads(folder.arguments.read_text())
     assert saved["arguments"]["beta"] == args.beta
@@ -64,7 +71,7 @@ def test_run_folder_and_report(args, capsys, monkeypatch):
     page = folder.report.read_text()
     for word in ("p0", "q", "p*", "Effective sample size", "Pareto k-hat", "distinct-2"):
         assert re.search(rf"<p[^>]*>[^<]*(?<!\w){re.escape(word)}(?!\w)[^<]*</p>", page), word
-    assert "the posteriors of every beta are estimated" in page.lower()
+    assert "The posteriors of every beta are estimated from draws of the prior alone" in page
     assert page.count("<svg") == 2
     assert not re.search(r'(src|href)="?(?!#)', page.split("<svg")[0]), (
         "the page loads something from elsewhere"

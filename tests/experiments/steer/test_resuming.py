@@ -62,6 +62,7 @@ def run(start, tmp_path, monkeypatch):
 
 
 FUNCTION = "--reward function:rewards.py:kindness: "
+FLIPPED = "the last bit of the file is another, at the same size"
 
 
 @pytest.mark.parametrize(
@@ -75,12 +76,16 @@ FUNCTION = "--reward function:rewards.py:kindness: "
         ("prior/model.safetensors", "0", "--prior prior: model.safetensors changed"),
         ("prior/config.json", "{}", "--prior prior: config.json changed"),
         ("prior/added_tokens.json", "{}", "--prior prior: added_tokens.json changed"),
-        ("classifier/model.safetensors", "0", "classifier:LABEL_0: model.safetensors changed"),
+        ("classifier/model.safetensors", FLIPPED, "classifier:LABEL_0: model.safetensors changed"),
     ],
 )
 def test_files_that_changed_are_refused_by_name_before_they_run(run, file, text, message, capsys):
-    Path(file).unlink(missing_ok=True)
-    if text is not None:
+    if text is FLIPPED:
+        *data, last = Path(file).read_bytes()
+        Path(file).write_bytes(bytes([*data, last ^ 1]))
+    elif text is None:
+        Path(file).unlink()
+    else:
         Path(file).write_text(text)
     with pytest.raises(SystemExit, match=re.escape(f"{message} since the run was made")):
         main(Steer(resume=run.path))

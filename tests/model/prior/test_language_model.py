@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from model import AlignmentModel, LanguageModel
+from tests.model.generation import assert_generates
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
 
 
@@ -61,23 +62,7 @@ def test_generate_of_a_saved_network_draws_from_the_distribution(tmp_path: Path)
     prior.network.generation_config.update(do_sample=True, **others)
     prior.save_pretrained(tmp_path)
     network = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
-    prompts = prior.encode(["a b c a"])
-    torch.manual_seed(0)
-    output = network.generate(
-        prompts.ids.expand(32, -1),
-        attention_mask=torch.ones(32, prompts.ids.shape[1], dtype=torch.long),
-        output_scores=True,
-        return_dict_in_generate=True,
-    )
-    per_token = network.compute_transition_scores(
-        output.sequences, output.scores, normalize_logits=True
-    )
-    response = output.sequences[:, prompts.ids.shape[1] :, None].mT  # [32, 1, T]
-    assert response.shape[-1] == 6
-    is_token = prior.space.is_token(response)[:, 0]
-    expected = prior(prompts).log_prob(response)[:, 0].float()
-    assert_close(per_token.masked_fill(~is_token, 0.0).sum(1), expected, rtol=0, atol=1e-4)
-    assert len(response.unique(dim=0)) > 1
+    assert_generates(network, prior)
 
 
 @pytest.mark.parametrize(
