@@ -24,9 +24,18 @@ def optimum(world: World, likelihood: Likelihood, wins: Tensor, beta: float) -> 
     return least(world, likelihood, weight, beta, lambda log_guide: log_guide - world.log_prior)
 
 
-def least(world: World, likelihood: Likelihood, weight: Tensor, beta: float, head: Head) -> Tensor:
+def least(
+    world: World,
+    likelihood: Likelihood,
+    weight: Tensor,
+    beta: float,
+    head: Head,
+    *,
+    max_steps: int = 300,
+) -> Tensor:
     """log q at the least loss, `[S]`, for pairs that the first has won, of a weight `[S, S]`."""
-    return minimum(partial(loss_of, likelihood, weight, beta, head), world)
+    loss = partial(loss_of, likelihood, weight, beta, head)
+    return minimum(loss, world, max_steps=max_steps)
 
 
 def loss_of(

@@ -70,7 +70,9 @@ def none(world: World) -> list[Finding]:
         return log_guide / length[:, 0]
 
     without, with_margin = (
-        least(world, margin(gamma), weight, beta, per_token) for gamma in (0.0, 0.5)
+        # the loss is flat: after 300 steps the optimum depends on the processor's rounding
+        least(world, margin(gamma), weight, beta, per_token, max_steps=2000)
+        for gamma in (0.0, 0.5)
     )
     prior, target = (kl(log, world.log_posterior) for log in (world.log_prior, log_target))
     means = [(log.exp() @ world.reward).item() for log in (world.log_prior, log_target)]
