@@ -1,12 +1,14 @@
 """Prompts of a run: from the command line, a text file or a data set; all, and those measured."""
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.shared.refusals import blamed
 from experiments.steer.arguments import Steer
 from model import LanguageModel, Prompts, read_prompts
 from model.common.texts import read_lines
+from model.prior.chat import Messages
 
 
 class RunPrompts(NamedTuple):
@@ -69,11 +71,31 @@ def read_dataset(source: str, args: Steer, prior: LanguageModel) -> tuple[Prompt
         share = f"{num_prompts - len(data):,} of {num_prompts:,} prompts"
         notes = [f"Left out: {share}, of more than {args.max_prompt_tokens:,} tokens."]
     prompts = data.encode(prior, system=args.system)
+    notes += chat_notes(data.prompts, prior, args.system)
     lengths = prompts.mask.sum(1)
     columns = f", with columns {', '.join(prompts.columns)}" if prompts.columns else ""
     size = f"{int(lengths.min()):,} to {int(lengths.max()):,} tokens"
     print(f"data set {source}, {len(prompts):,} prompts of {size}{columns}")
     return prompts, notes
+
+
+def chat_notes(
+    prompts: Sequence[str | Messages], prior: LanguageModel, system: str | None
+) -> list[str]:
+    """Sentences about prompts that a chat model reads, perhaps otherwise than meant."""
+    notes = []
+    answered = sum(each[-1]["role"] == "assistant" for each in prompts if not isinstance(each, str))
+    if answered:
+        notes.append(
+            f"{answered:,} of {len(prompts):,} chats end with a message of the assistant, which "
+            "responses continue: leave it out if the response is to answer the user."
+        )
+    if system is None and prior.tokenizer.chat_template and isinstance(prompts[0], str):
+        notes.append(
+            "The prompts are texts, read without the chat template of the prior: write messages, "
+            "or set --system, for chats."
+        )
+    return notes
 
 
 def measured_prompts(args: Steer, prompts: Prompts) -> Prompts:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.common.texts import SHOWN, read_text, split_lines
+from model.common.texts import SHOWN, quoted, read_text, split_lines
 from model.data.record import DataError, Record
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -28,13 +28,25 @@ def read_json(path: Path) -> Iterator[Record]:
         for index, values in enumerate(_parsed(text, str(path))):
             yield Record(f"{path}, item {index}", values)
         return
+    fix = _hint(text)
     for number, line in enumerate(split_lines(text), 1):
         if line.strip():
-            yield Record(f"{path}, line {number}", _parsed(line, f"{path}, line {number}"))
+            yield Record(f"{path}, line {number}", _parsed(line, f"{path}, line {number}", fix))
 
 
-def _parsed(text: str, place: str) -> Any:
-    """A JSON text as plain data."""
+def _hint(text: str) -> str:
+    """End of the error of a file without JSON lines: the likely fix."""
+    if not text.lstrip().startswith("{"):
+        return ". Prompts as plain lines are for `--prompts-file` of `steer`, and for `encode`"
+    try:
+        names = list(json.loads(text))
+    except (ValueError, RecursionError):
+        return ""
+    return f". The file is one object over several lines, with the names {quoted(names)}"
+
+
+def _parsed(text: str, place: str, fix: str = "") -> Any:
+    """A JSON text as plain data; `fix` is the end of the error."""
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
@@ -42,7 +54,7 @@ def _parsed(text: str, place: str) -> Any:
         reason, where = f"{error.msg} at column {error.colno}", f"{place}{line}"
         raise DataError(
             f"{where}: not JSON ({reason}), expected an object on each line, or one array of "
-            "objects in brackets"
+            f"objects in brackets{fix}"
         ) from error
     except DataError as error:
         raise DataError(f"{place}: {error}") from error

@@ -13,6 +13,9 @@ Messages = tuple[dict[str, Any], ...]
 """One chat: messages, each with a `role`, and with a `content` or `tool_calls`."""
 
 EXAMPLE = "[{'role': 'user', 'content': 'Hello'}]"
+SHAREGPT = (
+    ": rename `from` and `value` so, and the roles `human` to `user` and `gpt` to `assistant`"
+)
 VARIABLES = {"tools", "documents"}
 """Parameters of `apply_chat_template` that it passes on to the template."""
 
@@ -80,7 +83,8 @@ def check_messages(messages: Iterable[object], where: str) -> None:
         has_content = "content" in message or message.get("tool_calls")
         if not isinstance(message.get("role"), str) or not has_content:
             keys = sorted(map(str, message))
-            raise ValueError(f"{place} has the keys {keys}, expected a `role` and a `content`")
+            fix = SHAREGPT if {"from", "value"} <= message.keys() else ""
+            raise ValueError(f"{place} has the keys {keys}, expected a `role` and a `content`{fix}")
         for key, value in message.items():
             check_plain(value, f"{key!r} in {place}")
         if not isinstance(content := message.get("content", ""), str):

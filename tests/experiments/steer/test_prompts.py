@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,29 @@ def test_long_prompts_are_left_out_with_a_note(args, chat_folder):
     assert prompts.every is prompts.measured
     with pytest.raises(SystemExit, match="--dataset: all 20 prompts have more than 4 tokens, the"):
         load_prompts(replace(args, max_prompt_tokens=4), prior)
+
+
+def test_notes_say_how_a_chat_model_reads_the_prompts(args, chat_folder):
+    prior = load_prior(str(chat_folder), **args.loading)
+    question = [{"role": "user", "content": "a"}]
+    answered = [*question, {"role": "assistant", "content": "b"}]
+    notes = {}
+    for name, prompts in {
+        "chats": [question, question],
+        "answered": [question, answered],
+        "texts": ["a", "b"],
+    }.items():
+        rows = [json.dumps({"question": prompt}) for prompt in prompts]
+        Path(args.dataset).write_text("\n".join(rows))
+        notes[name] = load_prompts(args, prior).notes
+    assert notes["chats"] == []
+    assert [note[:49] for note in notes["answered"]] == [
+        "1 of 2 chats end with a message of the assistant,"
+    ]
+    assert [note[:56] for note in notes["texts"]] == [
+        "The prompts are texts, read without the chat template of"
+    ]
+    assert load_prompts(replace(args, system="d"), prior).notes == []
 
 
 def test_resume_on_a_data_set_ends_where_an_unbroken_run_ends(args, tmp_path):

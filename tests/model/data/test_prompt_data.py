@@ -95,7 +95,7 @@ GOOD = '{"prompt": "a", "x": 1}\n'
         (GOOD + '{"prompt": ["a"], "x": 1}', r"line 2: column 'prompt' is \['a'\] \(list\)"),
         (
             '{"prompt": [{"from": "human", "value": "a"}]}',
-            "message 0 of .*line 1: column 'prompt' has the keys .'from', 'value'., expected",
+            "column 'prompt' has the keys .'from', 'value'., expected .* rename `from` and `value`",
         ),
         (
             '{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}',
@@ -112,7 +112,12 @@ GOOD = '{"prompt": "a", "x": 1}\n'
         (GOOD + '{"prompt": "a", "x": ["\\ud83d"]}', "item 0 of .*line 2: column 'x' has '.ud83d'"),
         ('[\n{"prompt": "a"},\n{"prompt" "b"}\n]', "line 3: not JSON .Expecting ':' .* column 11"),
         ('[{"prompt": "a"}, 3]', r"item 1: got 3 \(int\), expected an object"),
-        ('{\n"prompt": "a"\n}', "line 1: not JSON .*or one array of objects in brackets"),
+        (
+            '{\n"prompt": "a"\n}',
+            r"line 1: not JSON .*or one array of .*one object over several lines.*\['prompt'\]",
+        ),
+        ('{\n"prompt": "a', r"line 1: not JSON .*or one array of objects in brackets$"),
+        ("The film was\n", "line 1: not JSON .* Prompts as plain lines are for `--prompts-file`"),
         ("", "has no records, expected at least one"),
         ("[]", "has no records"),
         ("\n \n", "has no records"),
