@@ -1,6 +1,5 @@
 """Preferences of a file: DPO beside a reward that is inferred first and then followed by SVI."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,16 +12,9 @@ from inference import Estimate, LeaveOneOut_ELBO, diagnose, fit, random_state
 from inference.direct_preferences import PreferenceProgram, ResponsePairs, fit_preferences
 from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import calibrate
-from inference.reward_posterior.ties import tie_strength
 from model import AlignmentModel, LanguageModel, Prompts
 from model.preferences import (
-    BradleyTerry,
-    Comparisons,
-    LinearHead,
-    Preference,
     PriorFeatures,
-    RewardPosterior,
-    StandardisedFeatures,
     encode_distinct_prompts,
     read_preferences,
     split_preferences,
@@ -63,23 +55,14 @@ class Study:
             parts = split_preferences(read_preferences(path, prior.tokenizer), share)
             train, held_out = (ResponsePairs.of(part, prior) for part in parts)
         prompts = encode_distinct_prompts(parts[0], prior, MAX_PROMPTS)
-        reward = inferred(parts[0], prior)
+        _, reward = REWARD_INFERENCE["map"].from_preferences(
+            parts[0], PriorFeatures(prior), num_components=COMPONENTS, prior_scale=PRIOR_SCALE
+        )
         chosen, rejected = (
             reward([each.texts[side] for each in parts[1]]).mean(0) for side in (0, 1)
         )
         model = uncertain_model(prior, reward, "mean", beta)
         return cls(prior, train, held_out, prompts, model, chosen - rejected)
-
-
-def inferred(train: Sequence[Preference], prior: LanguageModel) -> RewardPosterior:
-    """The most probable reward, linear in features of the prior's hidden states."""
-    texts = [text for preference in train for text in preference.texts]
-    features = StandardisedFeatures.fit(PriorFeatures(prior), texts, num_components=COMPONENTS)
-    comparisons = Comparisons.of(train, features)
-    nu = tie_strength(comparisons, PRIOR_SCALE)
-    model = BradleyTerry(LinearHead(features.num_features), PRIOR_SCALE, tie_strength=nu)
-    samples = REWARD_INFERENCE["map"](model, comparisons)
-    return RewardPosterior(model.head, features, samples)
 
 
 def compare(

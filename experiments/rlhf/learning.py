@@ -15,7 +15,6 @@ from inference import random_state
 from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
 from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import Calibration, calibrate, predict
-from inference.reward_posterior.ties import tie_strength
 from model.preferences import AGGREGATIONS, BradleyTerry, Features, Preference, RewardPosterior
 from model.preferences.comparisons import Comparisons
 from model.preferences.features import StandardisedFeatures
@@ -42,18 +41,18 @@ def learn(
     args: RLHF, features: Features, train: Sequence[Preference], seed: int
 ) -> tuple[BradleyTerry, RewardPosterior]:
     """Infer the posterior of the reward."""
-    texts = [text for preference in train for text in preference.texts]
-    standardised = StandardisedFeatures.fit(features, texts, num_components=args.components)
-    comparisons = Comparisons.of(train, standardised)
     with blamed(f"--inference {args.inference} with --head {args.head}"):
-        nu = args.tie_strength
-        if nu is None:
-            nu = tie_strength(comparisons, args.prior_scale, args.flip)
-        head = HEADS[args.head](standardised.num_features)
-        model = BradleyTerry(head, args.prior_scale, flip=args.flip, tie_strength=nu)
-        infer = REWARD_INFERENCE[args.inference]
-        samples = infer(model, comparisons, num_samples=args.reward_samples, seed=seed)
-    return model, RewardPosterior(model.head, standardised, samples)
+        return REWARD_INFERENCE[args.inference].from_preferences(
+            train,
+            features,
+            head=HEADS[args.head],
+            num_components=args.components,
+            prior_scale=args.prior_scale,
+            flip=args.flip,
+            tie_strength=args.tie_strength,
+            num_samples=args.reward_samples,
+            seed=seed,
+        )
 
 
 def check_inference(args: RLHF, features: StandardisedFeatures, train: Sequence[Preference]) -> str:

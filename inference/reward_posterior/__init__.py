@@ -1,17 +1,27 @@
 """Posteriors of a reward's weights given comparisons, one algorithm a file, and their registry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from inference.estimate import check_numbers
+from inference.reward_posterior import ties
 from inference.reward_posterior.autoguide import autoguide
 from inference.reward_posterior.ensemble import ensemble
 from inference.reward_posterior.maximum import laplace, maximum_a_posteriori
 from inference.reward_posterior.nuts import nuts
-from model.preferences import Comparisons
+from model.preferences import (
+    BradleyTerry,
+    Comparisons,
+    Features,
+    Head,
+    LinearHead,
+    Preference,
+    RewardPosterior,
+    StandardisedFeatures,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,44 @@ class RewardInference:
         """
         options = {"num_samples": num_samples, "seed": seed, "progress": progress}
         return check_numbers("a draw of the weights", self.infer(model, comparisons, **options))
+
+    def from_preferences(
+        self,
+        preferences: Sequence[Preference],
+        features: Features,
+        *,
+        head: Callable[[int], Head] = LinearHead,
+        num_components: int | None = None,
+        prior_scale: float = 2.0,
+        flip: float = 0.0,
+        tie_strength: float | None = None,
+        **options: Any,
+    ) -> tuple[BradleyTerry, RewardPosterior]:
+        """Infer a reward from preferences: features, comparisons, program and draws in one call.
+
+            laplace = REWARD_INFERENCE["laplace"]
+            program, reward = laplace.from_preferences(preferences, PriorFeatures(prior))
+
+        Args:
+            preferences: Preferences to learn from.
+            features: phi. The texts of the preferences centre and scale the features.
+            head: A head of `HEADS`: the reward as a function of D features, given D.
+            num_components: Number of principal components of the features; default, no projection.
+            prior_scale, flip: See `BradleyTerry`.
+            tie_strength: See `BradleyTerry`; default, the most probable.
+            options: `num_samples`, `seed` and `progress` of a call of the entry.
+
+        Raises:
+            NotMaximisedError: If the most probable weights are not found.
+            NotANumberError: If a weight is NaN.
+        """
+        texts = [text for preference in preferences for text in preference.texts]
+        scaled = StandardisedFeatures.fit(features, texts, num_components=num_components)
+        comparisons = Comparisons.of(preferences, scaled)
+        if tie_strength is None:
+            tie_strength = ties.tie_strength(comparisons, prior_scale, flip)
+        model = BradleyTerry(head(scaled.num_features), prior_scale, flip, tie_strength)
+        return model, RewardPosterior(model.head, scaled, self(model, comparisons, **options))
 
 
 REWARD_INFERENCE: dict[str, RewardInference] = {

@@ -20,6 +20,6 @@ from model.preferences.features import (
     PriorFeatures,
     StandardisedFeatures,
 )
-from model.preferences.heads import HEADS, LinearHead, MLPHead
+from model.preferences.heads import HEADS, Head, LinearHead, MLPHead
 from model.preferences.reward_posterior import OtherRewardError, RewardPosterior, saved_features
 from model.preferences.text_judge import TextJudge

@@ -22,7 +22,14 @@ from inference.reward_posterior import (
     nuts,
 )
 from inference.reward_posterior.maximum import NotMaximisedError, maximise
-from model.preferences import BradleyTerry, Comparisons, LinearHead, MLPHead, simulate
+from model.preferences import (
+    BradleyTerry,
+    Comparisons,
+    LinearHead,
+    MLPHead,
+    Preference,
+    simulate,
+)
 
 COUNT = 200
 SHORT = {"autoguide": {"num_steps": 20}, "nuts": {"warmup_steps": 20}}
@@ -266,3 +273,32 @@ def test_autoguide_that_leaves_the_numbers_says_so():
             num_steps=4,
             learning_rate=1e300,
         )
+
+
+def counts(texts):
+    return torch.tensor([[float(text.count("a"))] for text in texts])
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.2])
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_a_reward_from_preferences_is_most_probable_on_a_grid(flip, has_ties):
+    pairs = [("a", "aa"), ("aaa", "a"), ("aaaa", "aa"), ("aaa", "aaaa"), ("aaaa", "a")] * 2
+    preferences = [Preference("", *pair, tie=has_ties and n < 2) for n, pair in enumerate(pairs)]
+    program, reward = REWARD_INFERENCE["map"].from_preferences(
+        preferences, counts, prior_scale=1.5, flip=flip
+    )
+    numbers = counts([text for pair in pairs for text in pair]).double()
+    scale = numbers.std(correction=0)
+    difference = torch.tensor([len(chosen) - len(rejected) for chosen, rejected in pairs]) / scale
+    w = torch.linspace(-5, 5, 100_001, dtype=torch.float64)
+    d = w[:, None] * difference  # [W, C]
+    nu = program.tie_strength
+    assert (nu > 0) == has_ties
+    wins, losses = (d / 2).exp(), (-d / 2).exp()
+    whole = wins + losses + nu
+    chosen = ((1 - flip) * wins + flip * losses) / whole
+    is_tie = torch.tensor([each.tie for each in preferences])
+    likelihood = torch.where(is_tie, nu / whole if nu else chosen, chosen)
+    log_joint = likelihood.log().sum(1) - w.square() / (2 * 1.5**2)
+    low, high = reward(["a", "aaaa"])[0]
+    assert high - low == pytest.approx(3 * w[log_joint.argmax()].item() / scale.item(), abs=1e-3)
