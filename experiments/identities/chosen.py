@@ -151,8 +151,7 @@ def classifier(world: World) -> list[Finding]:
         return beta * (prior @ (log_guide - world.log_prior)).item()
 
     right = -beta * (world.log_prior + nats / beta).logsumexp(0).item()
-    # The mean less the shift is E_p0[nats] > 0 at the right shift, and -beta KL(p0 || q) at 0.
-    shift = root(lambda shift: mean(fitted(shift)) - shift, right, 0.0)
+    shift = _mean_as_shift(prior, is_good, beta, right)
     of_mean, start = fitted(shift), kl(world.log_prior, world.log_posterior)
     subject = "the mean of all responses as the shift"
     return [
@@ -169,6 +168,30 @@ def classifier(world: World) -> list[Finding]:
             below=start,
         ),
     ]
+
+
+def _mean_as_shift(prior: Tensor, is_good: Tensor, beta: float, low: float) -> float:
+    """The shift d that is the mean of beta log q/p0 under p0 at the optimum of BCO with this shift.
+
+    At the optimum beta (g - sigmoid(beta h - d)) = lam exp(h) for h = log q/p0 and a multiplier
+    lam of sum q = 1, which is 0 at the right shift `low`. With more shift h would have more mass
+    than 1, and lam is positive: the left side falls in h, the right side rises.
+    """
+
+    def log_ratio(shift: float, lam: float) -> Tensor:
+        below, above = (torch.full_like(prior, end) for end in (-60.0, 60.0))
+        for _ in range(60):
+            middle = (below + above) / 2
+            gain = beta * (is_good - torch.sigmoid(beta * middle - shift)) - lam * middle.exp()
+            below, above = torch.where(gain > 0, middle, below), torch.where(gain > 0, above, middle)
+        return middle
+
+    def excess(shift: float) -> float:
+        """The mean less the shift: E_p0 of the log-odds, positive, at `low`; negative at 0."""
+        lam = root(lambda lam: (prior @ log_ratio(shift, lam).exp()).item() - 1, 0.0, beta)
+        return beta * (prior @ log_ratio(shift, lam)).item() - shift
+
+    return root(excess, low + 1e-9, 0.0)
 
 
 def token_level(world: World) -> list[Finding]:
