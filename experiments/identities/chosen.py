@@ -183,7 +183,10 @@ def _mean_as_shift(prior: Tensor, is_good: Tensor, beta: float, low: float) -> f
         for _ in range(60):
             middle = (below + above) / 2
             gain = beta * (is_good - torch.sigmoid(beta * middle - shift)) - lam * middle.exp()
-            below, above = torch.where(gain > 0, middle, below), torch.where(gain > 0, above, middle)
+            below, above = (
+                torch.where(gain > 0, middle, below),
+                torch.where(gain > 0, above, middle),
+            )
         return middle
 
     def excess(shift: float) -> float:

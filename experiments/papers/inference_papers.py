@@ -1,6 +1,6 @@
 """Papers on alignment as inference, on variational inference and its gradients."""
 
-from experiments.papers.paper import Paper
+from experiments.papers.paper import ABSTRACT, PAPER, Paper
 
 INFERENCE = {
     "korbak-2022": Paper(
@@ -9,6 +9,7 @@ INFERENCE = {
         "optimum the posterior p0 exp(r/beta)/Z, and the two gradients are one.",
         "equivalence",
         "2205.11275",
+        source=PAPER,
     ),
     "stiennon-2020": Paper(
         "Ziegler et al. 2019, Stiennon et al. 2020: a KL penalty in the reward",
@@ -59,6 +60,7 @@ INFERENCE = {
         "log p(y) is log Z, and the slack of the bound KL(q || p*).",
         "identities --only latro",
         "2411.04282",
+        source=ABSTRACT,
     ),
     "burda-2016": Paper(
         "Burda, Grosse and Salakhutdinov 2016: importance weighted autoencoders",

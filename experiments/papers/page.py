@@ -26,6 +26,13 @@ brackets are the limits of a finding, fixed in the script. Other processors give
 | partly | some findings support the claim, others speak against the claim |
 | not | no finding supports the claim |
 | too noisy | the numbers are nearer to their limits than two standard errors |
+
+| source | equations of the claim |
+|---|---|
+| paper | read in the paper or in its authors' code |
+| abstract | from memory or derived here, beside the abstract |
+| summary | read in another text or in another project's code |
+| memory | from memory or derived here |
 """
 
 
@@ -87,10 +94,11 @@ def page(papers: Mapping[str, Paper], measurements: Mapping[str, Measurement]) -
         f"minutes on one CPU core. Measured with {used}."
     )
     rows = [
-        f"| [{paper.title}](#{anchor(paper.title)}) | `{key}` | {verdicts[key].value} |"
+        f"| [{paper.title}](#{anchor(paper.title)}) | `{key}` | {paper.source.value} "
+        f"| {verdicts[key].value} |"
         for key, paper in papers.items()
     ]
-    table = ["| paper | key | verdict |", "|---|---|---|", *rows]
+    table = ["| paper | key | source | verdict |", "|---|---|---|---|", *rows]
     parts = [section(p, measurements[p.command], verdicts[key]) for key, p in papers.items()]
     return "\n".join([HEAD, fill(about), "", *table, "", "\n\n".join(parts)]) + "\n"
 

@@ -2,6 +2,19 @@
 
 import shlex
 from dataclasses import dataclass
+from enum import Enum
+
+
+class Source(Enum):
+    """Text from which the claim and its equations were taken."""
+
+    PAPER = "paper"
+    ABSTRACT = "abstract"
+    SUMMARY = "summary"
+    MEMORY = "memory"
+
+
+PAPER, ABSTRACT, SUMMARY = Source.PAPER, Source.ABSTRACT, Source.SUMMARY
 
 
 @dataclass(frozen=True)
@@ -18,6 +31,7 @@ class Paper:
             the claim if the finding held. Default: all findings not named in `against`.
         against: parts of statements of findings that speak against the claim if they held.
         caveat: sentence on the page if a finding of `against` held: the limit of the claim.
+        source: text that was read for the claim.
     """
 
     title: str
@@ -27,6 +41,7 @@ class Paper:
     supports: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
     caveat: str = ""
+    source: Source = Source.MEMORY
 
     @property
     def script(self) -> str:

@@ -1,6 +1,6 @@
 """Papers on preferences, and on rewards learned from preferences."""
 
-from experiments.papers.paper import Paper
+from experiments.papers.paper import ABSTRACT, PAPER, SUMMARY, Paper
 
 PREFERENCES = {
     "dpo": Paper(
@@ -11,6 +11,7 @@ PREFERENCES = {
         supports=("tabular, KL of the optima",),
         against=("KL of DPO above",),
         caveat="Over a small family the optimum is not the member nearest to the posterior.",
+        source=SUMMARY,
     ),
     "dpo-gap": Paper(
         "arXiv 2505.19770, 2025: DPO with a limited class of policies",
@@ -19,6 +20,7 @@ PREFERENCES = {
         "dpo --numbers 100 --seeds 2",
         "2505.19770",
         supports=("KL of DPO above",),
+        source=ABSTRACT,
     ),
     "ipo": Paper(
         "Azar et al. 2023: a general paradigm from human preferences (IPO)",
@@ -26,6 +28,7 @@ PREFERENCES = {
         "where the optimum of DPO leaves the prior altogether.",
         "identities --only ipo",
         "2310.12036",
+        source=SUMMARY,
     ),
     "nash": Paper(
         "Munos et al. 2023: Nash learning from human feedback",
@@ -52,6 +55,7 @@ PREFERENCES = {
         against=("eta 16", "each of the last"),
         caveat="With eta/2 for log Z, a large eta makes another step. The mean of all iterates "
         "nears the equilibrium. Where preferences go in circles, the iterates do not.",
+        source=SUMMARY,
     ),
     "implicit-prm": Paper(
         "Rafailov et al. 2024: from r to Q*; PRIME, 2025: implicit process rewards",
@@ -70,6 +74,7 @@ PREFERENCES = {
         "has a DPO of its own.",
         "identities --only f-dpo",
         "2309.16240",
+        source=SUMMARY,
     ),
     "exo": Paper(
         "EXO, 2024: efficient exact optimisation",
@@ -80,6 +85,7 @@ PREFERENCES = {
         supports=("KL(p0 || p*)",),
         against=("KL(optimum || p*)",),
         caveat="For pairs with smoothed labels the optimum is near the posterior, and not there.",
+        source=SUMMARY,
     ),
     "slic": Paper(
         "Zhao et al. 2023: sequence likelihood calibration (SLiC-HF)",
@@ -89,6 +95,7 @@ PREFERENCES = {
         supports=("KL(p0 || p*)",),
         against=("KL(optimum || p*)",),
         caveat="The optimum is nearer to the posterior than the prior is, and not the posterior.",
+        source=SUMMARY,
     ),
     "kto": Paper(
         "KTO, 2024: model alignment as prospect theoretic optimisation",
@@ -99,6 +106,7 @@ PREFERENCES = {
         against=("KL(optimum || p*)",),
         caveat="The optimum is a soft filter: nearer to the posterior than the prior is, and not "
         "the posterior.",
+        source=SUMMARY,
     ),
     "displacement": Paper(
         "Razin et al. 2024: likelihood displacement",
@@ -117,6 +125,7 @@ PREFERENCES = {
         against=("beta h = 40, nats, rDPO",),
         caveat="So does the likelihood of labels with flips, which is bounded. The log-likelihood "
         "of rDPO grows without limit on a pair that was judged once: no optimum on finite data.",
+        source=SUMMARY,
     ),
     "spin": Paper(
         "Chen et al. 2024: self-play fine-tuning (SPIN)",
@@ -129,6 +138,7 @@ PREFERENCES = {
         caveat="The optimum of a round is q_old (p_data/q_old)^(1/lam): with lam below 1/2 each "
         "round overshoots further than the last. The authors' code has lam 0.1, and takes few "
         "small steps a round.",
+        source=PAPER,
     ),
     "simpo": Paper(
         "Meng et al. 2024: SimPO",
@@ -154,6 +164,7 @@ PREFERENCES = {
         caveat="At this weight the optimum is nearly that of fine-tuning on the chosen alone. The "
         "odds alone end further from the posterior than the prior is, where the mean probability "
         "of a token is sigmoid(r + c).",
+        source=SUMMARY,
     ),
     "odpo": Paper(
         "Amini, Vieira and Cotterell 2024: DPO with an offset (ODPO)",
@@ -165,6 +176,7 @@ PREFERENCES = {
         supports=("E[r] at the optimum",),
         against=("KL(optimum || p*)", "KL(optimum || posterior of beta"),
         caveat="The optimum is, almost, the posterior of a smaller beta: another beta does this.",
+        source=ABSTRACT,
     ),
     "tdpo": Paper(
         "Zeng et al. 2024: token-level DPO (TDPO)",
@@ -174,6 +186,7 @@ PREFERENCES = {
         "decoding, and not the posterior. The stopped gradient of TDPO_2 was not tried.",
         "identities --only tdpo",
         "2404.11999",
+        source=SUMMARY,
     ),
     "bco": Paper(
         "Jung et al. 2024: binary classifier optimisation (BCO)",
@@ -186,6 +199,7 @@ PREFERENCES = {
         against=("the mean of all responses as the shift, KL",),
         caveat="The optimum is the posterior of the log-odds of a good response if the logit is "
         "shifted by beta log Z. The mean of all responses as the shift has another optimum.",
+        source=SUMMARY,
     ),
     "rpo": Paper(
         "Pang et al. 2024: DPO with the likelihood of the chosen (RPO); Xu et al. 2024: CPO",
@@ -197,6 +211,7 @@ PREFERENCES = {
         supports=("RPO, share",),
         against=("RPO, KL",),
         caveat="Fewer preferred responses become rarer, and the optimum is not the posterior.",
+        source=ABSTRACT,
     ),
     "dpop": Paper(
         "Pal et al. 2024: DPO-Positive (DPOP)",
@@ -210,6 +225,7 @@ PREFERENCES = {
         caveat="The optimum is the prior, where nothing becomes rarer and nothing is learned, if "
         "the weight is at least 2 (max a / min a - 1). The paper's weight of 50 is above this "
         "here; a weight of 5 is below, and the optimum is away from the prior.",
+        source=ABSTRACT,
     ),
     "rso": Paper(
         "Liu et al. 2023: statistical rejection sampling optimisation (RSO)",

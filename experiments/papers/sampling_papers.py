@@ -1,6 +1,6 @@
 """Papers on best of n, on samplers and on the quality of weights."""
 
-from experiments.papers.paper import Paper
+from experiments.papers.paper import ABSTRACT, PAPER, Paper
 
 SAMPLING = {
     "beirami-2024": Paper(
@@ -24,6 +24,7 @@ SAMPLING = {
         "identities --only best-of-poisson",
         "2506.19248",
         supports=("win rates of", "win rate that Poisson lacks"),
+        source=ABSTRACT,
     ),
     "amini-2024": Paper(
         "Amini et al. 2024: variational best of n",
@@ -38,6 +39,7 @@ SAMPLING = {
         "log F at beta 1/(n-1).",
         "identities --only bond",
         "2407.14622",
+        source=PAPER,
     ),
     "verdun-2025": Paper(
         "Verdun et al. 2025: soft best of n",
@@ -45,6 +47,7 @@ SAMPLING = {
         "log(1 + CV^2/n).",
         "identities --only soft-best-of-n",
         "2505.03156",
+        source=ABSTRACT,
     ),
     "zhao-2024": Paper(
         "Zhao et al. 2024: twisted sequential Monte Carlo",
@@ -52,6 +55,7 @@ SAMPLING = {
         "one particle the difference is the sum of both KLs.",
         "identities --only smc-bounds",
         "2404.17546",
+        source=PAPER,
     ),
     "lew-2023": Paper(
         "Lew et al. 2023: sequential Monte Carlo steering",
@@ -59,6 +63,7 @@ SAMPLING = {
         "Monte Carlo with weights does.",
         "identities --only smc-steering",
         "2306.03081",
+        source=ABSTRACT,
     ),
     "awrs": Paper(
         "Lipkin et al. 2025: adaptive weighted rejection sampling (AWRS)",
@@ -73,6 +78,7 @@ SAMPLING = {
         against=("1 test more",),
         caveat="One test after the first allowed token is noisy where few tokens are allowed. With "
         "four, the number of responses needed is near that of masking.",
+        source=PAPER,
     ),
     "controlled-decoding": Paper(
         "Mudgal et al. 2023: controlled decoding",
@@ -92,6 +98,7 @@ SAMPLING = {
         "identities --only controlled",
         "2502.20548",
         supports=("log E[exp(r/beta)]",),
+        source=ABSTRACT,
     ),
     "fudge": Paper(
         "Yang and Klein 2021: future discriminators (FUDGE)",
@@ -111,6 +118,7 @@ SAMPLING = {
         against=("KL(target || p*)",),
         caveat="Weights of the whole process reward at every step multiply up, and have another "
         "target. Weights of its change since the last step have the posterior.",
+        source=ABSTRACT,
     ),
     "vehtari-2015": Paper(
         "Vehtari et al. 2015: Pareto smoothed importance sampling",
@@ -125,6 +133,7 @@ SAMPLING = {
         "of the samples is bounded.",
         "identities --only quasi-rejection",
         "2112.05702",
+        source=PAPER,
     ),
     "guard": Paper(
         "GUARD, 2024: guaranteed generation",
@@ -132,5 +141,6 @@ SAMPLING = {
         "model is that to the model, plus the log of the acceptance rate.",
         "identities --only guard",
         "2410.06716",
+        source=ABSTRACT,
     ),
 }

@@ -1,6 +1,6 @@
 """Papers on the distribution that an algorithm converges to."""
 
-from experiments.papers.paper import Paper
+from experiments.papers.paper import ABSTRACT, PAPER, Paper
 
 TARGETS = {
     "mroueh-2025": Paper(
@@ -9,6 +9,7 @@ TARGETS = {
         "1/(beta sqrt(p (1 - p))): more than the posterior's shift of 1/beta.",
         "identities --only grpo-success",
         "2503.06639",
+        source=ABSTRACT,
     ),
     "vojnovic-2025": Paper(
         "Vojnovic and Yun 2025: the alignment objective of GRPO",
@@ -16,6 +17,7 @@ TARGETS = {
         "policy is p0/(1 - A/beta), with A the scaled advantage.",
         "identities --only grpo-k3",
         "2502.18548",
+        source=ABSTRACT,
     ),
     "chi-po": Paper(
         "Huang et al. 2024: chi-squared preference optimisation (chi-PO)",
@@ -23,6 +25,7 @@ TARGETS = {
         "posterior grows exponentially.",
         "identities --only chi-po",
         "2407.13399",
+        source=ABSTRACT,
     ),
     "flow-rl": Paper(
         "FlowRL, 2025: matching reward distributions",
@@ -33,6 +36,7 @@ TARGETS = {
         against=("KL(balance per token",),
         caveat="The balance of whole responses does. The division by length in the method's loss "
         "moves the target.",
+        source=PAPER,
     ),
     "mode-anchored": Paper(
         "MARA, 2025: KL-regularised RL and mode collapse",
@@ -40,6 +44,7 @@ TARGETS = {
         "gives all responses above a threshold one probability.",
         "identities --only mode-anchored",
         "2510.20817",
+        source=ABSTRACT,
     ),
     "qrpo": Paper(
         "QRPO, 2025: quantile rewards with an exact partition function",
@@ -48,6 +53,7 @@ TARGETS = {
         "2507.08068",
         against=("85 responses",),
         caveat="With few responses the quantile jumps, and Z is another one.",
+        source=ABSTRACT,
     ),
     "vieillard-2020": Paper(
         "Vieillard et al. 2020: leverage the average",
@@ -72,6 +78,7 @@ TARGETS = {
         against=("KL(step with the mean",),
         caveat="At a large tau the step is the exact one. At a small tau the step has another "
         "target.",
+        source=ABSTRACT,
     ),
     "dera": Paper(
         "DeRa, 2024: decoding-time realignment",
@@ -79,6 +86,7 @@ TARGETS = {
         "whole responses, and an approximation token by token.",
         "identities --only dera",
         "2402.02992",
+        source=ABSTRACT,
     ),
     "emulated": Paper(
         "Mitchell et al. 2023: emulated fine-tuning; Liu et al. 2024: proxy tuning",
@@ -120,6 +128,7 @@ TARGETS = {
         "with few and likely futures.",
         "identities --only power",
         "2510.14901",
+        source=PAPER,
     ),
     "entropy-minimisation": Paper(
         "Agarwal et al. 2025: entropy minimisation",
@@ -143,5 +152,6 @@ TARGETS = {
         "KL penalty keeps the diversity, reward alone does not.",
         "verifiable",
         "2512.18730",
+        source=ABSTRACT,
     ),
 }

@@ -1,6 +1,6 @@
 """Papers on algorithms that train a policy."""
 
-from experiments.papers.paper import Paper
+from experiments.papers.paper import ABSTRACT, PAPER, SUMMARY, Paper
 
 K3_LOSS = "k3 as a loss, token by token (GRPO), distance from grad KL(q || p0)"
 K3_VALUE = "k3 as a loss, token by token (GRPO), value"
@@ -27,6 +27,7 @@ TRAINERS = {
         "critic. Here: the trainer reaches the posterior.",
         "trainer_targets --only rloo",
         "2402.14740",
+        source=SUMMARY,
     ),
     "grpo": Paper(
         "Shao et al. 2024: DeepSeekMath (GRPO)",
@@ -37,6 +38,7 @@ TRAINERS = {
         supports=(K3_VALUE,),
         against=(f"{K3_LOSS}: ",),
         caveat="The value is that KL. The gradient of the loss is another one: the forward KL.",
+        source=SUMMARY,
     ),
     "deepseek-v3.2": Paper(
         "DeepSeek-V3.2, 2025: an unbiased estimate of the KL",
@@ -47,6 +49,7 @@ TRAINERS = {
         against=(f"{K3_RATIO}: ",),
         caveat="The gradient is that of each token's KL with the tokens before held fixed, not of "
         "the KL of the whole response.",
+        source=SUMMARY,
     ),
     "dr-grpo": Paper(
         "Liu et al. 2025: Dr. GRPO",
@@ -54,6 +57,7 @@ TRAINERS = {
         "Here, with k3 as a loss: the trainer reaches the target predicted for these choices.",
         "trainer_targets --only dr-grpo",
         "2503.20783",
+        source=SUMMARY,
     ),
     "reinforce++": Paper(
         "Hu et al. 2025: REINFORCE++",
@@ -68,6 +72,7 @@ TRAINERS = {
         "GRPO's penalty, which DAPO drops: the trainer reaches the target predicted for GRPO.",
         "trainer_targets --only dapo",
         "2503.14476",
+        source=SUMMARY,
     ),
     "gspo": Paper(
         "Zheng et al. 2025: group sequence policy optimisation (GSPO)",
@@ -75,6 +80,7 @@ TRAINERS = {
         "Here: the trainer reaches the target predicted for its average over tokens.",
         "trainer_targets --only gspo",
         "2507.18071",
+        source=SUMMARY,
     ),
     "cispo": Paper(
         "MiniMax 2025: CISPO",
@@ -82,6 +88,7 @@ TRAINERS = {
         "trainer reaches the target predicted for GRPO.",
         "trainer_targets --only cispo",
         "2506.13585",
+        source=SUMMARY,
     ),
     "gflownet": Paper(
         "Hu et al. 2023: amortising intractable inference in language models",
@@ -89,6 +96,7 @@ TRAINERS = {
         "posterior. Here: trajectory balance against leave-one-out on the same responses.",
         "identities --only trajectory-balance",
         "2310.04363",
+        source=PAPER,
     ),
     "sub-tb": Paper(
         "Madan et al. 2022: sub-trajectory balance",
@@ -97,6 +105,7 @@ TRAINERS = {
         "ended there, with the posterior as the only minimum.",
         "identities --only sub-trajectories",
         "2209.12782",
+        source=PAPER,
     ),
     "tba": Paper(
         "Bartoldson et al. 2025: trajectory balance with asynchrony (TBA)",
@@ -104,6 +113,7 @@ TRAINERS = {
         "its only minimum is the posterior, for any distribution of the responses.",
         "identities --only off-policy-balance",
         "2503.18929",
+        source=ABSTRACT,
     ),
     "gvpo": Paper(
         "GVPO, 2025: group variance policy optimisation",
@@ -112,6 +122,7 @@ TRAINERS = {
         "variance of log w.",
         "identities --only gvpo off-policy-balance",
         "2504.19599",
+        source=SUMMARY,
     ),
     "gkd": Paper(
         "Agarwal et al. 2023: on-policy distillation (GKD)",
@@ -139,6 +150,7 @@ TRAINERS = {
         "2505.20686",
         against=("KL of the others to the target",),
         caveat="With few draws of the prior log Z is off, which moves the target off-policy.",
+        source=ABSTRACT,
     ),
     "gdc": Paper(
         "Khalifa et al. 2021: generation with distributional control (GDC)",
@@ -146,6 +158,7 @@ TRAINERS = {
         "exponential family. For one binary feature lambda has a closed form.",
         "identities --only gdc",
         "2012.11635",
+        source=PAPER,
     ),
     "gdc++": Paper(
         "Korbak et al. 2022: RL and distribution matching without catastrophic forgetting",
@@ -153,6 +166,7 @@ TRAINERS = {
         "noise remains.",
         "identities --only gdc++",
         "2206.00761",
+        source=PAPER,
     ),
     "f-dpg": Paper(
         "Go et al. 2023: f-divergence minimisation (f-DPG)",
@@ -160,6 +174,7 @@ TRAINERS = {
         "reward -f'(q/p*).",
         "identities --only f-dpg",
         "2302.08215",
+        source=PAPER,
     ),
     "remax": Paper(
         "Li et al. 2023: ReMax",
@@ -171,6 +186,7 @@ TRAINERS = {
         against=("away from p*",),
         caveat="The baseline has no bias, and no noise is left at the posterior. Away from the "
         "posterior the greedy response can be far from the mean, and the baseline adds noise.",
+        source=SUMMARY,
     ),
     "vine-ppo": Paper(
         "Kazemnejad et al. 2024: VinePPO",
@@ -184,6 +200,7 @@ TRAINERS = {
         against=("1 draw of each prefix", "at equal tokens drawn"),
         caveat="Nine draws of each prefix take a third of the noise of a trained response. With as "
         "many drawn tokens, more responses have far less noise.",
+        source=SUMMARY,
     ),
     "opo": Paper(
         "Hao et al. 2025: the optimal baseline (OPO)",
@@ -196,6 +213,7 @@ TRAINERS = {
         caveat="The gain is 2% of the noise on this world, and that the gain is the largest is a "
         "theorem. In a group of two, whose own rewards "
         "are in the baseline, the mean gradient has another direction than the gradient.",
+        source=SUMMARY,
     ),
     "topr": Paper(
         "Le Roux et al. 2025: tapered off-policy REINFORCE (TOPR)",
@@ -205,6 +223,7 @@ TRAINERS = {
         "fine-tuning on successes alone; failures make the way shorter.",
         "identities --only tapered",
         "2503.14286",
+        source=SUMMARY,
     ),
     "asym-re": Paper(
         "Arnal et al. 2025: asymmetric REINFORCE",
@@ -213,6 +232,7 @@ TRAINERS = {
         "prior, all logits free.",
         "identities --only asymmetric",
         "2506.20520",
+        source=SUMMARY,
     ),
     "brain": Paper(
         "Pandey et al. 2024: BRAIn",
@@ -221,6 +241,7 @@ TRAINERS = {
         "from the prior.",
         "identities --only brain",
         "2402.02479",
+        source=ABSTRACT,
     ),
     "entropy-mechanism": Paper(
         "Cui et al. 2025: the entropy mechanism of reinforcement learning",
@@ -233,6 +254,7 @@ TRAINERS = {
         caveat="The identity holds. The sign is a fact about models and tasks, and either sign "
         "occurs: it is reversed if the rewards r become 1 - r. Nor is the reward of the posteriors "
         "of all beta a line in exp(entropy).",
+        source=ABSTRACT,
     ),
     "dft": Paper(
         "Wu et al. 2025: dynamic fine-tuning (DFT)",
@@ -245,6 +267,7 @@ TRAINERS = {
         against=("at the end, probability",),
         caveat="With the scale the gradient is the policy gradient of the reward p_data, and the "
         "ascent ends at the single most likely response, where fine-tuning ends at the data.",
+        source=SUMMARY,
     ),
     "pass-at-k": Paper(
         "Walder and Karkhanis 2025: pass@k policy optimisation (PKPO)",
@@ -257,6 +280,7 @@ TRAINERS = {
         caveat="With a KL penalty the target is the posterior of the 0/1 reward at another beta "
         "for each prompt: hard prompts move further. At the same beta an easier prompt moves "
         "less, and training for one draw has the higher pass@k.",
+        source=SUMMARY,
     ),
     "max-rl": Paper(
         "MaxRL, 2026: maximum likelihood reinforcement learning",
@@ -264,5 +288,6 @@ TRAINERS = {
         "of the successes.",
         "identities --only max-rl",
         "2602.02710",
+        source=ABSTRACT,
     ),
 }

@@ -108,7 +108,7 @@ def test_page_has_claim_command_and_signs_of_markup_in_their_place():
     paper = Paper("A et al. 2020: p*", "The claim.", "identities --only dera", "2020.12345")
     findings = [Finding("KL(q || p*) < 1", True)]
     text = page({"a": paper}, {paper.command: Measurement(findings, 60.0, VERSIONS)})
-    assert "| [A et al. 2020: p*](#a-et-al-2020-p) | `a` | held |" in text
+    assert "| [A et al. 2020: p*](#a-et-al-2020-p) | `a` | memory | held |" in text
     assert "\n    python -m experiments.identities --only dera\n" in text
     assert r"- held: KL(q \|\| p\*) \< 1" in text
     assert "1 papers: 1 held." in text
