@@ -87,10 +87,42 @@ def _is_of_experts(network: "transformers.PreTrainedModel", end: str) -> bool:
     return end not in config.target_modules
 
 
+@torch.no_grad()
+def _of_texts(
+    network: "transformers.PreTrainedModel", layers: dict[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """The layers without those of parts that no text reaches, such as a tower for images.
+
+    Layers whose names differ in numbers alone belong together, so that experts that a few tokens
+    are not sent to stay in.
+    """
+    if not network.config.sub_configs:
+        return layers
+    reached: set[str] = set()
+    hooks = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda module, inputs, name=name: reached.add(name)
+        )
+        for name in layers
+    ]
+    try:
+        network(torch.zeros(1, 2, dtype=torch.long, device=network.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    kinds = {_without_numbers(name) for name in reached}
+    return {name: layer for name, layer in layers.items() if _without_numbers(name) in kinds}
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
 def target_layers(
     network: "transformers.PreTrainedModel", layers: dict[str, nn.Module], modules: str
 ) -> list[str]:
-    """Names of the layers to adapt."""
+    """Names of the layers to adapt, of those that read texts."""
+    layers = _of_texts(network, layers)
     if modules == "all-linear":
         output = network.get_output_embeddings()
         return [name for name in layers if network.get_submodule(name) is not output]

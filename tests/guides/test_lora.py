@@ -14,11 +14,15 @@ from transformers import (
     AutoModelForCausalLM,
     FalconConfig,
     FalconForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
     PhimoeConfig,
     PhimoeForCausalLM,
     PreTrainedModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SiglipVisionConfig,
 )
 
 from guides import LoRA
@@ -548,3 +552,44 @@ def test_layers_of_other_packages_with_a_product_of_their_own_are_adapted():
     for layer in prior.network.model.layers:
         layer.mlp.down_proj.__class__ = Rounded
     assert any("down_proj" in name for name in LoRA(prior).trained())
+
+
+def reader_of_images():
+    """A language model whose network can read images too."""
+    text = {"vocab_size": len(WORDS), "intermediate_size": 32, "head_dim": 8}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    image = {"hidden_size": 16, "image_size": 4, "patch_size": 2, "intermediate_size": 32}
+    config = Gemma3Config(
+        text_config=Gemma3TextConfig(**text, **heads, **SPECIAL, hidden_size=16),
+        vision_config=SiglipVisionConfig(**image, num_hidden_layers=2, num_attention_heads=2),
+        mm_tokens_per_image=1,
+        image_token_id=3,
+    )
+    torch.manual_seed(0)
+    network = Gemma3ForConditionalGeneration(config).double()
+    return LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("modules", ["all-linear", "q_proj,v_proj"])
+@pytest.mark.parametrize("has_own", [False, True], ids=["network", "network with an adapter"])
+def test_layers_that_read_images_are_left_out(modules, has_own, tmp_path):
+    """The prior's own adapter may have them."""
+    prior = reader_of_images()
+    if has_own:
+        prior.network.add_adapter(
+            peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+        )
+        prior = LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3)
+    guide = moved(LoRA(prior, target_modules=modules))
+    names = {name.split(".lora_")[0] for name in guide.trained()}
+    assert all(".language_model." in name for name in names)
+    layers = 7 if modules == "all-linear" else 2
+    assert len(names) == 2 * layers
+    assert not any(module._forward_pre_hooks for module in prior.network.modules())
+    guide.save_pretrained(tmp_path)
+    again = LoRA(prior, target_modules=modules)
+    again.load_pretrained(tmp_path)
+    assert same(all_paths(again.language_model), all_paths(guide.language_model))
+    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+    with pytest.raises(ValueError, match=r"'fc1', which fits no linear layer: .* down_proj"):
+        LoRA(prior, target_modules="fc1")
