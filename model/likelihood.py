@@ -184,13 +184,25 @@ def _values_of(
 def _called(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Tensor:
     """Value of a reward or a factor, refused if it writes to its arguments, which others read."""
     given = [response, prompts.ids, prompts.mask]
-    given = [tensor for tensor in given if not tensor.is_inference()]  # these have no version
-    versions = [tensor._version for tensor in given]
+    # an array of numpy shares the memory of a tensor on the CPU, and its changes have no version
+    before = [tensor.clone() if tensor.is_cpu else _version(tensor) for tensor in given]
     value = piece(prompts, response)
-    if versions != [tensor._version for tensor in given]:
+    after = [tensor if tensor.is_cpu else _version(tensor) for tensor in given]
+    if not all(map(_is_same, before, after)):
         fault = "changed responses or prompts in place"
         raise LikelihoodError(f"{label} {fault}: let it change a copy, as `response.clone()`")
     return value
+
+
+def _version(tensor: Tensor) -> int:
+    """Number of changes in place; tensors of the inference mode count none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _is_same(before: Tensor | int, after: Tensor | int) -> bool:
+    if isinstance(before, Tensor) and isinstance(after, Tensor):
+        return torch.equal(before, after)
+    return bool(before == after)
 
 
 def total_of(values: Sequence[Values], response: Tensor) -> Values:

@@ -23,6 +23,7 @@ from torch import Tensor
 from inference.estimate import Estimate, expectation, log_mean
 
 HALVINGS = 40  # number of bisections of the share a
+INSIDE = 1e-9  # smallest distance of a share a inside its range from the ends
 ROUNDING = 1e-4
 """Spread of p0/m below which prior and guide differ by rounding, which predicts nothing."""
 
@@ -55,19 +56,22 @@ class MixtureSample:
         return self.log_prior + self.log_likelihood
 
     @cached_property
-    def log_share(self) -> tuple[Tensor, Tensor]:
-        """log a and log(1 - a), `[N]` each; a is within a factor of two of M/n, as is 1 - a."""
+    def share(self) -> Tensor:
+        """a, `[N]`, within a factor of two of M/n, as is 1 - a."""
         log_ratio = self.log_prior - self.log_guide
-        balance = self.num_prior_draws / len(log_ratio)
-        low = torch.full_like(log_ratio[0], balance / 2)
-        high = low + 0.5
+        low, high = (torch.full_like(log_ratio[0], end) for end in self._share_ends)
         for _ in range(HALVINGS):
             share = (low + high) / 2
             of_prior = (log_ratio + share.logit()).sigmoid()  # a p0/m
             is_rising = (of_prior / share - (1 - of_prior) / (1 - share)).sum(0) > 0
             low, high = torch.where(is_rising, share, low), torch.where(is_rising, high, share)
-        share = (low + high) / 2
-        return share.log(), (-share).log1p()
+        return (low + high) / 2
+
+    @property
+    def _share_ends(self) -> tuple[float, float]:
+        """Smallest and largest a."""
+        least = self.num_prior_draws / len(self.log_prior) / 2
+        return least, least + 0.5
 
     @cached_property
     def log_weight(self) -> Tensor:
@@ -117,18 +121,21 @@ class MixtureSample:
         """Influence of each draw on 1/(n Z) sum_i w(x_i) f(x_i), `[M, N]` and `[K, N]`, mean zero.
 
         The part of w f that p0/m predicts is left out, because the choice of a removes that part.
+        Where prior and guide are so near that a is at an end of its range, the part remains.
         """
         control = self._deviation((self.log_prior - self._log_mixture).exp())
         influence = self._deviation(self._relative_weight * values)
         square = control.square().mean(0)
         slope = (control * influence).mean(0) / square
-        slope = torch.where(square > ROUNDING**2, slope, 0.0)
+        (low, high), share = self._share_ends, self.share
+        is_inside = (share > low + INSIDE) & (share < high - INSIDE)
+        slope = torch.where(is_inside & (square > ROUNDING**2), slope, 0.0)
         prior, guide = self._split(influence - slope * control)
         return prior * (len(prior) / len(control)), guide * (len(guide) / len(control))
 
     @cached_property
     def _log_mixture(self) -> Tensor:
-        log_share, log_rest = self.log_share
+        log_share, log_rest = self.share.log(), (-self.share).log1p()
         return torch.logaddexp(self.log_prior + log_share, self.log_guide + log_rest)
 
     @cached_property

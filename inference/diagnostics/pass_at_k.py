@@ -16,6 +16,10 @@ from model.common.checks import whole_number
 def pass_at_k(success: Tensor, k: int) -> Estimate:
     """Estimate of pass@k from independent draws, averaged over prompts; unbiased.
 
+    The standard error is by the delta method, for each prompt the larger one of two rates: the
+    share of successes, and the share with one success and one failure more. At a share of 0 or 1
+    the first alone would be 0.
+
     Args:
         success: `[n, N]`, 1 for a success and 0 for a failure, n draws for each of N prompts.
         k: number of draws behind pass@k, at most n.
@@ -32,9 +36,11 @@ def pass_at_k(success: Tensor, k: int) -> Estimate:
     # C(m, k) / C(n, k) = prod_i (m - i) / (n - i), 0 for m < k
     steps = torch.arange(k, dtype=torch.float64, device=success.device)[:, None]
     none_of_k = ((failures - steps).clamp(min=0) / (num_draws - steps)).prod(0)
-    rate = success.mean(0)
-    influence = k * (1 - rate) ** (k - 1) * (success - rate)
-    return Estimate.of_influence(1 - none_of_k, influence)
+    rates = torch.stack([success.mean(0), (success.sum(0) + 1) / (num_draws + 2)])  # [2, N]
+    slope = k * (1 - rates) ** (k - 1)
+    variance = (slope.square() * rates * (1 - rates) / num_draws).amax(0)  # [N]
+    error = variance.sum().sqrt().item() / len(variance)
+    return Estimate.exact(1 - none_of_k)._replace(standard_error=error)
 
 
 def exact_pass_at_k(success: Tensor, prob: Tensor, k: int) -> Tensor:

@@ -1,11 +1,11 @@
 """Simulation-based calibration of an inference, on data simulated from the model.
 
     w* ~ p(w),   data ~ p(data | w*),   w_1 .. w_S ~ inference given the data
-    rank = #{s : f(w_s) < f(w*)}
+    rank = #{s : f(w_s) < f(w*)},   plus a uniform share of the draws with f(w_s) = f(w*)
 
 Talts et al. 2018, arXiv 1804.06788. For independent draws of the exact posterior, every rank from
-0 to S is equally likely, for every f. Ranks at both ends show a posterior too narrow, ranks in
-the middle one too wide, ranks at one end a bias.
+0 to S is equally likely, for every f, also for one with few values. Ranks at both ends show a
+posterior too narrow, ranks in the middle one too wide, ranks at one end a bias.
 """
 
 from collections.abc import Callable
@@ -121,5 +121,13 @@ def simulation_based_calibration(
                 truth, samples = quantities(truth), quantities(samples)
             truth = check_numbers("a true quantity", truth)
             samples = check_numbers("a quantity of a draw", samples)
-            ranks.append((samples < truth).sum(0))
+            ranks.append(_rank(truth, samples))
     return Ranks(torch.stack(ranks), num_samples)
+
+
+def _rank(truth: Tensor, samples: Tensor) -> Tensor:
+    """Rank of the truth `[Q]` among draws `[S, Q]`, ties at random: `[Q]`."""
+    below, level = (samples < truth).sum(0), (samples == truth).sum(0)
+    if not bool(level.any()):
+        return below
+    return below + (torch.rand_like(truth) * (level + 1)).long().minimum(level)

@@ -74,7 +74,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         log_ratio = log_prior - log_guide.detach()
         log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
         if values is not None:
-            after = log_weight[..., None].expand(*response.shape[:-1], -1)
+            after = log_weight[..., None].expand_as(response)
             values = torch.cat([values, after], -1)[..., : response.shape[-1] + 1]
             advantage, regression = values.diff(dim=-1), log_weight.new_zeros(())
         else:

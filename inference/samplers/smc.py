@@ -140,7 +140,8 @@ def weigh_by_twist(
     particles: Particles, twist: Twist, prompts: Prompts, t: int, prior: ResponseDistribution
 ) -> None:
     """Replace psi_{t-1} by psi_t, except in responses that ended before token t."""
-    log_psi = instance("what twist returned", twist(prompts, particles.response, t), Tensor)
+    result = twist(prompts, particles.response.clone(), t)  # which it may change
+    log_psi = instance("what twist returned", result, Tensor)
     shape = tuple(particles.ended.shape)
     if tuple(log_psi.shape) != shape or bool((log_psi.isnan() | log_psi.isposinf()).any()):
         raise ValueError(

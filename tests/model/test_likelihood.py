@@ -71,3 +71,19 @@ def test_a_reward_that_changes_its_arguments_is_refused(part):
     model = AlignmentModel(prior, reward, beta=1.0)
     with pytest.raises(LikelihoodError, match=r"reward .* in place.*response\.clone"):
         model.reward(prompts, prior(prompts).sample((4,)))
+
+
+@pytest.mark.on_cpu
+def test_a_reward_that_changes_responses_through_numpy_is_refused():
+    """An array shares the memory of a tensor, whose count of changes says nothing."""
+    prior = tiny()
+    prompts = prior.encode(["a b", "c"])
+
+    def reward(prompts, response):
+        ids = response.numpy()
+        ids[..., 0] += 1
+        return torch.zeros(response.shape[:-1])
+
+    model = AlignmentModel(prior, reward, beta=1.0)
+    with pytest.raises(LikelihoodError, match=r"reward .* in place.*response\.clone"):
+        model.reward(prompts, torch.zeros(4, 2, prior.max_new_tokens, dtype=torch.long))

@@ -121,7 +121,7 @@ def repeated(world, num_prior, num_guide, num_runs, names=NAMES):
         *(torch.cat([getattr(run, name) for run in runs], 1) for name in columns), num_prior
     )
     for n, run in enumerate(runs):  # all shares a at once, for speed
-        vars(run)["log_share"] = tuple(part[[n]] for part in every.log_share)
+        vars(run)["share"] = every.share[[n]]
     return {name: torch.tensor([getattr(run, name)() for run in runs]) for name in names}
 
 
@@ -148,6 +148,22 @@ def test_intervals_of_95_percent_hold_92_to_98_percent_of_the_time(make, beta, g
         lowest = LOWEST.get((beta, guide), 0.92)
         assert lowest <= is_inside.double().mean().item() <= 0.98, name
         assert error.mean().item() == pytest.approx(value.std().item(), rel=0.16), name
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_intervals_hold_for_a_weak_likelihood_and_a_guide_near_the_prior(make, noise):
+    """Draws that do not tell prior and guide apart leave the share a at an end of its range."""
+    world = make(1.0, lambda start: start.log_prior)
+    weak = ListedWorld(world.log_prior, 0.1 * world.log_likelihood, world.log_prior)
+    generator = torch.Generator().manual_seed(2)
+    shift = torch.randn(world.log_prior.shape, generator=generator, dtype=torch.float64)
+    guide = (weak.log_posterior + noise * shift).log_softmax(0)
+    weak = ListedWorld(weak.log_prior, weak.log_likelihood, guide)
+    truth = weak.truth()
+    for name, estimates in repeated(weak, 200, 200, 400).items():
+        value, error = estimates.T
+        is_inside = (value - truth[name]).abs() < 1.96 * error
+        assert is_inside.double().mean().item() >= 0.91, name
 
 
 def test_at_equal_draws_a_trained_guide_cuts_the_errors_to_a_third(make):

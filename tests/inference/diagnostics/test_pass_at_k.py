@@ -35,6 +35,16 @@ def test_standard_error_is_the_spread_of_the_estimates():
     assert errors == pytest.approx(spread, rel=0.15)
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.9])
+def test_intervals_hold_where_no_draw_or_all_of_them_succeed(rate):
+    """By the share of successes alone, 10% of the intervals hold at the lowest rate."""
+    generator, num_held = torch.Generator().manual_seed(0), 0
+    for _ in range(400):
+        run = pass_at_k((torch.rand(10, 1, generator=generator) < rate).double(), 2)
+        num_held += abs(run.value - (1 - (1 - rate) ** 2)) < 1.96 * run.standard_error
+    assert num_held > 0.85 * 400
+
+
 def test_exact_number_is_that_of_independent_draws():
     success = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
     prob = torch.tensor([[0.2, 0.1], [0.7, 0.5], [0.1, 0.4]], dtype=torch.float64)

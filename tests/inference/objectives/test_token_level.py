@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceGraph_ELBO
 
+from guides import FineTuned
 from inference import (
     OBJECTIVES,
     Enumeration,
@@ -140,6 +141,17 @@ def test_values_by_rollouts_are_without_noise_at_the_posterior(num_rollouts):
     assert gradient(objective, model, guide, TWO, response)[1].abs().max() < 1e-9
     with pytest.raises(ValueError, match="num_rollouts is 0"):
         RewardToGo_ELBO(4, baseline="rollouts", num_rollouts=0)
+
+
+def test_values_by_rollouts_end_with_the_longest_response(prior, prompts):
+    """No response is as long as it may be: later places have no advantage."""
+    model = AlignmentModel(prior, lambda _, response: response[..., 0].double(), beta=2.0)
+    guide, response = FineTuned(prior), torch.zeros(2, 2, 3, dtype=torch.long)
+    response[0, :, 0] = torch.tensor([7, 8])  # a word and the end; the end alone
+    objective = RewardToGo_ELBO(2, baseline="rollouts", num_rollouts=2)
+    _, actual = gradient(objective, model, guide, prompts, response)
+    assert bool(actual.isfinite().all())
+    assert actual.abs().max() > 0
 
 
 def test_token_level_wins_far_from_the_posterior():

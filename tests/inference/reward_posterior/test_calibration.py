@@ -161,6 +161,17 @@ def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws
     assert high[0] > 2 * high[-1]
 
 
+def test_ranks_of_a_quantity_with_few_values_are_uniform_for_prior_draws():
+    """Sign of the weight: a rank at random among equal draws, whose lowest place is not uniform."""
+
+    def prior_draws(model, comparisons, *, num_samples, seed):
+        return 1.5 * torch.randn(
+            num_samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+
+    assert ranks(prior_draws, quantities=torch.sign).p_value() > 1e-6
+
+
 def test_laplace_is_calibrated_where_comparisons_are_many():
     result = ranks(
         laplace,

@@ -157,6 +157,20 @@ def test_means_approach_those_of_the_posterior(world):
     assert (errors[1].mean(0).sqrt() < 0.1).all()  # at most about 0.07, known to a fifteenth
 
 
+def test_a_twist_may_change_the_responses_that_it_gets(world):
+    def careless(prompts, response, t):
+        log_psi = rough_twist(prompts, response, t)
+        response.fill_(1)
+        return log_psi
+
+    posteriors = []
+    for twist in (rough_twist, careless):
+        pyro.set_rng_seed(0)
+        posteriors.append(run(world, runs=5, twist=twist))
+    careful, changed = posteriors
+    assert torch.equal(careful.response, changed.response)
+
+
 def test_a_prompt_that_does_not_degenerate_is_left_alone(world):
     """Twist for one prompt: the other is never resampled, with all roots and equal weights."""
 
