@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from experiments.identities import (
     chosen,
     constrained,
+    contrastive,
     credit,
     decoding,
     distillation,
@@ -111,6 +112,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "best-of-n": selection.bounds,
     "best-of-poisson": selection.frontier,
     "soft-best-of-n": selection.soft,
+    "noise-contrast": contrastive.noise_contrast,
     "bond": selection.bond,
     "latro": sampling.rationale,
     "iwae": sampling.importance_bound,

@@ -13,6 +13,7 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `slic` | -max(0, 1 - beta h), a hinge; no normalised likelihood | arXiv 2305.10425 |
 | `dpop` | log sigmoid(beta (h - weight max(0, -r(first)/beta))), DPO-Positive | arXiv 2402.13228 |
 | `orpo` | log P(first) + beta log sigmoid(difference of log-odds of P), see `odds` | 2403.07691 |
+| `nca` | log sigmoid(r(first)) + log sigmoid(-r)/2 of both, see `noise_contrast` | 2402.05369 |
 | `with_chosen(...)` | log sigmoid(beta h) + weight r(first)/beta, RPO and CPO | see there |
 | `kto` | sigmoid(beta (r/beta - z)) - 1 of a desirable response, see `kto` | arXiv 2402.01306 |
 | `bco` | log sigmoid(r - d) of a desirable response, see `bco` | arXiv 2404.04656 |
@@ -121,6 +122,18 @@ def positive_dpo(weight: float = 50.0) -> Likelihood:
         return logsigmoid(beta * (chosen - rejected - share * relu(-chosen)))
 
     return of_chosen(score)
+
+
+def noise_contrast(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """NCA's score: a classifier of chosen responses against draws of p0, with r as the logit.
+
+        log sigmoid(r(chosen)) + (log sigmoid(-r(chosen)) + log sigmoid(-r(rejected)))/2
+
+    With beta 1, for pairs of draws of p0 without end, the target is q = p0 2 P(x beats y), y ~ p0.
+    If the preferences are those of Bradley and Terry, this is soft best of two.
+    """
+    of_noise = logsigmoid(-beta * chosen) + logsigmoid(-beta * rejected)
+    return logsigmoid(beta * chosen) + of_noise / 2
 
 
 def odds(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
@@ -267,6 +280,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "exo": exo(),
     "slic": of_preference(lambda h, beta: -relu(1 - beta * h)),
     "dpop": positive_dpo(),
+    "nca": of_chosen(noise_contrast),
     "orpo": of_chosen(odds),
     "kto": kto(),
     "bco": bco(),

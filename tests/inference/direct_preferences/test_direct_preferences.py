@@ -227,6 +227,8 @@ def test_likelihoods_are_those_of_their_papers(name):
             "exo": -p * math.log(p / (1 - e)) - (1 - p) * math.log((1 - p) / e),
             "slic": -max(0.0, 1 - beta * h),
             "dpop": -math.log1p(math.exp(-beta * (h - 50 * max(0.0, -chosen)))),
+            "nca": -math.log1p(math.exp(-beta * chosen))
+            - (math.log1p(math.exp(beta * chosen)) + math.log1p(math.exp(beta * rejected))) / 2,
             "orpo": chosen - beta * math.log1p(math.exp(log_odds[1] - log_odds[0])),
         }[name]
 
