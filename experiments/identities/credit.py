@@ -7,6 +7,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.gradients import elbo_of
+from experiments.identities.prefixes import next_token, soft_value
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, noise
 from experiments.shared.claims import Finding
@@ -59,6 +60,63 @@ def _given(world: World) -> list[Tensor]:
         same = (support[:, None, :t] == support[:, :t]).all(-1)
         tables.append(world.log_guide.expand_as(same).masked_fill(~same, -torch.inf).softmax(1))
     return tables
+
+
+def token_rewards(world: World) -> list[Finding]:
+    """Token rewards beta log p*/p0 of a DPO model in place of r at the end (RTO, arXiv 2404.18922).
+
+    Both with the KL of each token in the reward, and with the rewards from a token on as its
+    advantage. The two advantages differ by log E_p0[exp(r/beta) | tokens so far], the soft value of
+    the prefix: token rewards are a baseline.
+    """
+    prob, places = world.log_guide.exp(), range(world.truth.support.shape[-1])
+    given = _given(world)
+    steps = [after - before for before, after in pairwise(given)]
+
+    def advantages(log_guide: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Advantages of each token, by token rewards and by the reward at the end, nats."""
+        of_guide, of_prior, of_target = (
+            torch.stack([next_token(world, log, t) for t in places])
+            for log in (log_guide, world.log_prior, world.log_posterior)
+        )
+        tokens, sparse = of_target - of_guide, of_prior - of_guide
+        at_end = world.reward / world.model.beta
+        return (
+            [tokens[t:].sum(0) for t in places],
+            [sparse[t:].sum(0) + at_end for t in places],
+        )
+
+    def moments(advantage: list[Tensor]) -> tuple[Tensor, float]:
+        """Mean and noise of the gradient of one draw of the guide."""
+        terms = [a[:, None] * step for a, step in zip(advantage, steps, strict=True)]
+        gain = torch.stack(terms).sum(0)
+        mean = prob @ gain
+        return mean, (prob @ gain.square().sum(-1) - mean.square().sum()).item()
+
+    both = advantages(world.log_guide)
+    (of_tokens, noise_of_tokens), (of_end, noise_of_end) = map(moments, both)
+    values = [soft_value(world, world.log_joint, t) for t in places]
+    gaps = [end - own - value for own, end, value in zip(*both, values, strict=True)]
+    at_target = advantages(world.log_posterior)
+    largest = [max(a.abs().max().item() for a in part) for part in at_target]
+    truth = elbo_of(world)
+    errors = [relative_error(mean, truth) for mean in (of_tokens, of_end)]
+    return [
+        exact("mean gradient - grad ELBO, token rewards and a reward at the end", *errors),
+        exact(
+            "difference of the two advantages - soft value of the tokens so far, nats",
+            *(gap.abs().max().item() for gap in gaps),
+        ),
+        exact("largest advantage at q = p*, token rewards, nats", largest[0]),
+        Finding.of_limits(
+            "largest advantage at q = p*, a reward at the end, nats", largest[1:], above=1.0
+        ),
+        Finding.of_limits(
+            "noise with token rewards over noise with a reward at the end, away from p*",
+            [noise_of_tokens / noise_of_end],
+            below=1.0,
+        ),
+    ]
 
 
 def optimal_baseline(world: World) -> list[Finding]:

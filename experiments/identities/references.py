@@ -54,6 +54,39 @@ def _round(log_old: Tensor, log_data: Tensor, lam: float) -> Tensor:
     return (log_old + (log_data - log_old) / lam).log_softmax(0)
 
 
+def moving(world: World) -> list[Finding]:
+    """DPO whose reference becomes the guide after each round, at its optimum (TR-DPO, 2404.09656).
+
+    The optimum of a round is q_old exp(r/beta)/Z: the exponents add up, as in mirror descent.
+    """
+    wins, beta = judged(world)
+    weight = pairs(world.log_prior).sum(0).exp() * wins
+    log_guide, rounds = world.log_prior, []
+    for _ in range(ROUNDS):
+        log_old = log_guide
+
+        def head(log_q: Tensor, log_old: Tensor = log_old) -> Tensor:
+            return log_q - log_old
+
+        log_guide = least(world, LIKELIHOODS["dpo"], weight, beta, head)
+        rounds.append(log_guide)
+    temperatures = [world.model.beta / (number + 1) for number in range(ROUNDS)]
+    exact_rounds = [(world.log_prior + world.reward / b).log_softmax(0) for b in temperatures]
+    of_one, of_all = (kl(log, world.log_prior) for log in (rounds[0], rounds[-1]))
+    return [
+        exact(
+            f"KL(optimum || posterior of beta/n) after n of {ROUNDS} rounds, nats",
+            *(kl(log, truth) for log, truth in zip(rounds, exact_rounds, strict=True)),
+            limit=1e-6,
+        ),
+        Finding.of_limits(
+            f"KL(optimum || p0) after {ROUNDS} rounds, nats (of DPO: {of_one:.2g})",
+            [of_all],
+            above=of_one,
+        ),
+    ]
+
+
 def none(world: World) -> list[Finding]:
     """beta log q per token as the reward, without a reference (SimPO, arXiv 2405.14734).
 

@@ -1,6 +1,7 @@
 """Squared residuals of log w: losses, their gradients, and their minima."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,6 +46,43 @@ def off_policy(world: World) -> list[Finding]:
         subject = f"draws from the {name}, KL(q || p*) at the minimum, nats"
         findings.append(exact(subject, kl(log_guide, world.log_posterior), limit=1e-6))
     return findings
+
+
+def single_trajectory(world: World) -> list[Finding]:
+    """(r - V - beta log q/p0)^2 of one response a prompt, over q and V (DRO, arXiv 2405.19107).
+
+    The minimum over V is the variance of `off_policy`. With V held at the mean reward of the draws,
+    which is not beta log Z, no q has the residual 0 everywhere.
+    """
+    uniform = torch.zeros_like(world.log_prior).log_softmax(0)
+    draws = {"prior": world.log_prior, "old guide": world.log_guide, "uniform": uniform}
+    nats, values, fixed = [], [], []
+    for log_draw in draws.values():
+        logits = world.log_prior.clone().requires_grad_()
+        value = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        minimise(partial(_squares, world, log_draw, logits, value), [logits, value], max_steps=600)
+        nats.append(kl(logits.detach().log_softmax(0), world.log_posterior))
+        values.append(value.item() - world.model.beta * world.log_z)
+        logits, mean = world.log_prior.clone().requires_grad_(), log_draw.exp() @ world.reward
+        minimise(partial(_squares, world, log_draw, logits, mean), [logits], max_steps=300)
+        fixed.append(kl(logits.detach().log_softmax(0), world.log_posterior))
+    subject = f"draws from {', '.join(draws)}"
+    return [
+        exact(f"{subject}, KL(q || p*) at the minimum, nats", *nats, limit=1e-6),
+        exact(f"{subject}, V - beta log Z at the minimum", *values, limit=1e-5),
+        Finding.of_limits(
+            f"{subject}, V held at the mean reward, KL(q || p*) at the minimum, nats",
+            fixed,
+            above=1e-3,
+        ),
+    ]
+
+
+def _squares(world: World, log_draw: Tensor, logits: Tensor, value: Tensor) -> Tensor:
+    """Mean of the squared residuals with a value V, over 2 beta."""
+    beta = world.model.beta
+    residual = world.reward - value - beta * (logits.log_softmax(0) - world.log_prior)
+    return log_draw.exp() @ residual.square() / (2 * beta)
 
 
 def variance(log_draw: Tensor, values: Tensor) -> Tensor:

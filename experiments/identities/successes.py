@@ -1,14 +1,16 @@
-"""Rewards of 0 and 1: training for pass@k in place of one draw."""
+"""Rewards of 0 and 1: training for pass@k in place of one draw, and on failures alone."""
 
 from dataclasses import replace
 from math import comb
 
 import torch
 from torch import Tensor
+from torch.autograd.functional import jacobian
 
 from experiments.identities.findings import exact, spread
+from experiments.identities.off_policy import ascended
 from experiments.identities.targets import THRESHOLD
-from experiments.identities.world import World, mean_gradient
+from experiments.identities.world import World, mean_gradient, noise
 from experiments.shared.claims import Finding
 from inference.diagnostics.gradients import relative_error
 from inference.diagnostics.pass_at_k import exact_pass_at_k, pass_at_k
@@ -18,6 +20,8 @@ K, DRAWS = 4, 8
 """Numbers of draws behind pass@k, and behind an estimate of its gradient."""
 BETA = 1.0
 """Rate of successes per nat."""
+EASY, HARD = 0.2, 0.8
+"""Rewards from which a response is a success, for an easy prompt and for a hard one."""
 RARE = 0.01
 """Share of successes under the prior of a hard prompt."""
 
@@ -50,6 +54,58 @@ def training(world: World) -> list[Finding]:
         ),
         Finding.of_limits(
             f"trained for one draw, pass@4 (for pass@4: {of_k:.3g})", [one], above=of_k
+        ),
+    ]
+
+
+def negative(world: World) -> list[Finding]:
+    """Failures alone, of reward -1, or successes alone, of reward 1 (NSR, PSR; arXiv 2506.01347).
+
+    The two rewards differ by 1, a baseline: on draws of the guide both have the same mean
+    gradient, and the noise is that of the rarer or of the more frequent outcome.
+    """
+    log_guide, prob = world.log_guide, world.log_guide.exp()
+    success = (world.reward >= THRESHOLD).double()
+    good = mean_gradient(log_guide, log_guide, success)
+    bad = mean_gradient(log_guide, log_guide, success - 1)
+    spread_of, among = [], success.bool()
+    for step in (bad, bad / prob):  # gradient, natural gradient up to a constant
+        size = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        log_q = (log_guide + size * step)[among].log_softmax(0)
+        (slope,) = torch.autograd.grad(-(log_q.exp() * log_q).sum(), size)
+        spread_of.append(slope.item())
+    noises = []
+    for threshold in (EASY, HARD):
+        is_good = (world.reward >= threshold).double()
+        noises.append(noise(log_guide, is_good - 1) / noise(log_guide, is_good))
+    of_bad, of_good = (
+        ascended(world, coefficient, steps=20_000, size=4.0).exp()
+        for coefficient in (lambda _: success - 1, lambda _: success)
+    )
+    target = TARGETS["filtering"](world.problem, threshold=THRESHOLD)[:, 0].exp()
+    distance = 0.5 * (of_good - target).abs().sum().item()
+    step = jacobian(lambda logits: -logits.log_softmax(0), log_guide)  # [S, S], of each failure
+    to_others = (step - prob).fill_diagonal_(0.0).abs().max().item()
+    subject = "noise of failures alone over noise of successes alone, success"
+    return [
+        exact("step by one failure, change of another logit - its probability", to_others),
+        exact("mean gradient of failures alone - of successes alone", relative_error(bad, good)),
+        Finding.of_limits(
+            "slope of the entropy of the successes along this gradient", spread_of[:1], below=0.0
+        ),
+        exact("slope of the same along the natural gradient", spread_of[1]),
+        Finding.of_limits(f"{subject} from {EASY:g}", noises[:1], below=1.0),
+        Finding.of_limits(f"{subject} from {HARD:g}", noises[1:], above=1.0),
+        Finding.of_limits(
+            "fixed draws of the prior, failures alone, largest probability at the end",
+            [of_bad.max().item()],
+            above=0.9,
+        ),
+        Finding.of_limits(
+            "fixed draws of the prior, successes alone, total variation from the prior given "
+            "success",
+            [distance],
+            below=0.02,
         ),
     ]
 

@@ -108,6 +108,19 @@ PREFERENCES = {
         "the posterior.",
         source=SUMMARY,
     ),
+    "nca": Paper(
+        "Chen et al. 2024: noise contrastive alignment (InfoNCA, NCA)",
+        "Losses of noise contrast extract the optimal policy from the rewards of K draws. InfoNCA "
+        "has DPO as its case of two. NCA keeps chosen responses from becoming rarer. Here: draws "
+        "of the prior without end.",
+        "identities --only noise-contrast",
+        "2402.05369",
+        supports=("InfoNCA, 2 draws", "share of the chosen"),
+        against=("NCA, 2 and 3 draws", "NCA, 2 draws, KL(optimum || p*), nats (the"),
+        caveat="The optimum of InfoNCA is the posterior. That of NCA is soft best of K, which "
+        "nears the posterior as K grows.",
+        source=PAPER,
+    ),
     "displacement": Paper(
         "Razin et al. 2024: likelihood displacement",
         "DPO can make the preferred response less likely. Here: at the optimum itself, the "
@@ -139,6 +152,15 @@ PREFERENCES = {
         "round overshoots further than the last. The authors' code has lam 0.1, and takes few "
         "small steps a round.",
         source=PAPER,
+    ),
+    "tr-dpo": Paper(
+        "Gorbatovski et al. 2024: learn your reference model (TR-DPO)",
+        "A reference that is updated in training lets the policy leave the prior further. Here: "
+        "hard updates, each at the optimum of DPO, without end of data. After n of them the policy "
+        "is the posterior of beta/n, as in mirror descent.",
+        "identities --only moving-reference",
+        "2404.09656",
+        source=ABSTRACT,
     ),
     "simpo": Paper(
         "Meng et al. 2024: SimPO",

@@ -33,6 +33,15 @@ SAMPLING = {
         "trainer_targets --only best-of-n-distillation",
         "2407.06057",
     ),
+    "inf-align": Paper(
+        "Balashankar et al. 2024: inference-aware alignment (InfAlign)",
+        "The policy whose best of n wins most often against best of n of the prior is the "
+        "posterior of a transformed reward. For best of 4 the transform exp(10 u) of the rank u of "
+        "the reward under the prior is nearly optimal, and the rank itself is not.",
+        "identities --only inference-aware",
+        "2412.19792",
+        source=ABSTRACT,
+    ),
     "bond": Paper(
         "BOND, 2024: best-of-n distillation",
         "Best of n is p0 F^(n-1) times a correction for ties: nearly the posterior of the reward "

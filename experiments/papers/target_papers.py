@@ -123,11 +123,15 @@ TARGETS = {
         "2304.06767",
     ),
     "power": Paper(
-        "Power sampling, 2025: reasoning with sampling",
-        "Sampling from p0^alpha is not sampling at temperature 1/alpha: the power prefers tokens "
-        "with few and likely futures.",
-        "identities --only power",
+        "Karan and Du 2025: reasoning with sampling (power sampling)",
+        "Metropolis-Hastings that redraws the end of a response samples p0^alpha without training. "
+        "This is not sampling at temperature 1/alpha: the power prefers tokens with few and likely "
+        "futures.",
+        "identities --only power power-sampling",
         "2510.14901",
+        against=("no lengths",),
+        caveat="If responses differ in length, the acceptance needs the factor |x|/|x'|, which the "
+        "authors' code does not have: else the target is p0^alpha |x|/Z.",
         source=PAPER,
     ),
     "entropy-minimisation": Paper(

@@ -135,6 +135,15 @@ TRAINERS = {
         caveat="The gradient leaves out that the responses change. A student that cannot be the "
         "teacher ends further away in KL than the ELBO brings it.",
     ),
+    "dro": Paper(
+        "Richemond et al. 2024: direct reward optimisation (DRO)",
+        "Single responses with rewards do for pairs: squares of r - V - beta log q/p0, over the "
+        "policy and a value V of the prompt. Here: the minimum is the posterior, with V = beta log "
+        "Z, for draws of any distribution. A value held at the mean reward has another minimum.",
+        "identities --only single-trajectory",
+        "2405.19107",
+        source=ABSTRACT,
+    ),
     "rebel": Paper(
         "Gao et al. 2024: regressing relative rewards (REBEL)",
         "RL is the regression of differences of rewards on differences of log ratios. The loss of "
@@ -215,6 +224,16 @@ TRAINERS = {
         "are in the baseline, the mean gradient has another direction than the gradient.",
         source=SUMMARY,
     ),
+    "rto": Paper(
+        "Zhong et al. 2024: reinforced token optimisation (RTO)",
+        "Rewards of tokens, beta log q/p0 of a policy trained by DPO, are learned from more easily "
+        "than a reward at the end. Here: an exact DPO policy, the posterior, and the KL of each "
+        "token in the reward. The token rewards are a baseline, the soft value of the prefix; no "
+        "noise is left at the posterior.",
+        "identities --only token-rewards",
+        "2404.18922",
+        source=SUMMARY,
+    ),
     "topr": Paper(
         "Le Roux et al. 2025: tapered off-policy REINFORCE (TOPR)",
         "Draws of a fixed policy train without a KL penalty if the importance ratio of failures is "
@@ -281,6 +300,50 @@ TRAINERS = {
         "for each prompt: hard prompts move further. At the same beta an easier prompt moves "
         "less, and training for one draw has the higher pass@k.",
         source=SUMMARY,
+    ),
+    "star": Paper(
+        "Zelikman et al. 2022: STaR; Singh et al. 2023: self-training (ReST-EM)",
+        "Fine-tuning on one's own correct draws, round by round, is EM, and approximates a policy "
+        "gradient of the accuracy. Here: fits of draws without end by a guide that is blind to the "
+        "prompt, so that three prompts compete.",
+        "identities --only self-training",
+        "2203.14465",
+        supports=(
+            "gradient of the fit",
+            "prompt, least gain of a round",
+            "draws, least gain of a round, mean accuracy",
+            "prompt, least accuracy",
+            ", weighed by p0/q",
+        ),
+        against=(
+            "draws, least gain of a round, sum",
+            "draws, least accuracy",
+            ", not weighed",
+        ),
+        caveat="All correct draws are EM for the mean accuracy, which gives up a prompt. As many "
+        "draws for each prompt are EM for the likelihood, the sum of log accuracies. Draws with "
+        "the answer as a hint, as STaR adds, fit another distribution without weights.",
+        source=ABSTRACT,
+    ),
+    "negative": Paper(
+        "Zhu et al. 2025: the effectiveness of negative reinforcement (NSR)",
+        "Training on failures alone moves probability to other responses in proportion to the "
+        "model's own, and keeps the diversity that training on successes alone loses. Here: whole "
+        "responses to one prompt, all logits free, no clip.",
+        "identities --only negative",
+        "2506.01347",
+        supports=("step by one failure", "natural gradient", "success from 0.2"),
+        against=(
+            "mean gradient of failures",
+            "along this gradient",
+            "success from 0.8",
+            "failures alone, largest probability",
+        ),
+        caveat="On draws of the policy both have one mean gradient, which makes the successes less "
+        "diverse; failures have the lower noise for easy prompts alone. On fixed draws without a "
+        "ratio, failures alone end at one response, and successes alone at the prior given "
+        "success.",
+        source=ABSTRACT,
     ),
     "max-rl": Paper(
         "MaxRL, 2026: maximum likelihood reinforcement learning",

@@ -1,0 +1,112 @@
+"""Chains: transition matrices of Metropolis-Hastings over all responses."""
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import agrees, exact
+from experiments.identities.prefixes import masses
+from experiments.identities.world import World, kl
+from experiments.shared.claims import Finding
+from guides import Tempered
+from inference import Enumeration, metropolis_hastings, random_state
+from inference.targets.fixed_points import Problem
+from model import AlignmentModel, Prompts, grammar_prior
+
+ALPHA = 4.0
+"""Power of the prior."""
+CHAINS, STEPS = 256, 40
+"""Numbers of chains of the sampler, and of steps of each chain."""
+
+
+def power_sampling(_: World) -> list[Finding]:
+    """p0^alpha by redrawing the end of a response (Karan and Du 2025, arXiv 2510.14901).
+
+    p0^alpha is the posterior of the reward log p0 at beta 1/(alpha - 1). The proposal goes on from
+    a token, uniform over the response, at temperature 1/alpha. A move is accepted with probability
+    min(1, w(x') |x| / (w(x) |x'|)), w = p0^alpha/q. The authors' code has no lengths |x|, which
+    changes nothing where all responses have one length. The prior is the network of the grammar.
+    """
+    prior = grammar_prior(max_new_tokens=3).double()
+    prompts = prior.encode(["the film was"])
+
+    def log_prior(prompts: Prompts, response: Tensor) -> Tensor:
+        return prior(prompts).log_prob(response)
+
+    model = AlignmentModel(prior, log_prior, 1 / (ALPHA - 1))
+    guide, truth = Tempered(prior, temperature=1 / ALPHA), Enumeration(model, prompts)
+    problem, response = Problem.of(model, prompts), truth.support[:, 0]
+    log_p0, log_target, log_q = (
+        log[:, 0].detach() for log in (truth.log_prior, truth.log_posterior, truth.log_guide(guide))
+    )
+    length = problem.tokens("power")[1][:, 0].double()
+    log_weight = {"tempered": log_target - log_q, "prior": log_target - log_p0}
+    proposed = {
+        "tempered": _proposed(response, log_q, length),
+        "prior": _proposed(response, log_p0, length),
+    }
+    moves = {name: proposed[name] * _accepted(log_weight[name] - length.log()) for name in proposed}
+    nats = [kl(_stationary(each), log_target) for each in moves.values()]
+    rates = [(log_target.exp() @ each.sum(1)).item() for each in moves.values()]
+    without = _stationary(proposed["tempered"] * _accepted(log_weight["tempered"]))
+    by_length = (log_target + length.log()).log_softmax(0)
+    with random_state.isolated(0):
+        posterior = metropolis_hastings(
+            model, prompts, guide=guide, num_chains=CHAINS, num_samples=STEPS * CHAINS
+        )
+    estimate = posterior.estimate(log_prior(prompts, posterior.response))
+    target = f"p0^{ALPHA:g}/Z"
+    return [
+        exact(
+            f"posterior of log p0 at beta 1/{ALPHA - 1:g} - {target}",
+            (log_target - (ALPHA * log_p0).log_softmax(0)).abs().max().item(),
+        ),
+        exact(f"KL(stationary || {target}), proposals tempered and prior, nats", *nats, limit=1e-8),
+        agrees(
+            f"sampler, {CHAINS} chains of {STEPS} steps, mean of log p0, nats",
+            estimate,
+            (log_target.exp() @ log_p0).item(),
+        ),
+        Finding.of_limits(
+            f"share of moves accepted, tempered proposals (prior: {rates[1]:.2g})",
+            rates[:1],
+            above=rates[1],
+        ),
+        Finding.of_limits(
+            f"tokens one by one at temperature 1/{ALPHA:g}, KL(q || {target}), nats",
+            [kl(log_q, log_target)],
+            above=0.01,
+        ),
+        exact(
+            f"no lengths, KL(stationary || {target} times |x|), nats",
+            kl(without, by_length),
+            limit=1e-8,
+        ),
+        Finding.of_limits(
+            f"no lengths, KL(stationary || {target}), nats", [kl(without, log_target)], above=1e-3
+        ),
+    ]
+
+
+def _proposed(response: Tensor, log_q: Tensor, length: Tensor) -> Tensor:
+    """Probability that the end of x, from a uniform token on, is redrawn as x', `[S, S]`."""
+    moves = torch.zeros(len(response), len(response), dtype=log_q.dtype)
+    for start in range(response.shape[1]):
+        prefix = response[:, :start]
+        same = (prefix[:, None] == prefix).all(-1)
+        given = (log_q - masses(log_q, response, prefix)[:, None]).exp() * same
+        moves = moves + given * (start < length)[:, None] / length[:, None]
+    return moves
+
+
+def _accepted(log_weight: Tensor) -> Tensor:
+    """min(1, w(x')/w(x)), `[S, S]`."""
+    return (log_weight - log_weight[:, None]).clamp(max=0.0).exp()
+
+
+def _stationary(moves: Tensor) -> Tensor:
+    """log of the stationary distribution of a chain that else stays, `[S]`."""
+    rates = (moves - torch.diag(moves.sum(1))).T
+    rates = torch.cat([rates[1:], torch.ones_like(rates[:1])])
+    last = torch.zeros_like(rates[0])
+    last[-1] = 1.0
+    return torch.linalg.solve(rates, last).log()

@@ -1,0 +1,103 @@
+"""Self-training on correct draws: EM, and the objective of each rule that chooses the draws."""
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact
+from experiments.identities.targets import THRESHOLD
+from experiments.identities.world import World, kl, mean_gradient, scores
+from experiments.shared.claims import Finding
+from inference.diagnostics.gradients import relative_error
+
+ROUNDS = 300
+"""Number of rounds of self-training."""
+
+
+def rounds(world: World) -> list[Finding]:
+    """Fits of correct draws, all of them or as many for each prompt (STaR, 2203.14465; ReST-EM).
+
+    Three prompts share a guide that is blind to the prompt, so that they compete. The correct
+    responses of the first two overlap, the third has all others. For draws without end, a round
+    fits the mean of the posteriors q(x | correct), weighed alike or by the accuracies q(correct).
+    """
+    first, second = (reward >= THRESHOLD for reward in (world.reward, world.reward.flip(0)))
+    correct = torch.stack([first, second, ~(first | second)])
+
+    def round_of(log_guide: Tensor, *, alike: bool) -> Tensor:
+        """log q of the next round, `[S]`."""
+        rates, log_given = _given_correct(log_guide, correct)
+        weight = torch.full_like(rates, 1 / len(rates)) if alike else rates / rates.sum()
+        return (weight @ log_given.exp()).log()
+
+    def path(*, alike: bool) -> Tensor:
+        """Accuracies `[R + 1, 3]` after each round."""
+        log_guide, accuracy = world.log_prior, []
+        for _ in range(ROUNDS + 1):
+            accuracy.append(_given_correct(log_guide, correct)[0])
+            log_guide = round_of(log_guide, alike=alike)
+        return torch.stack(accuracy)
+
+    by_prompt, by_draw = path(alike=True), path(alike=False)
+    rates, log_given = _given_correct(world.log_guide, correct)
+    score, prob = scores(world.log_guide), world.log_guide.exp()
+    of_fit = (rates[:, None] * log_given.exp()).sum(0) @ score
+    of_accuracy = mean_gradient(world.log_guide, world.log_guide, correct.double().sum(0))
+    subject = "least gain of a round"
+    return [
+        exact(
+            "all correct draws, gradient of the fit - gradient of the accuracy",
+            relative_error(of_fit, of_accuracy),
+        ),
+        Finding.of_limits(
+            f"as many draws for each prompt, {subject}, sum of log accuracies, nats",
+            [by_prompt.log().sum(1).diff().min().item()],
+            above=-1e-12,
+        ),
+        Finding.of_limits(
+            f"all correct draws, {subject}, sum of log accuracies, nats",
+            [by_draw.log().sum(1).diff().min().item()],
+            below=-0.01,
+        ),
+        Finding.of_limits(
+            f"all correct draws, {subject}, mean accuracy",
+            [by_draw.mean(1).diff().min().item()],
+            above=-1e-12,
+        ),
+        Finding.of_limits(
+            "as many draws for each prompt, least accuracy at the end (at the start: "
+            f"{by_prompt[0].min():.2g})",
+            [by_prompt[-1].min().item()],
+            above=by_prompt[0].min().item(),
+        ),
+        Finding.of_limits(
+            f"all correct draws, least accuracy at the end (at the start: {by_draw[0].min():.2g})",
+            [by_draw[-1].min().item()],
+            below=0.01,
+        ),
+        *_rationalisation(world, first, prob),
+    ]
+
+
+def _given_correct(log_guide: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Accuracies `[P]`, and log q(x | correct) `[P, S]`, of P prompts with one guide."""
+    masked = log_guide.masked_fill(~correct, -torch.inf)
+    return masked.logsumexp(1).exp(), masked.log_softmax(1)
+
+
+def _rationalisation(world: World, correct: Tensor, prob: Tensor) -> list[Finding]:
+    """Correct draws of a guide that was shown the answer, here the world's, for those of p0."""
+    log_given, log_hinted = (
+        log.masked_fill(~correct, -torch.inf).log_softmax(0)
+        for log in (world.log_prior, world.log_guide)
+    )
+    weight = (world.log_prior - world.log_guide).exp() * prob * correct
+    log_weighed = (weight / weight.sum()).log()
+    keep = correct.nonzero()[:, 0]
+    plain, weighed = (kl(log_given[keep], log[keep]) for log in (log_hinted, log_weighed))
+    subject = "correct draws of another guide, as with a hint"
+    return [
+        exact(f"{subject}, weighed by p0/q, KL(p0 given correct || fit), nats", weighed),
+        Finding.of_limits(
+            f"{subject}, not weighed, KL(p0 given correct || fit), nats", [plain], above=0.01
+        ),
+    ]
