@@ -63,6 +63,8 @@ def _equilibrium(log_prior: Tensor, payoff: Tensor, beta: float) -> Tensor:
         gain = size * log_q + beta * log_prior + payoff @ log_opponent.exp()
         return (gain / (size + beta)).log_softmax(0)
 
+    if size == 0:
+        return log_prior  # no response is better than another
     log_q = log_prior
     for _ in range(math.ceil(200 * (1 + size / beta))):
         after = step(log_q, step(log_q, log_q))

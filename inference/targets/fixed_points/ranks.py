@@ -12,6 +12,10 @@ from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from inference.targets.fixed_points.problem import Problem, by_prompt
 from model.common.checks import whole_number
 
+BEFORE, BEHIND = 40.0, 8.0
+"""Distance to -log w, in log t, at which the integrand of `soft_best_of_n` is 0."""
+TOLERANCE = 1e-6  # largest distance of a sum of probabilities to 1
+
 
 def best_of_n(problem: Problem, n: int = 16) -> Tensor:
     """Best of n: log p0(x) (F^n - F-^n)/(F - F-), `[S, N]`, nats, see `order_statistics`.
@@ -48,11 +52,26 @@ def _soft(log_prior: Tensor, reward: Tensor, beta: float, n: int) -> Tensor:
         log_phi = logsumexp(log_mass - hazard)
         return np.exp(log_t + log_weight - hazard + (n - 1) * log_phi)
 
-    low, high = -40.0 - log_weight.max(), 8.0 - log_weight.min()
-    value, _ = quad_vec(integrand, low, high, epsabs=1e-13, epsrel=1e-11, limit=2000)
+    value = np.zeros_like(log_mass)
+    for low, high in _pieces(-log_weight[np.isfinite(log_mass)]):
+        value += quad_vec(integrand, low, high, epsabs=1e-13, epsrel=1e-11, limit=20_000)[0]
+    total = n * (np.exp(log_mass) @ value)
+    if not abs(total - 1) <= TOLERANCE:
+        raise RuntimeError(
+            f"the probabilities of soft best of {n} sum to {total:.6g}, expected 1: the integral "
+            "did not converge. Scale the reward, or take a larger beta"
+        )
     with np.errstate(divide="ignore"):
         log_guide = log_mass + np.log(n * value)
     return torch.from_numpy(log_guide).log_softmax(0)
+
+
+def _pieces(places: np.ndarray) -> list[tuple[float, float]]:
+    """Intervals of log t that hold the integrand, which is 0 far from each place -log w."""
+    places = np.unique(places)
+    ends = np.append(np.flatnonzero(np.diff(places) > BEFORE + BEHIND), len(places) - 1)
+    starts = np.append(0, ends[:-1] + 1)
+    return [*zip(places[starts] - BEFORE, places[ends] + BEHIND, strict=True)]
 
 
 def quantile(problem: Problem) -> Tensor:

@@ -46,6 +46,8 @@ def at_constant(log_proposal: Tensor, excess: Tensor) -> Tensor:
     Raises:
         NoFixedPointError: if c is so large that no minimum has all residuals above -1.
     """
+    # a response that is never drawn has no residual, and no part in the sum of q
+    excess = excess.masked_fill(log_proposal.isneginf(), -torch.inf)
     log_mass, t = log_proposal.numpy(), excess.numpy()
     log_total = logsumexp(log_mass + t)  # log Z - c
     if abs(log_total) < 1e-14:

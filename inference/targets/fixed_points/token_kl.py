@@ -157,7 +157,9 @@ class TokenTree:
             fills = (-torch.inf, 0.0, 1.0)
             mass, values, widths = map(level.table, parts, fills)
             log_mass = mass.logsumexp(0)
-            log_step = step(mass - log_mass, values, widths)
+            # a prefix that p0 never gives has any step: the probability 0 is in a step before
+            log_prior = (mass - log_mass).masked_fill(log_mass.isneginf(), 0.0).log_softmax(0)
+            log_step = step(log_prior, values, widths)
             log_guide = log_guide + level.of_children(log_step)[level.child]
             prob = log_step.exp()
             parts = [log_mass, (prob * values).sum(0), (prob * widths).sum(0)]

@@ -63,6 +63,36 @@ def test_constant_reward_leaves_the_prior(name: str, problem: Problem) -> None:
     assert_close(TARGETS[name](flat, **OPTIONS.get(name, {})), flat.log_prior)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+@pytest.mark.parametrize("name", sorted({*TARGETS} - {"mode-anchored"}))
+def test_a_response_that_the_prior_never_gives_plays_no_part(name: str, scale: float, problem):
+    """As well where its reward is the largest, and where all rewards are one."""
+    log_prior = problem.log_prior.clone()
+    log_prior[[3, 20]] = -math.inf
+    reward = 1.0 + scale * problem.reward
+    reward[3] += scale * 9.0
+    columns = (log_prior.log_softmax(0), reward, problem.response, problem.length)
+    some = [row for row in range(40) if row not in (3, 20)]
+    log_p, reward, response, length = columns
+    whole = Problem(log_p, reward, BETA, response, length)
+    part = Problem(log_p[some], reward[some], BETA, response[some], length[some])
+    log_q, of_part = (TARGETS[name](each, **OPTIONS.get(name, {})) for each in (whole, part))
+    assert bool(log_q[[3, 20]].isneginf().all())
+    assert_close(log_q[some], of_part, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [30.0, 1e4, 1e6])
+def test_soft_best_of_two_is_the_sum_over_pairs_at_every_spread_of_the_reward(spread: float):
+    generator = torch.Generator().manual_seed(0)
+    log_prior = torch.randn(7, 1, generator=generator).double().log_softmax(0)
+    reward = spread * torch.rand(7, 1, generator=generator).double()
+    prob = log_prior.exp()[:, 0]
+    share = (reward - reward[:, 0]).sigmoid()  # of the first of two draws
+    expected = 2 * prob * (share @ prob)
+    log_q = soft_best_of_n(Problem(log_prior, reward, 1.0), n=2)[:, 0]
+    assert_close(log_q.exp(), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     "name",
     ["forward-kl", "token-forward-kl", "grpo-k3", "grpo-token-k3", "grpo-mean-k3", "chi-squared"],
