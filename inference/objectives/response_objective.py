@@ -7,10 +7,12 @@ them K is `num_particles`, N the number of prompts, T the longest response, and
     w = p0(x) likelihood(x) / q(x)
 """
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from pyro import poutine
@@ -182,6 +184,7 @@ class ResponseObjective(SurrogateLoss):
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         prompts = only_argument(type(self).__name__, args, kwargs)
+        self._check_model(model)
         with SameResponses():
             losses = check_losses(type(self).__name__, self.losses(model, guide, prompts))
         log_guide, log_weight = losses.log_guide.detach(), losses.log_weight.detach()
@@ -193,6 +196,17 @@ class ResponseObjective(SurrogateLoss):
         log_guides = {"response": log_guide}
         self.draws = [Draws(prompts, values, log_guides, log_weight, share=share)]
         return losses
+
+    def _check_model(self, model: Program) -> None:
+        """Refuse another model than in the steps before, if these left a state."""
+        program = inspect.unwrap(model)
+        own = getattr(program, "__self__", program)  # a bound method is a new object each time
+        if _MODELS.setdefault(self, own) is not own and self.get_state():
+            name, has = type(self).__name__, "log Z, ranks or responses of an earlier step"
+            raise ValueError(
+                f"the {name} has {has}, and these are of another model: make a new objective for "
+                "each model, and pass the same program in each step"
+            )
 
     def _get_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
@@ -280,6 +294,10 @@ class ResponseObjective(SurrogateLoss):
         with torch.no_grad(), support:
             trace = trace_at(model, prompts, response, role="model")
         return trace.nodes["response"]["fn"], log_factors(trace)
+
+
+_MODELS: WeakKeyDictionary[ResponseObjective, Any] = WeakKeyDictionary()
+"""Model of the first step of each objective; no attribute, which a copy would copy."""
 
 
 def check_losses(name: str, losses: Losses) -> Losses:

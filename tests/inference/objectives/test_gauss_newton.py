@@ -119,8 +119,9 @@ def test_rows_in_half_precision_add_up_to_the_gradient_of_the_sum():
 
 def steps(objective, *batches):
     """Step of the objective, `[D]`, after batches of responses drawn by guides of other seeds."""
+    model = Target()
     for seed, (prompts, response) in enumerate(batches, start=1):
-        _, grad = gradient(objective, Target(), Table(seed), prompts, response)
+        _, grad = gradient(objective, model, Table(seed), prompts, response)
     return -grad
 
 
@@ -222,11 +223,11 @@ def test_resume_is_bit_for_bit(capacity, tmp_path):
 
 
 def test_loss_leaves_the_memory_as_it_is():
-    objective, guide = GaussNewton(6), Table(1)
-    gradient(objective, Target(), guide, ONE, drawn(ONE, 1)[1])
+    objective, model, guide = GaussNewton(6), Target(), Table(1)
+    gradient(objective, model, guide, ONE, drawn(ONE, 1)[1])
     with pyro.get_param_store().scope():
         guide(ONE)
-        objective.loss(Target(), guide, ONE)
+        objective.loss(model, guide, ONE)
     assert len(objective.memory.product) == 6
 
 

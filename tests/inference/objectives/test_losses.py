@@ -3,16 +3,18 @@
 import pyro
 import pytest
 import torch
+from pyro import poutine
 
 from inference import (
     OBJECTIVES,
+    BestOfN_ELBO,
     Enumeration,
     FDivergence,
     RewardToGo_ELBO,
     SquaredResidual,
     log_guide_at,
 )
-from inference.objectives import Proximal_ELBO
+from inference.objectives import AnalyticKL_ELBO, GaussNewton, Proximal_ELBO
 from inference.objectives.leave_one_out import leave_one_out
 from inference.objectives.response_objective import Losses, ResponseObjective, tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
@@ -132,11 +134,42 @@ def test_later_steps_on_a_batch_descend_the_variance_at_the_current_guide():
     memory = dict(objective.buffer.memory)
     log_weight = truth.log_joint - log_guide_at(new, TWO, truth.support)
     loss = 0.5 * log_weight[[0, 1, 4, 5, 6]].var(0).sum()
+    model.prior = None  # nothing is scored
     # the draws and the prompts that are passed now are ignored
-    value, actual = gradient(objective, None, new, TWO[[1]], truth.support[6:8, 1:])
+    value, actual = gradient(objective, model, new, TWO[[1]], truth.support[6:8, 1:])
     assert value == pytest.approx(loss.item(), rel=1e-9)
     assert torch.allclose(actual, autograd(loss, new), rtol=1e-9, atol=1e-12)
     assert objective.buffer.memory == memory
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        BestOfN_ELBO(4, n=2, num_prior_draws=50),
+        FDivergence("forward-kl", 4),
+        GaussNewton(4),
+        Proximal_ELBO(4, epochs=2),
+        SquaredResidual(4, log_z="prior", num_prior_draws=50),
+        SquaredResidual(4, replay=4),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_an_objective_that_has_learned_of_one_model_refuses_another(objective):
+    """Ranks, log Z and responses are of the first model; the same program may be wrapped."""
+    model, guide = Target(), Table(1)
+    response = guide.distribution(ONE).sample((4,))
+    gradient(objective, model, guide, ONE, response)
+    gradient(objective, poutine.block(model, hide=[]), guide, ONE, response)
+    gradient(objective, model.__call__, guide, ONE, response)
+    with pytest.raises(ValueError, match="of another model: make a new objective"):
+        gradient(objective, Target(seed=5), guide, ONE, response)
+
+
+def test_an_objective_without_a_state_takes_any_model():
+    objective, guide = AnalyticKL_ELBO(4), Table(1)
+    response = guide.distribution(ONE).sample((4,))
+    losses = [gradient(objective, Target(seed=s), guide, ONE, response)[0] for s in (0, 5)]
+    assert abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():

@@ -66,7 +66,7 @@ def test_constant_reward_leaves_the_prior(name: str, problem: Problem) -> None:
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 @pytest.mark.parametrize("name", sorted({*TARGETS} - {"mode-anchored"}))
 def test_a_response_that_the_prior_never_gives_plays_no_part(name: str, scale: float, problem):
-    """As well where its reward is the largest, and where all rewards are one."""
+    """Neither with the largest reward, nor where all rewards are one."""
     log_prior = problem.log_prior.clone()
     log_prior[[3, 20]] = -math.inf
     reward = 1.0 + scale * problem.reward
