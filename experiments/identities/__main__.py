@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.identities import (
+    adaptive,
     chains,
     chosen,
     constrained,
@@ -129,6 +130,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "smc-bounds": sampling.smc_bounds,
     "smc-steering": sampling.steering,
     "token-rejection": constrained.token_rejection,
+    "adaptive-rejection": adaptive.adaptive_rejection,
     "pareto": sampling.pareto,
     "quasi-rejection": sampling.trade_off,
     "guard": sampling.guarantee,

@@ -89,6 +89,15 @@ SAMPLING = {
         "four, the number of responses needed is near that of masking.",
         source=PAPER,
     ),
+    "cars": Paper(
+        "Parys et al. 2025: constrained adaptive rejection sampling (CARS)",
+        "Rejection that never draws a prefix again that broke the constraint: accepted draws are "
+        "exact, and the share of them only rises. Here: the probability of every response after "
+        "every update, and a run on the network of the grammar.",
+        "identities --only adaptive-rejection",
+        "2510.01902",
+        source=ABSTRACT,
+    ),
     "controlled-decoding": Paper(
         "Mudgal et al. 2023: controlled decoding",
         "Next tokens in proportion to p0 exp(V/beta), with V the mean reward of the responses that "

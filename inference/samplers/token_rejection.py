@@ -92,12 +92,17 @@ class TokenRejection:
             return passes
         response = particles.response[particle, prompt]
         response[:, t - 1] = token[particle, prompt]
-        answer = self.allowed(prompts[rows], response[None], t)
-        instance("what allowed returned", answer, Tensor)
-        if answer.dtype != torch.bool or tuple(answer.shape) != (1, len(rows)):
-            raise ValueError(
-                f"allowed returned shape {tuple(answer.shape)} of {answer.dtype}, expected "
-                f"(1, {len(rows)}) of torch.bool: True where the first {t} tokens may stand"
-            )
-        passes[particle, prompt] = answer[0]
+        passes[particle, prompt] = may_stand(self.allowed, prompts[rows], response, t)
         return passes
+
+
+def may_stand(allowed: Allowed, prompts: Prompts, response: Tensor, t: int) -> Tensor:
+    """True where the first t tokens of responses `[M, T]`, one to each of M prompts, may stand."""
+    answer = allowed(prompts, response[None], t)
+    instance("what allowed returned", answer, Tensor)
+    if answer.dtype != torch.bool or tuple(answer.shape) != (1, len(response)):
+        raise ValueError(
+            f"allowed returned shape {tuple(answer.shape)} of {answer.dtype}, expected "
+            f"(1, {len(response)}) of torch.bool: True where the first {t} tokens may stand"
+        )
+    return answer[0]
