@@ -121,6 +121,31 @@ PREFERENCES = {
         "nears the posterior as K grows.",
         source=PAPER,
     ),
+    "oaif": Paper(
+        "Guo et al. 2024: online AI feedback (OAIF, online DPO)",
+        "DPO on pairs of the policy's own draws does better than on a fixed set of pairs. Here: "
+        "pairs without end, and a small family, bigrams.",
+        "identities --only on-policy-pairs",
+        "2402.04792",
+        supports=("gradient at q = p*", "pairs of the guide: "),
+        against=("KL(p* || q)",),
+        caveat="The end is nearly the nearest of the family in KL(q || p*), and further from the "
+        "posterior in KL(p* || q). A rich guide has the posterior as its optimum with any pairs.",
+        source=SUMMARY,
+    ),
+    "wpo": Paper(
+        "Zhou et al. 2024: weighted preference optimisation (WPO)",
+        "Pairs of another policy, weighed by their probability under the policy, simulate pairs of "
+        "its own draws. Here: pairs of the prior without end, the geometric mean probability of a "
+        "token, and a small family, bigrams. The alignment of the weights was not tried.",
+        "identities --only on-policy-pairs",
+        "2406.11827",
+        supports=("gradient at q = p*", "weighed pairs of the prior"),
+        against=("far from 0",),
+        caveat="The weights close about a quarter of the gap in KL(q || p*) that pairs of the "
+        "policy's own draws close nearly whole.",
+        source=SUMMARY,
+    ),
     "displacement": Paper(
         "Razin et al. 2024: likelihood displacement",
         "DPO can make the preferred response less likely. Here: at the optimum itself, the "

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from experiments.identities import constrained, distillation, sampling, soups, training
+from experiments.identities import (
+    constrained,
+    distillation,
+    on_policy,
+    sampling,
+    soups,
+    training,
+)
 from experiments.identities.__main__ import CHECKS, Identities, main
 from experiments.identities.findings import agrees, beyond, exact
 from experiments.identities.world import World, kl, mean_gradient, noise
@@ -17,6 +24,7 @@ SLOW = {
     "token-rejection": (constrained, {}),
     "gkd": (distillation, {}),
     "soups": (soups, {}),
+    "on-policy-pairs": (on_policy, {}),
 }
 """Checks that train, or run a sampler many times, with sizes at which each holds by far."""
 

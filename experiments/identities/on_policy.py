@@ -1,0 +1,102 @@
+"""Pairs of draws of the guide itself in place of draws of the prior, for DPO of a small family."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact
+from experiments.identities.preferences import judged, loss_of
+from experiments.identities.residuals import pairs
+from experiments.identities.world import World, kl
+from experiments.shared.claims import Finding
+from guides import GUIDES, Guide
+from inference import random_state
+from inference.direct_preferences import LIKELIHOODS
+from inference.programs import log_guide_at
+from model.common.minimise import minimise
+
+STEPS = 400
+"""Number of steps of a descent."""
+
+
+def on_policy_pairs(world: World) -> list[Finding]:
+    """Online DPO (OAIF, arXiv 2402.04792), and weights for pairs of the prior (WPO, 2406.11827).
+
+    The weight of a pair has no gradient. WPO weighs a pair by the geometric mean probability of a
+    token of both responses under the guide. All have the posterior as the optimum of a rich guide.
+    """
+    length = world.problem.tokens("on-policy-pairs")[1][:, 0]
+    draws: dict[str, Callable[[Tensor], Tensor]] = {
+        "the prior": lambda log_q: world.log_prior,
+        "the prior, weighed": lambda log_q: world.log_prior + log_q / length,
+        "the guide": lambda log_q: log_q,
+    }
+    slopes = [_slope_at_target(world, draw) for draw in draws.values()]
+    ends = {name: _descended(world, draw) for name, draw in draws.items()}
+    least = kl(_nearest(world), world.log_posterior)
+    excess = {name: kl(log_q, world.log_posterior) - least for name, log_q in ends.items()}
+    of_prior = excess.pop("the prior")
+    weighed, of_guide = (value / of_prior for value in excess.values())
+    modes = [kl(world.log_posterior, ends[name]) for name in ("the prior", "the guide")]
+    subject = f"bigrams, excess of KL(q || p*) over the least of {least:.2g} nats, over that of the"
+    return [
+        exact(f"gradient at q = p*, pairs of {'; '.join(draws)}", *slopes),
+        Finding.of_limits(f"{subject} prior, pairs of the guide", [of_guide], below=0.1),
+        Finding.of_limits(f"{subject} prior, weighed pairs of the prior", [weighed], below=1.0),
+        Finding.of_limits(
+            "bigrams, the same share for weighed pairs, far from 0", [weighed], above=0.5
+        ),
+        Finding.of_limits(
+            f"bigrams, KL(p* || q), pairs of the guide, nats (of the prior: {modes[0]:.2g})",
+            modes[1:],
+            above=modes[0],
+        ),
+    ]
+
+
+def _loss(world: World, log_q: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """DPO's loss of pairs of draws of a distribution, which is held fixed."""
+    wins, beta = judged(world)
+    weight = pairs(draw(log_q).detach()).sum(0).exp() * wins  # the winner first
+    dpo = LIKELIHOODS["dpo"]
+    return loss_of(dpo, weight / weight.sum(), beta, lambda log: log - world.log_prior, log_q)
+
+
+def _slope_at_target(world: World, draw: Callable[[Tensor], Tensor]) -> float:
+    """Largest component of the gradient by the logits of q, at q = p*."""
+    logits = world.log_posterior.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(_loss(world, logits.log_softmax(0), draw), logits)
+    return gradient.abs().max().item()
+
+
+def _bigrams(world: World) -> tuple[Guide, Callable[[], Tensor]]:
+    """A guide of bigrams, and its log q of all responses, `[S]`."""
+    with random_state.isolated(0):
+        guide = GUIDES["n-gram"](world.model.prior, world.prompts).double()
+    return guide, lambda: log_guide_at(guide, world.prompts, world.truth.support)[:, 0]
+
+
+def _descended(world: World, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """log q of bigrams at the end of a descent of the loss, `[S]`."""
+    guide, log_q = _bigrams(world)
+    optimiser = torch.optim.Adam(guide.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        _loss(world, log_q(), draw).backward()
+        optimiser.step()
+        schedule.step()
+    return log_q().detach()
+
+
+def _nearest(world: World) -> Tensor:
+    """log q of bigrams at the least KL(q || p*), `[S]`."""
+    guide, log_q = _bigrams(world)
+
+    def distance() -> Tensor:
+        log_guide = log_q()
+        return log_guide.exp() @ (log_guide - world.log_posterior)
+
+    minimise(distance, guide.parameters(), max_steps=300)
+    return log_q().detach()
