@@ -10,7 +10,8 @@ gives p0 and q, of known total mass 1, an estimated mass of 1 (Kong et al. 2003;
 variance is, to first order, that of the best control variate p0/m, and therefore at most that of
 the M draws of the prior alone, and at most that of the K draws of the guide alone. A collapsed
 guide costs its own draws and no more. With M = K, the variance is at most twice the variance of the
-better of the two with all n draws.
+better of the two with all n draws. Draws that do not tell p0 and q apart leave a at an end of its
+range; the estimate is then that of a fixed mixture, without a control variate.
 """
 
 import math

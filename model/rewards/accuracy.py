@@ -21,7 +21,10 @@ from typing import Any, Literal
 
 from model.common.checks import instance, one_of
 
-NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d+|/\d[\d,]*)?", re.IGNORECASE)
+WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+"""A whole number, whose commas separate thousands: "1,2" is two numbers."""
+NUMBER = re.compile(rf"[-+]?(?:{WHOLE}(?:\.\d+)?|\.\d+)(?:e[-+]?\d+|/{WHOLE})?", re.IGNORECASE)
+MINUS = "\N{MINUS SIGN}"
 METHODS = ("match", "math-verify")
 MATH_VERIFY = "math_verify"
 
@@ -81,6 +84,7 @@ class Accuracy:
 
 def matches(text: str, reference: str) -> bool:
     """True if the final answer of a text equals a reference: as numbers, else as texts."""
+    text, reference = text.replace(MINUS, "-"), reference.replace(MINUS, "-")
     expected = marked_answer(reference)
     expected = reference if expected is None else expected
     answer, number = marked_answer(text), number_of(expected)
