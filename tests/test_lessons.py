@@ -20,10 +20,21 @@ def _lessons_on_the_path(monkeypatch):
     monkeypatch.syspath_prepend(str(LESSONS))
 
 
+def with_python_numbers(answer):
+    """The answer, which returns the `item` of a tensor of one number."""
+
+    def item(*args):
+        value = answer(*args)
+        is_number = isinstance(value, torch.Tensor) and not value.dim() and not value.requires_grad
+        return value.item() if is_number else value
+
+    return item
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_lesson_runs_and_its_exercises_take_the_solutions_alone(name):
-    from classroom import UNEXPECTED
+    from classroom import UNEXPECTED, checked
 
     solutions = runpy.run_path(str(LESSONS / "solutions" / f"{name}.py"))
     for package in solutions.get("NEEDS", ()):
@@ -35,11 +46,17 @@ def test_lesson_runs_and_its_exercises_take_the_solutions_alone(name):
     checks = {key: check for key, check in variables.items() if key.startswith("check_")}
     assert checks.keys() == solutions["ANSWERS"].keys() == solutions["WRONG"].keys()
     for exercise, check in checks.items():
-        check(solutions["ANSWERS"][exercise])
+        answer = solutions["ANSWERS"][exercise]
+        checked(answer, check)
+        checked(with_python_numbers(answer), check)
         assert solutions["WRONG"][exercise]
-        for answer in solutions["WRONG"][exercise]:
+        for wrong in solutions["WRONG"][exercise]:
             with pytest.raises(AssertionError):
-                check(answer)
+                checked(wrong, check)
+        with pytest.raises(AssertionError, match="is a `return` missing"):
+            checked(lambda *args: None, check)
+        with pytest.raises(AssertionError, match="expected a function"):
+            checked(3.0, check)
 
 
 def test_figures_of_lessons_have_the_style_of_all_figures():

@@ -178,8 +178,22 @@ def checked(answer: object, check: Callable[[Any], None]) -> Any:
     """Run the asserts of an exercise on an answer, and say that they hold; None is no answer."""
     if answer is None:
         return marimo.callout(marimo.md("No answer yet."))
-    check(answer)
+    assert callable(answer), f"the answer is {answer!r}, expected a function"
+
+    @wraps(answer)
+    def returning(*args: Any) -> Any:
+        value = answer(*args)
+        assert value is not None, "the function returns None: is a `return` missing?"
+        return value
+
+    check(returning)
     return marimo.callout(marimo.md("Correct."), kind="success")
+
+
+def near(value: object, expected: object, atol: float = 1e-8) -> bool:
+    """True if numbers are equal up to rounding, whether tensors, lists or numbers of Python."""
+    pair = (torch.as_tensor(each, dtype=torch.float64) for each in (value, expected))
+    return torch.allclose(*pair, atol=atol)
 
 
 def _close(value: Any, expected: Any) -> bool:

@@ -7,7 +7,7 @@ with app.setup:
     import marimo as mo
     import pyro
     import torch
-    from classroom import About, bars, checked, curves, grammar_world, table
+    from classroom import About, bars, checked, curves, grammar_world, near, table
 
     from guides import FineTuned
     from inference import diagnose, fit
@@ -336,8 +336,8 @@ def _():
             some_r = torch.tensor([0.2, -1.0])
             with_kl = some_r - some_beta * (log_guide - log_prior)
             expected = log_prior + some_r / some_beta - log_guide
-            value = torch.as_tensor(answer(with_kl, some_beta))
-            assert torch.allclose(value, expected, atol=1e-5), f"{value}, expected {expected}"
+            value = answer(with_kl, some_beta)
+            assert near(value, expected, atol=1e-5), f"{value}, expected {expected}"
 
     weight = None  # write: def weight(reward_with_kl, beta): ...
     checked(weight, check_weight)
@@ -366,7 +366,9 @@ def _():
             logits = torch.tensor([0.25, 0.5, 0.25]).log().requires_grad_()
             some_log_q = logits.log_softmax(0)
             log_w = some_log_z + target.log() - some_log_q  # as it stands, with gradient
-            answer(some_log_q[draws, None], log_w[draws, None]).backward()
+            loss = answer(some_log_q[draws, None], log_w[draws, None])
+            assert getattr(loss, "requires_grad", False), "the loss has no gradient: a tensor of q"
+            loss.backward()
             expected = logits.detach().softmax(0) - target
             assert torch.allclose(logits.grad, expected, atol=1e-6), (
                 f"gradient {logits.grad}, expected {expected}"

@@ -182,7 +182,7 @@ def _():
 def _(log_prior):
     def check_entropy(answer):
         exact = entropy(log_prior[:, None])[0]
-        value = torch.as_tensor(answer(log_prior)).double()
+        value = torch.as_tensor(answer(log_prior), dtype=torch.float64)
         assert value > 0, "the entropy of a discrete distribution is positive"
         assert abs(value + log_prior.mean()) > 1e-3, "weight each term by its probability"
         assert abs(value - exact) < 1e-9, f"expected {exact:.4f} nats"

@@ -7,7 +7,7 @@ app = marimo.App(app_title="2. Alignment is conditioning")
 with app.setup:
     import marimo as mo
     import torch
-    from classroom import bars, checked, curves, grammar_world, table
+    from classroom import bars, checked, curves, grammar_world, near, table
 
     from inference import Enumeration
     from model import AlignmentModel, Constraint, Pattern, TextReward
@@ -193,6 +193,8 @@ def _():
 def _(reward, world):
     def check_posterior(answer):
         exact = world.truth(0.3)
+        same = answer(exact.log_prior[:, 0], 0 * reward, 0.3)
+        assert near(same, exact.log_prior[:, 0]), "at equal rewards the posterior is the prior"
         log_posterior = answer(exact.log_prior[:, 0], reward, 0.3)
         assert torch.isclose(log_posterior.exp().sum(), torch.tensor(1.0).double()), "divide by Z"
         error = (log_posterior - exact.log_posterior[:, 0]).abs().max()
@@ -220,7 +222,9 @@ def _():
         from math import exp
 
         for p, t in [(0.1, 0.5), (0.3, 0.9), (0.01, 0.02)]:
-            likelihood = exp(1 / answer(p, t))
+            some_beta = answer(p, t)
+            assert some_beta > 0, f"beta is positive, got {some_beta}"
+            likelihood = exp(1 / some_beta)
             reached = p * likelihood / (p * likelihood + 1 - p)
             assert abs(reached - t) < 1e-9, f"from {p} the posterior is {reached:.3f}, not {t}"
 

@@ -5,8 +5,7 @@ app = marimo.App(app_title="3. The ELBO is the objective of RLHF")
 
 with app.setup:
     import marimo as mo
-    import torch
-    from classroom import bars, checked, curves, grammar_world, table
+    from classroom import bars, checked, curves, grammar_world, near, table
 
     from guides import FineTuned
     from inference import LeaveOneOut_ELBO, diagnose, entropy, fit
@@ -190,8 +189,8 @@ def _(beta, log_guides, log_prior, reward, truth):
     def check_objective(answer):
         for log_q in (log_guides[0], log_guides[20], truth.log_posterior[:, 0]):
             elbo = (log_q.exp() * (truth.log_joint[:, 0] - log_q)).sum()
-            value = torch.as_tensor(answer(log_q, log_prior, reward, beta))
-            assert torch.isclose(value, beta * elbo), f"{value:.4f}, expected {beta * elbo:.4f}"
+            value = answer(log_q, log_prior, reward, beta)
+            assert near(value, beta * elbo), f"{value:.4f}, expected {beta * elbo:.4f}"
 
     rlhf_objective = None  # write: def rlhf_objective(log_guide, log_prior, reward, beta): ...
     checked(rlhf_objective, check_objective)
@@ -215,9 +214,9 @@ def _(log_prior, reward):
         for some_beta in (0.1, 0.3, 3.0):
             log_p = (log_prior + reward / some_beta).log_softmax(0)
             best = (log_p.exp() * (reward - some_beta * (log_p - log_prior))).sum()
-            value = torch.as_tensor(answer(log_prior, reward, some_beta))
+            value = answer(log_prior, reward, some_beta)
             hint = "put q = p* into line (3)"
-            assert torch.isclose(value, best), f"{value:.4f}, expected {best:.4f}: {hint}"
+            assert near(value, best), f"{value:.4f}, expected {best:.4f}: {hint}"
 
     best_value = None  # write: def best_value(log_prior, reward, beta): ...
     checked(best_value, check_maximum)
