@@ -8,6 +8,7 @@ returns NaN for the other prompts. There the likelihood is without the reward or
 """
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -182,11 +183,18 @@ def _values_of(
 
 
 def _called(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Tensor:
-    """Value of a reward or a factor, refused if it writes to its arguments, which others read."""
+    """Value of a reward or a factor, refused if it writes to its arguments, which others read.
+
+    Behind a call that drew random numbers, the generator goes on from a seed that follows from its
+    state before the call: a reward that seeds the generator would repeat the draws of responses.
+    """
     given = [response, prompts.ids, prompts.mask]
     # an array of numpy shares the memory of a tensor on the CPU, and its changes have no version
     before = [tensor.clone() if tensor.is_cpu else _version(tensor) for tensor in given]
+    generator = torch.get_rng_state()
     value = piece(prompts, response)
+    if not torch.equal(generator, torch.get_rng_state()):
+        torch.manual_seed(zlib.crc32(generator.numpy().tobytes()))
     after = [tensor if tensor.is_cpu else _version(tensor) for tensor in given]
     if not all(map(_is_same, before, after)):
         fault = "changed responses or prompts in place"

@@ -87,3 +87,21 @@ def test_a_reward_that_changes_responses_through_numpy_is_refused():
     model = AlignmentModel(prior, reward, beta=1.0)
     with pytest.raises(LikelihoodError, match=r"reward .* in place.*response\.clone"):
         model.reward(prompts, torch.zeros(4, 2, prior.max_new_tokens, dtype=torch.long))
+
+
+def test_a_reward_that_seeds_the_generator_repeats_no_draws() -> None:
+    """Functions of users seed the generator from which responses are drawn."""
+    prior = tiny()
+    prompts = prior.encode(["a"] * 64)
+
+    def seeding(_: object, response: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return torch.rand(response.shape[:-1])
+
+    model = AlignmentModel(prior, seeding, beta=1.0)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        runs.append(torch.stack([model(prompts) for _ in range(4)]))
+    assert torch.equal(*runs)
+    assert len(runs[0].unique(dim=0)) == 4
