@@ -47,10 +47,11 @@ class LoRAOptions:
     acts like a larger learning rate, and matters little to steps of a size in nats."""
 
     target_modules: str = "all-linear"
-    """Layers to adapt. `all-linear`, all linear layers but the output layer; or names separated by
-    commas, such as `q_proj,v_proj`. Each name is a regular expression for a layer's name or for
-    the end of the name. Three kinds of layer cannot be adapted: embeddings, an output layer tied to
-    them, and what `peft` takes for experts, such as `gate_proj` of a block without experts."""
+    """Layers to adapt, of those that a text reaches. `all-linear`, all linear layers but the output
+    layer; or names separated by commas, such as `q_proj,v_proj`. Each name is a regular expression
+    for a layer's name or for the end of the name. Three kinds of layer cannot be adapted:
+    embeddings, an output layer tied to them, and what `peft` takes for experts, such as `gate_proj`
+    of a block without experts."""
 
 
 class LoRA(Guide):

@@ -20,39 +20,43 @@ def write_figures(
     beta: float,
     levels: tuple[Estimate, Estimate, Estimate],
     end: tuple[Estimate, Estimate] | None,
+    start: str = "prior",
 ) -> list[Path]:
     """Draw the figures of a run as SVG files; none if no step has a finite ELBO.
 
     Args:
-        levels: log Z, and the ELBO before the fit and of the guide after it, nats.
+        levels: log Z, and the ELBO of the start and of the guide after the fit, nats.
         end: KL(q || p0) and E[r] of the guide; None for a model with factors, whose log likelihood
             is not r/beta.
+        start: name of the start, `prior` or `student`.
     """
     records = read_metrics(folder.metrics)
     metrics = [each for each in records if math.isfinite(each["log_likelihood"] + each["elbo"])]
     if not metrics:
         return []
-    drawn = {"elbo": elbo_figure(metrics, *levels)}
+    drawn = {"elbo": elbo_figure(metrics, *levels, start)}
     if end is not None:
         drawn["reward_kl"] = reward_kl_figure(metrics, prior_sample, beta, end)
     return [figures.save(figure, folder.path / f"{name}.svg") for name, figure in drawn.items()]
 
 
-def elbo_figure(metrics: Metrics, log_z: Estimate, before: Estimate, after: Estimate) -> Figure:
+def elbo_figure(
+    metrics: Metrics, log_z: Estimate, before: Estimate, after: Estimate, start: str = "prior"
+) -> Figure:
     """ELBO of every step and log Z; the difference is KL(q || p*)."""
     figure, axes = new_axes()
     steps = [record["step"] for record in metrics]
     elbo = [record["elbo"] for record in metrics]
     axes.plot(steps, elbo, color=GUIDE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth(elbo), color=GUIDE, label="ELBO of the step, and its mean over ten")
-    _point(axes, 0, before, PRIOR, "ELBO before the fit (± 2 s.e.)")
+    _point(axes, 0, before, PRIOR, f"ELBO of the {start} (± 2 s.e.)")
     _point(axes, steps[-1], after, GUIDE, "ELBO of the guide (± 2 s.e.)")
     axes.axhline(log_z.value, color=POSTERIOR, label="log Z (± 2 s.e.)")
     band = (log_z.value - 2 * log_z.standard_error, log_z.value + 2 * log_z.standard_error)
     axes.axhspan(*band, color=POSTERIOR, alpha=0.15, linewidth=0)
     title = "The gap between the ELBO and log Z is KL(q || p*)"
     axes.set(xlabel="SVI step", ylabel="nats", title=title)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     return figure
 
 
@@ -71,7 +75,7 @@ def reward_kl_figure(
     label = "guide, step by step (mean over ten)"
     axes.plot(kl, reward, color=GUIDE, alpha=0.7, linewidth=1, label=label)
     axes.set_xlim(right=max(axes.get_xlim()[1], 1.1 * float(kl.max())))
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     return figure
 
 

@@ -71,4 +71,4 @@ def curves(run: RunSoFar, metrics: Metrics) -> Sequence[Path]:
 
     end = None if run.model.factors else (recent(metrics, "kl"), recent(metrics, "reward"))
     levels = run.prior_sample.log_z(), run.before, recent(metrics, "elbo")
-    return write_figures(run.folder, run.prior_sample, run.model.beta, levels, end)
+    return write_figures(run.folder, run.prior_sample, run.model.beta, levels, end, run.start)

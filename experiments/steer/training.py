@@ -1,6 +1,5 @@
 """Training of a run: the fit, measurements before and after, and all that the folder receives."""
 
-import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -39,15 +38,14 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     is_first = ranks.is_first()
     names = args.report_to if is_first else ()
     with new_trackers(names, folder, is_resumed=args.resume is not None) as trackers:
-        start, elbo = time.perf_counter(), before.diagnostics.elbo
-        so_far = RunSoFar(folder, args.title, model, guide, measured, prior_sample, elbo)
+        elbo, origin = before.diagnostics.elbo, "prior" if args.student is None else "student"
+        so_far = RunSoFar(folder, args.title, model, guide, measured, prior_sample, elbo, origin)
         page = LivePage(so_far, args.fit_budget) if args.watch and is_first else None
         log = StepLog(folder, trackers, page)
         # a report needs all ranks if they share a network
         interrupted = reported(so_far) if args.shard is None else nullcontext()
         with interrupted, page or nullcontext():
             result = fit(target, guide, every, **fit_settings(args, folder), on_step=log)
-        seconds = time.perf_counter() - start
         with gathered(guide):
             if is_first:
                 with ranks.alone():
@@ -63,8 +61,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     notes = [*prompts.notes, *target_notes(args.objective), *fit_notes(result)]
     has_factors = not is_all_reward(model, measured)
     columns = before, after, posterior
-    origin = "prior" if args.student is None else "student"
-    about = args.title, args.beta, *columns, samples, seconds
+    about = args.title, args.beta, *columns, samples, result.state.seconds
     report = Report(*about, has_factors=has_factors, fit_notes=notes, start=origin)
     if is_first:
         with ranks.alone():
@@ -76,9 +73,9 @@ def measured_draws(args: Steer, measured: Prompts) -> str:
     count = len(measured)
     prior, guide = count * args.prior_draws, count * args.samples
     return (
-        f"measured on {prior:,} responses of the prior, and {guide:,} of the guide before and "
-        f"after the fit, to {count} prompt{'s' * (count > 1)} (--prior-draws, --samples, "
-        "--measured-prompts)"
+        f"measured on {prior:,} responses of the prior, {guide:,} more before the fit, and "
+        f"{guide:,} of the guide after it, to {count} prompt{'s' * (count > 1)} (--prior-draws, "
+        "--samples, --measured-prompts)"
     )
 
 
@@ -131,7 +128,9 @@ def write(
     levels = after.log_z, report.before.diagnostics.elbo, after.elbo
     end = after.kl_guide_prior, after.log_likelihood.times(args.beta)
     place = None if report.has_factors else end
-    report.write(folder, write_figures(folder, prior_sample, args.beta, levels, place))
+    report.write(
+        folder, write_figures(folder, prior_sample, args.beta, levels, place, report.start)
+    )
 
 
 def save(args: Steer, guide: Guide, prompts: Prompts, folder: RunFolder) -> None:

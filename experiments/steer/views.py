@@ -24,7 +24,8 @@ class RunSoFar(NamedTuple):
         guide: q.
         prompts: prompts to draw samples for; the first are taken.
         prior_sample: draws of the prior, for log Z and the frontier.
-        before: ELBO of prior or student, before the fit, nats.
+        before: ELBO of the start, nats.
+        start: name of the start, `prior` or `student`.
     """
 
     folder: RunFolder
@@ -34,6 +35,7 @@ class RunSoFar(NamedTuple):
     prompts: Prompts
     prior_sample: PriorSample
     before: Estimate
+    start: str = "prior"
 
     def samples(self) -> list[Sample]:
         """Texts of the guide as it is now, with their rewards."""

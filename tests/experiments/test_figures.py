@@ -263,6 +263,25 @@ def test_no_text_covers_another(figure):
     assert [(one, two) for (one, box), (two, other) in pairs if box.overlaps(other)] == []
 
 
+@pytest.mark.parametrize("distance", [0.0, 100.0], ids=["prior", "far from the prior"])
+def test_the_legends_of_a_run_cover_no_step(distance):
+    """A guide that does not start at the prior has a low ELBO and a large KL at the end."""
+    moved = [{**each, "elbo": each["elbo"] - distance, "kl": distance} for each in METRICS]
+    end = Estimate(distance or 1.9, 0.1), Estimate(0.0, 0.1)
+    for figure in (
+        elbo_figure(moved, *LEVELS, "student"),
+        reward_kl_figure(moved, sample(), 1.0, end),
+    ):
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        box = axes.get_legend().get_window_extent()
+        for line in axes.lines:
+            if len(line.get_xdata()) > 2:
+                assert not box.count_contains(line.get_transform().transform(line.get_xydata()))
+    texts = elbo_figure(moved, *LEVELS, "student").axes[0].get_legend().get_texts()
+    assert "ELBO of the student (± 2 s.e.)" in [text.get_text() for text in texts]
+
+
 def test_a_figure_is_written_in_three_formats(tmp_path):
     save(elbo_figure(METRICS, *LEVELS), tmp_path / "elbo.svg")
     assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png", ".pdf"}

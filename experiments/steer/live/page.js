@@ -54,7 +54,7 @@ function chart(figure, label, xs, ys, xName, yName) {
   return { svg, line, dot, toX, toY, x0, x1 };
 }
 
-function drawElbo({ curves, log_z: [logZ, error], before }) {
+function drawElbo({ curves, log_z: [logZ, error], before, start }) {
   const mean = smooth(curves.elbo), width = 2 * (error ?? 0);
   const label = `ELBO of each step and log Z, ${logZ?.toFixed(3)} nats`;
   const figure = document.getElementById("elbo");
@@ -67,7 +67,7 @@ function drawElbo({ curves, log_z: [logZ, error], before }) {
     svg.append(node("text", { x: WIDTH - RIGHT, y: toY(logZ) - 5, "text-anchor": "end" }, "log Z"));
   }
   line("prior", [x0, x1], [before, before]);
-  svg.append(node("text", { x: WIDTH - RIGHT, y: toY(before) - 5, "text-anchor": "end" }, "ELBO before the fit"));
+  svg.append(node("text", { x: WIDTH - RIGHT, y: toY(before) - 5, "text-anchor": "end" }, `ELBO of the ${start}`));
   line("raw", curves.step, curves.elbo);
   line("guide", curves.step, mean);
 }
@@ -118,7 +118,7 @@ function show(run) {
   if (mean !== undefined && mean !== null && logZ !== null) {
     document.getElementById("gap").textContent =
       `KL(q || p*) about ${(logZ - mean).toFixed(2)} nats (log Z ${logZ.toFixed(2)} - ELBO ${mean.toFixed(2)}), ` +
-      `of ${(logZ - run.before).toFixed(2)} nats at the start.`;
+      `of ${(logZ - run.before).toFixed(2)} nats of the ${run.start}.`;
   }
   drawElbo(run);
   drawPlane(run);

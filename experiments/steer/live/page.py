@@ -59,6 +59,7 @@ class LivePage:
         self._constant: dict[str, Any] = {
             "log_z": [log_z.value, log_z.standard_error],
             "before": run.before.value,
+            "start": run.start,
             "frontier": [],
         }
         if model.rewards and not model.factors:

@@ -244,6 +244,12 @@ def test_files_of_a_kill_are_removed_and_damaged_digests_do_not_end_a_run(run):
     check_digests(run.guide)
 
 
+def test_the_time_of_a_resumed_run_includes_the_steps_before(run):
+    before = json.loads(run.measurements.read_text())["seconds"]
+    main(Steer(resume=run.path, steps=SHORT.steps + 1))
+    assert json.loads(run.measurements.read_text())["seconds"] > before
+
+
 def test_a_run_in_use_is_refused(run):
     with locked(run.path), pytest.raises(FolderInUseError, match="is in use by another run"):
         main(Steer(resume=run.path))

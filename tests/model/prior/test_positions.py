@@ -11,7 +11,9 @@ from transformers import (
     BertConfig,
     BertModel,
     BloomConfig,
+    DbrxConfig,
     FalconConfig,
+    Gemma3nTextConfig,
     Gemma4TextConfig,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
@@ -95,6 +97,25 @@ CONFIGS = {
         sliding_window=3,
         vocab_size_per_layer_input=len(WORDS),
         hidden_size_per_layer_input=4,
+    ),
+    # several streams of hidden states, and layers without keys of their own
+    "gemma3n": lambda **more: Gemma3nTextConfig(
+        **SIZES | SPECIAL | {"intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 8} | more,
+        num_key_value_heads=1,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=3,
+        vocab_size_per_layer_input=len(WORDS),
+        hidden_size_per_layer_input=4,
+        laurel_rank=4,
+        activation_sparsity_pattern=[0.0] * 4,
+    ),
+    # one matrix for queries, keys and values, which is clipped, and experts
+    "dbrx": lambda **more: DbrxConfig(
+        **{"vocab_size": len(WORDS), "d_model": 16, "n_heads": 2, "n_layers": 2} | SPECIAL | more,
+        attn_config={"kv_n_heads": 1, "rope_theta": 10000.0, "clip_qkv": 1.0},
+        ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 3, "moe_top_k": 2},
+        max_seq_len=16,
     ),
     # experts, whose grouped products torch lacks in float64
     "mixtral": lambda **more: MixtralConfig(
