@@ -229,7 +229,7 @@ def fit(
     folder = None if checkpoint_folder is None else Path(checkpoint_folder)
     if folder is not None:
         state.fingerprint = Fingerprint(
-            num_steps=num_steps or 0,
+            num_steps=num_steps,
             prompts=prompts,
             objective=elbo_of(fit_objective),
             optimizer=optimizer,

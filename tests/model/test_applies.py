@@ -20,7 +20,7 @@ from inference import (
 )
 from inference.diagnostics.measure import measure
 from inference.estimate import expectation
-from inference.svi.checkpoint.description import Description
+from inference.svi.checkpoint.description import describe
 from inference.targets.kl_budget import BudgetError
 from model import (
     AlignmentModel,
@@ -271,9 +271,9 @@ def test_prompt_that_applied_before_applies_for_good(prior, questions, truth):
 
 
 def test_memory_of_prompts_is_no_part_of_the_description_of_a_reward(reward, questions):
-    before = Description()(reward)
+    before = describe(reward, trains=False)
     assert reward.applies(questions).any()
-    assert Description()(reward) == before
+    assert describe(reward, trains=False) == before
 
 
 def test_function_of_texts_returns_numbers_alone(prior, questions, truth):

@@ -1,236 +1,321 @@
-"""Descriptions of objects, by name, that are the same in every process; rules: `fingerprint.py`."""
+"""Description of an object: a text for each of its parts, by name, the same in every process.
 
+    {"": "AlignmentModel", "beta": "0.3", "prior.network.weights": "wte #5a0c...; ...", ...}
+
+| part | described by |
+|---|---|
+| numbers, texts, tensors | value, numbers to 9 digits |
+| modules | attributes, parts and tensors |
+| objects | class and attributes, and the members of the user's classes |
+| functions | closure; the user's functions also by compiled code, defaults, variables in the code |
+| settings, modules of the user | the variables whose names are in the user's code: `args.weight` |
+
+The user's code is all code outside this project, installed packages and the standard library.
+Compiled code depends on the version of Python.
+"""
+
+import argparse
 import functools
 import inspect
 import json
 import logging
-from collections.abc import Iterable
+import re
+import sys
+import sysconfig
+from collections.abc import Callable
 from contextlib import suppress
-from types import FunctionType, MethodType, ModuleType
+from dataclasses import is_dataclass
+from numbers import Number
+from pathlib import Path, PurePath
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
-from inference.svi.checkpoint.object_parts import (
-    PLAIN,
-    as_read,
-    attributes_of,
-    code_of,
-    counts,
-    is_installed,
-    is_ours,
-    members_of,
-    names_in,
-    names_read,
-)
-from model.common.files import tensors_digest
+from model.common.files import tensors_digest, text_digest
 from model.networks.sharded_modules import class_of
 
-Leaves = dict[str, str]
-"""Description of each part, by name; the empty name is the whole."""
+Parts = dict[str, Any]
 
-DEPTH = 60  # largest depth of objects in objects
-DIGITS = 9
-"""Significant digits of a number: later digits of a solved multiplier depend on the processor."""
-MANY = 200  # number of items above which a container is one leaf
-UNSTABLE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+PLAIN = (type(None), Number, str, bytes, range, torch.dtype, torch.Size, PurePath, re.Pattern)
+"""Types of objects that are their own description."""
+DATA = (*PLAIN, type, Tensor, np.ndarray, tuple, list, dict, nn.Module, PreTrainedTokenizerBase)
+"""Types of attributes that describe an object of an installed package."""
+COST = {"in_step", "gathers_draws", "batch_size", "cache_size", "max_cached", "splits_head"}
+"""Attributes of the project's own objects that change their cost alone, besides caches."""
+CACHES = {"_known", "_applied", "_cache"}
+PLACE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
-ELSEWHERE = {"padding", "truncation"}  # parts of a tokenizer that each call sets anew
+OURS = {"model", "guides", "inference", "experiments"}
+DEPTH = 60  # largest depth of objects in objects
+MANY = 200  # number of texts above which a list or dict is described by their digest
+_OF_TORCH = {*vars(nn.Module()), "__dict__", "__weakref__"}  # the parts of a module, and slots
+_INSTALLED = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")] + [
+    str(Path(folder).resolve()) for folder in sys.path if any(Path(folder).glob("*.dist-info"))
+]  # also the folders of `pip install --target`
+_PACKAGES = {"site-packages", "dist-packages"}  # also the system's, below another environment
+_TEXTS = WeakIdKeyDictionary()  # versions and texts of tensors and tokenizers
 
 
-def join(name: str, key: str) -> str:
-    """Name of a part of a part."""
-    return f"{name}.{key}" if name and key else name or key
+def describe(value: Any, *, trains: bool) -> dict[str, str]:
+    """Description of an object, whose own text has the empty name.
 
-
-class Description:
-    """Describes objects; a known object is not described again, and a cycle ends.
-
-    Attributes:
-        trains: True if the fit trains the parameters of the object: their values do not count then.
+    Args:
+        value: any object.
+        trains: True to describe parameters that require a gradient by name, shape and type alone.
     """
+    description = _Description(trains)
+    description.add("", value)
+    description.add_what_is_read()
+    return description.texts
 
-    def __init__(self) -> None:
-        self.trains = False
-        self._done: dict[int, tuple[Any, Leaves]] = {}
-        self._digests: dict[int, tuple[Tensor, int, str]] = {}
-        self._depth = 0
 
-    def forget(self) -> None:
-        """Forget all but tokenizers, and tensors without a new value."""
-        entries = self._done.values()
-        self._done = {id(v): (v, d) for v, d in entries if isinstance(v, PreTrainedTokenizerBase)}
+class _Description:
+    """The texts so far. The parts of an object that comes again are not described again."""
 
-    def __call__(self, value: Any) -> Leaves:
-        """Description of an object."""
+    def __init__(self, trains: bool) -> None:
+        self.texts: dict[str, str] = {}
+        self._trains = trains
+        self._objects: dict[int, Any] = {}  # by id
+        self._holders: dict[str, Any] = {}  # settings and the user's modules, by name
+        self._read: set[str] = set()  # names in the user's code
+
+    def add(self, name: str, value: Any) -> None:
+        """Describe an object and its parts."""
         if isinstance(value, PLAIN):
-            value = value.item() if isinstance(value, np.generic) else value
-            return {"": repr(float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value)}
-        if id(value) not in self._done:
-            self._done[id(value)] = (value, {"": "itself"})
-            self._depth += 1
-            leaves = self._describe(value) if self._depth < DEPTH else {"": type(value).__name__}
-            self._depth -= 1
-            self._done[id(value)] = (value, leaves)
-        return self._done[id(value)][1]
+            self.texts[name] = _plain(value)
+            return
+        text, parts = self._text_and_parts(name, value)
+        self.texts[name] = text
+        if id(value) in self._objects or name.count(".") > DEPTH:
+            return
+        self._objects[id(value)] = value
+        start = len(self.texts)
+        self._add_parts(name, parts)
+        if isinstance(value, list | tuple | dict) and len(self.texts) - start > MANY:
+            below = {key: self.texts.pop(key) for key in list(self.texts)[start:]}
+            self.texts[name] = f"{text} #{text_digest(str(below))}"
 
-    def _describe(self, value: Any) -> Leaves:
+    def add_what_is_read(self) -> None:
+        """Describe the variables of settings and modules whose names are in the user's code.
+
+        Settings without such a name are described by all variables.
+        """
+        size = 0
+        while len(self.texts) > size:  # a variable may be a function, whose code has more names
+            size = len(self.texts)
+            for name, holder in list(self._holders.items()):
+                variables = _variables(holder).items()
+                read = {key: v for key, v in variables if key.removesuffix("()") in self._read}
+                self._add_parts(name, read)
+                is_known = any(key.startswith(f"{name}.") for key in self.texts)
+                if len(self.texts) == size and not is_known:
+                    self._add_parts(name, {} if isinstance(holder, ModuleType) else dict(variables))
+
+    def _add_parts(self, name: str, parts: Parts) -> None:
+        for key, part in parts.items():
+            place = f"{name}.{key}".removeprefix(".")
+            if place not in self.texts:
+                self.add(place, part)
+
+    def _text_and_parts(self, name: str, value: Any) -> tuple[str, Parts]:
+        """Text of an object without its parts, and its parts by name."""
         match value:
             case Tensor():
-                return {"": self._tensor(value)}
-            case np.ndarray(dtype=kind) if (
-                kind.kind in "biuf" and kind.itemsize <= 8 and kind.isnative
-            ):
-                return {"": self._tensor(torch.as_tensor(value))}
-            case np.ndarray():
-                return self._sequence(value.tolist())
-            case list() | tuple():
-                return self._sequence(value)
+                return _digest(value), {}
+            case np.ndarray() if not value.dtype.hasobject:
+                return f"{value.dtype} {value.shape} #{text_digest(value.tobytes().hex())}", {}
+            case list() | tuple() if all(isinstance(item, PLAIN) for item in value):
+                return f"({', '.join(map(_plain, value))})", {}
+            case list() | tuple() | np.ndarray():
+                return f"{len(value)} items", {str(n): item for n, item in enumerate(value)}
             case dict():
-                items = {self._key(key): item for key, item in value.items()}
-                return self._container(items, "dict")
+                items = {key if isinstance(key, str) else _repr(key): value[key] for key in value}
+                return f"dict of {', '.join(items)}", items
             case set() | frozenset():
-                return {"": str(sorted(str(self(item)) for item in value))}
+                return str(sorted(map(_repr, value))), {}
             case type():
-                return self._parts(members_of(value), value.__name__)
+                return value.__name__, _members_of(value)
+            case functools.partial():
+                parts = {"function": value.func, "arguments": value.args, "options": value.keywords}
+                return "partial", parts
+            case MethodType():
+                return "method", {"method": value.__func__, "object": value.__self__}
+            case FunctionType():
+                return self._function(value)
             case ModuleType():
-                return {"": value.__name__}
-            case logging.Logger():
-                return {"": value.name}
-            case torch.device() | torch.Generator():
-                return {"": type(value).__name__}
+                self._holders |= {name: value} if is_users(value) else {}
+                return value.__name__, {}
+            case logging.Logger() | torch.device() | torch.Generator():
+                return type(value).__name__, {}
             case PreTrainedTokenizerBase():
-                return {"": _tokenizer(value)}
+                return _tokenizer(value), {}
             case transformers.PreTrainedModel():
-                return self._network(value)
+                return class_of(value).__name__, self._network(value)
             case nn.Module():
-                return self._module(value)
-        return self._callable(value) if callable(value) else self._object(value)
-
-    def _key(self, key: Any) -> str:
-        return key if isinstance(key, str) else self(key).get("", type(key).__name__)
-
-    def _parts(self, parts: dict[str, Any], kind: str = "") -> Leaves:
-        leaves = {"": kind} if kind else {}
-        for name in sorted(parts):
-            leaves |= {join(name, key): leaf for key, leaf in self(parts[name]).items()}
-        return leaves
-
-    def _container(self, items: dict[str, Any], kind: str) -> Leaves:
-        leaves = self._parts(items, kind)
-        return leaves if len(leaves) <= MANY else {"": str(leaves)}
-
-    def _sequence(self, values: Any) -> Leaves:
-        """One leaf if all items are plain, otherwise item by item."""
-        values = values if isinstance(values, list | tuple) else [values]
-        parts = [self(value) for value in values]
-        if all(set(part) == {""} for part in parts):
-            return {"": f"({', '.join(part[''] for part in parts)})"}
-        items = {str(index): value for index, value in enumerate(values)}
-        return self._container(items, f"{len(values)} items")
-
-    def _tensor(self, tensor: Tensor) -> str:
-        version = -1 if tensor.is_inference() else tensor._version
-        if self._digests.get(id(tensor), (None, None))[1] != version:
-            digest = f"#{tensors_digest([('', tensor)])}"
-            self._digests[id(tensor)] = (tensor, version, digest)
-        return self._digests[id(tensor)][2]
-
-    def _network(self, network: "transformers.PreTrainedModel") -> Leaves:
-        """A network of `transformers`: class, settings, adapters, all tensors."""
-        config = network.config.to_dict().items()
-        settings = {key: value for key, value in config if key not in UNSTABLE}
-        text = json.dumps(settings, sort_keys=True, default=str)
-        adapters = {}
-        for name, adapter in (getattr(network, "peft_config", None) or {}).items():
-            options = adapter.to_dict() if hasattr(adapter, "to_dict") else adapter
-            adapters[name] = {k: v for k, v in options.items() if k != "base_model_name_or_path"}
-        leaves = {"": class_of(network).__name__, "config": text} | self._parts(
-            {"adapter": adapters}
-        )
-        return leaves | self._tensors(network.state_dict(keep_vars=True).items())
-
-    def _module(self, module: nn.Module) -> Leaves:
-        """A module: attributes, parts, parameters and saved buffers."""
-        unsaved = module._non_persistent_buffers_set
-        buffers = {name: buffer for name, buffer in module._buffers.items() if name not in unsaved}
-        parts = {name: part for name, part in module._modules.items() if part is not None}
-        leaves = self._object(module) | self._parts(parts)
-        return leaves | self._tensors((module._parameters | buffers).items())
-
-    def _tensors(self, tensors: Iterable[tuple[str, Any]]) -> Leaves:
-        """Tensors of a module: values, or shapes and types of tensors that the fit trains."""
-        frozen, trained = [], []
-        for name, tensor in tensors:
-            if not isinstance(tensor, Tensor):
-                continue
-            if self.trains and tensor.requires_grad:
-                trained.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
-            else:
-                frozen.append(f"{name} {self._tensor(tensor)}")
-        leaves = {"weights": "; ".join(frozen), "trained": "; ".join(trained)}
-        return {name: text for name, text in leaves.items() if text}
-
-    def _object(self, value: Any) -> Leaves:
-        """An object: class and attributes; of an installed package plain attributes alone."""
-        kind = type(value)
-        attributes = attributes_of(value)
-        if not attributes and is_installed(kind) and " at 0x" not in (text := repr(value)):
-            return {"": text}
-        parts = members_of(kind)
-        for name, part in attributes.items():
-            if counts(kind, name, part):
-                # the underscore of a container says that the container may be a cache
-                private = name.startswith("_") and isinstance(part, dict | list | set)
-                parts[name if private else name.lstrip("_")] = part
-        return self._parts(parts, kind.__name__)
-
-    def _callable(self, value: Any) -> Leaves:
-        if isinstance(value, functools.partial):
-            parts = {"function": value.func, "arguments": value.args, "options": value.keywords}
-            return self._parts(parts, "partial")
-        if isinstance(value, MethodType):
-            return self._parts({"method": value.__func__, "object": value.__self__})
-        if isinstance(value, FunctionType):
-            return self._function(value)
+                state = value.state_dict(keep_vars=True)
+                tensors = self._tensors({k: v for k, v in state.items() if "." not in k})
+                return type(value).__name__, _variables(value) | value._modules | tensors
+        if _is_settings(value):
+            self._holders[name] = value
+            return type(value).__name__, {}
         if hasattr(value, "__wrapped__"):  # such as a cache around a function
-            return self._parts({"function": value.__wrapped__}, type(value).__name__)
-        if inspect.isbuiltin(value) or inspect.ismethoddescriptor(value):
-            return {"": value.__qualname__}
-        return self._object(value)
+            return type(value).__name__, {"function": value.__wrapped__}
+        parts = _variables(value)
+        return (type(value).__name__ if parts else _repr(value)), parts
 
-    def _function(self, function: FunctionType) -> Leaves:
-        """A function: closure, and for the user's functions code, defaults and variables."""
-        read = names_read(function)
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        parts = {}
-        for name, cell in cells:
+    def _function(self, function: FunctionType) -> tuple[str, Parts]:
+        code, parts = function.__code__, {}
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # a variable without a value yet
-                parts[name] = as_read(cell.cell_contents, read)
-        if is_ours(function) or is_installed(function):
-            return self._parts(parts, f"{function.__module__}.{function.__qualname__}")
+                parts[name] = cell.cell_contents
+        if not is_users(function):
+            return f"{function.__module__}.{function.__qualname__}", parts
+        names, variables = _names_in(code), function.__globals__
+        self._read |= names
         if function.__defaults__ or function.__kwdefaults__:
             parts["defaults"] = [function.__defaults__, function.__kwdefaults__]
         for name, part in vars(function).items():
             if name != "__wrapped__":
                 parts[f"{function.__name__}.{name}"] = part
-        variables = function.__globals__
-        for name in sorted(names_in(function.__code__) & variables.keys() - parts.keys()):
-            if not isinstance(part := as_read(variables[name], read), ModuleType):
-                parts[name] = part
-        return self._parts(parts, f"{function.__name__} {code_of(function)}")
+        parts |= {n: variables[n] for n in sorted(names & variables.keys() - parts.keys())}
+        return f"{code.co_name} #{text_digest(repr(_compiled(code)))}", parts
+
+    def _network(self, network: "transformers.PreTrainedModel") -> Parts:
+        """Settings, adapters and tensors of a network of `transformers`."""
+        config = {k: v for k, v in network.config.to_dict().items() if k not in PLACE}
+        adapters = {}
+        for name, adapter in (getattr(network, "peft_config", None) or {}).items():
+            options = adapter.to_dict() if hasattr(adapter, "to_dict") else adapter
+            adapters[name] = {k: v for k, v in options.items() if k != "base_model_name_or_path"}
+        parts = {"config": json.dumps(config, sort_keys=True, default=str), "adapter": adapters}
+        return parts | self._tensors(network.state_dict(keep_vars=True))
+
+    def _tensors(self, tensors: Parts) -> dict[str, str]:
+        """Texts of all values, and of all tensors that the fit trains."""
+        texts: dict[str, list[str]] = {}
+        for name, tensor in tensors.items():
+            if isinstance(tensor, Tensor) and self._trains and tensor.requires_grad:
+                text = f"{name} {tuple(tensor.shape)} {tensor.dtype}"
+                texts.setdefault("trained", []).append(text)
+            elif isinstance(tensor, Tensor):
+                texts.setdefault("weights", []).append(f"{name} {_digest(tensor)}")
+        return {kind: "; ".join(each) for kind, each in texts.items()}
+
+
+def is_users(thing: Any) -> bool:
+    """True for a function, class or module of the user."""
+    return not _is_ours(thing) and not is_installed(thing)
+
+
+def _is_ours(thing: Any) -> bool:
+    return _module_of(thing).split(".")[0] in OURS
+
+
+def is_installed(thing: Any) -> bool:
+    """True for a part of the standard library or of an installed package."""
+    name = _module_of(thing)
+    if isinstance(thing, FunctionType):  # a decorated function has the module of another
+        file = thing.__code__.co_filename
+    elif name == "__main__" or name.split(".")[0] in sys.stdlib_module_names:
+        return name != "__main__"
+    else:
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+    path = Path(file).resolve()
+    is_below = any(path.is_relative_to(folder) for folder in _INSTALLED)
+    return is_below or not _PACKAGES.isdisjoint(path.parts)
+
+
+def _module_of(thing: Any) -> str:
+    return thing.__name__ if isinstance(thing, ModuleType) else thing.__module__ or ""
+
+
+def _is_settings(value: Any) -> bool:
+    is_data = is_dataclass(value) and not callable(value) and is_users(type(value))
+    return is_data or isinstance(value, argparse.Namespace | SimpleNamespace)
+
+
+def _variables(value: Any) -> Parts:
+    """Variables of a module of the user, or attributes and members of an object, that count."""
+    if isinstance(value, ModuleType):
+        return dict(sorted(vars(value).items()))
+    kind = type(value)
+    slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
+    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    attributes |= getattr(value, "__dict__", {})
+    return _members_of(kind) | {k: part for k, part in attributes.items() if _counts(kind, k, part)}
+
+
+def _counts(kind: type, name: str, part: Any) -> bool:
+    """True if an attribute describes an object of a class. An empty private part may be a cache."""
+    if name in _OF_TORCH or (name in COST | CACHES and any(map(_is_ours, kind.__mro__))):
+        return False
+    if name.startswith("_"):
+        is_empty = isinstance(part, dict | list | set) and not part
+        return not is_empty and not is_installed(kind)
+    return not is_installed(kind) or isinstance(part, DATA)
+
+
+def _members_of(kind: type) -> Parts:
+    """Methods and attributes of the user's classes among a class and its bases."""
+    members: Parts = {}
+    for base in filter(is_users, reversed(kind.__mro__)):
+        for name, member in vars(base).items():
+            for wrapper in ("func", "fget", "__func__"):  # cached property, property, static method
+                member = getattr(member, wrapper, member)
+            if isinstance(member, FunctionType):
+                members[f"{name}()"] = member
+            elif not name.startswith("__") and not inspect.isdatadescriptor(member):
+                members[name] = member
+    return members
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Names of variables and attributes in a function's code, inner functions included."""
+    inner = (_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _compiled(code: Any) -> Any:
+    """Contents of compiled code, or of one of the constants in it."""
+    if isinstance(code, CodeType):
+        constants = [_compiled(constant) for constant in code.co_consts]
+        return (code.co_code, constants, code.co_names, code.co_varnames)
+    return sorted(map(repr, code)) if isinstance(code, frozenset) else code
+
+
+def _plain(value: Any) -> str:
+    value = value.item() if isinstance(value, np.generic) else value
+    return repr(float(f"{value:.9g}") if isinstance(value, float) else value)
+
+
+def _repr(value: Any) -> str:
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _digest(tensor: Tensor) -> str:
+    version = -1 if tensor.is_inference() else tensor._version
+    return _once(tensor, version, lambda: f"#{tensors_digest([('', tensor)])}")
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    def text() -> str:
         content: Any = sorted(tokenizer.get_vocab().items())
-    else:
-        parts = json.loads(backend.to_str()).items()
-        content = {key: part for key, part in parts if key not in ELSEWHERE}
-    whole = [content, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
-    return json.dumps(whole, sort_keys=True, default=str)
+        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+            content = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+        whole = [content, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
+        return f"#{text_digest(json.dumps(whole, sort_keys=True, default=str))}"
+
+    return _once(tokenizer, 0, text)
+
+
+def _once(value: Any, version: int, text: Callable[[], str]) -> str:
+    """Text of a large object, which is computed once for each version of the object."""
+    if _TEXTS.get(value, (None, ""))[0] != version:
+        _TEXTS[value] = version, text()
+    return _TEXTS[value][1]

@@ -18,7 +18,7 @@ from model.common.sharded_tensors import sharded_like
 
 COUNTS = {"step", "num_responses", "seconds"}
 STATE = {*COUNTS, "warnings", "optimizer", "random", "fingerprint"}  # parts of `state.json`
-FINGERPRINT = {"leaves", "changed", "schedule"}  # parts of the fingerprint in `state.json`
+FINGERPRINT = {"texts", "changed"}  # parts of the fingerprint in `state.json`
 
 
 def resume(state: FitState, folder: str | Path, prompts: Prompts) -> None:
