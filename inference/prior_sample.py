@@ -26,7 +26,7 @@ from inference.importance_weights import effective_sample_size
 from inference.programs import Program, joint_at, log_likelihood_at, response_distribution
 from inference.response_site import check_arguments
 from inference.samplers.posterior import NoSupportError
-from inference.samplers.proposal import counted, draw
+from inference.samplers.proposal import counted, draw_chunks
 from inference.samplers.rejection import accepted_at, check_bound, check_log_bound
 from model import Prompts, ResponseDistribution
 from model.common.checks import boolean, finite, instance, positive, whole_number
@@ -261,7 +261,7 @@ def sample_prior(
             return PriorSample.of_enumeration(Enumeration(model, prompts))
     learns = purpose is not None
     with nullcontext() if learns else random_state.measuring():
-        responses = list(draw(model, None, prompts, num_draws, chunk=chunk))
+        responses = list(draw_chunks(model, None, prompts, num_draws, chunk=chunk))
         log_prior, sizes = None, [len(part) for part in responses]
         parts = counted("scores of the prior's draws", responses, sizes)
         if learns:

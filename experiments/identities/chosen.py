@@ -14,7 +14,7 @@ from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding
 from inference.direct_preferences import LIKELIHOODS, bco, positive_dpo, with_chosen
 from inference.direct_preferences.likelihoods import Likelihood, odds, of_chosen
-from inference.targets.fixed_points.problem import root
+from inference.roots import root
 from model.preferences import FIRST, SECOND
 
 

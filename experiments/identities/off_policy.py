@@ -8,8 +8,8 @@ from torch import Tensor
 from experiments.identities.findings import exact
 from experiments.identities.world import World
 from experiments.shared.claims import Finding
+from inference.roots import root
 from inference.targets.fixed_points import TARGETS
-from inference.targets.fixed_points.problem import root
 
 THRESHOLD = 0.5
 """Reward from which a response is a success, of reward 1; all others have the reward -1."""

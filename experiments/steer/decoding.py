@@ -21,7 +21,7 @@ from guides.saved import GUIDE_FILE
 from inference import SAMPLERS, Posterior, random_state
 from inference.importance_weights import FEW, WeightQuality
 from inference.samplers.metropolis_hastings import FEWEST_STEPS
-from inference.samplers.proposal import draw
+from inference.samplers.proposal import draw_chunks
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
 from model.common.files import DamagedFileError
@@ -120,7 +120,7 @@ def sample_posterior(
             sampler = SAMPLERS[args.sample]
             posterior = sampler(model, prompts, guide=proposal, num_samples=args.budget)
         seconds = time.perf_counter() - start
-        draws = draw(model, None, prompts, args.samples, chunk=chunk(prompts))
+        draws = draw_chunks(model, None, prompts, args.samples, chunk=chunk(prompts))
         prior_response = torch.cat(list(draws))
         samples = {
             "From the prior": scored_texts(model, prompts, prior_response[:2]),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference import Diagnostics, Estimate, PriorSample, Program, diagnose
-from inference.samplers.proposal import draw
+from inference.samplers.proposal import draw_chunks
 from model import AlignmentModel, HardConstraintSupport, Prompts, Tilt
 
 
@@ -134,7 +134,7 @@ def measure(
     if is_all_reward(model, prompts):
         reward = diagnostics.log_likelihood.times(model.beta)
         return Measurement(diagnostics, Expectations(reward))
-    response = torch.cat(list(draw(model, guide, prompts, num_samples, chunk=size)))
+    response = torch.cat(list(draw_chunks(model, guide, prompts, num_samples, chunk=size)))
     return Measurement(diagnostics, expectations(observe(model, prompts, response)))
 
 

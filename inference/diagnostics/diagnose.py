@@ -34,7 +34,7 @@ from model.common.checks import instance, whole_number
 from model.prior.division import by_all_ranks
 
 ERRORS = 3  # number of standard errors by which no honest divergence is below 0
-DIVERGENCES = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
+KLS = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
 SUMMARY = {
     "log Z": "log_z",
     "KL(q || p*)": "kl_guide_posterior",
@@ -44,7 +44,7 @@ SUMMARY = {
     "entropy of q": "entropy",
 }
 """Estimates of a summary, by symbol."""
-WEIGHTED = ("log_z", *DIVERGENCES, "posterior_log_likelihood", "posterior_log_ratio")
+WEIGHTED = ("log_z", *KLS, "posterior_log_likelihood", "posterior_log_ratio")
 """Estimates from the weights of prior draws and guide draws."""
 
 
@@ -114,7 +114,7 @@ class Diagnostics:
             reasons = dict.fromkeys(WEIGHTED, fault)
         if fault := self.guide_weights.fault("the guide"):
             reasons["log_z_bound"] = fault
-        for name in DIVERGENCES:
+        for name in KLS:
             estimate = getattr(self, name)
             if estimate.value < -ERRORS * estimate.standard_error:
                 reasons[name] = (

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate, expectation, log_mean
+from inference.roots import bisect
 
 HALVINGS = 40  # number of bisections of the share a
 INSIDE = 1e-9  # smallest distance of a share a inside its range from the ends
@@ -61,11 +62,12 @@ class MixtureSample:
         """a, `[N]`, within a factor of two of M/n, as is 1 - a."""
         log_ratio = self.log_prior - self.log_guide
         low, high = (torch.full_like(log_ratio[0], end) for end in self._share_ends)
-        for _ in range(HALVINGS):
-            share = (low + high) / 2
+
+        def is_below(share: Tensor) -> Tensor:
             of_prior = (log_ratio + share.logit()).sigmoid()  # a p0/m
-            is_rising = (of_prior / share - (1 - of_prior) / (1 - share)).sum(0) > 0
-            low, high = torch.where(is_rising, share, low), torch.where(is_rising, high, share)
+            return (of_prior / share - (1 - of_prior) / (1 - share)).sum(0) > 0
+
+        low, high = bisect(is_below, low, high, HALVINGS)
         return (low + high) / 2
 
     @property

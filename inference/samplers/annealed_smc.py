@@ -22,6 +22,7 @@ from torch import Tensor
 from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
 from inference.programs import Program, autoregressive
+from inference.roots import bisect
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import proposal_distribution, weigh
 from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
@@ -141,12 +142,7 @@ def choose_temperature(
         # NaN, if all weights are 0, is not enough
         return effective_sample_size(weight) >= ess_threshold * len(weight)
 
-    reached = enough(high)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        above = enough(middle)
-        low, high = torch.where(above, middle, low), torch.where(above | reached, high, middle)
-    return high
+    return torch.where(enough(high), high, bisect(enough, low, high, HALVINGS)[1])
 
 
 def _reweighted(log_weight: Tensor, log_ratio: Tensor, old: Tensor, new: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from inference.order_statistics import (
 from inference.programs import Program, log_likelihood_at
 from inference.response_site import SameResponses
 from inference.samplers.posterior import Posterior, check_support
-from inference.samplers.proposal import draw
+from inference.samplers.proposal import draw_chunks
 from model import Prompts
 from model.common.checks import whole_number
 from model.prior.division import by_all_ranks
@@ -56,7 +56,7 @@ def best_of_n(
         expected = "1 <= n <= num_samples: at least one group of n"
         raise ValueError(f"num_samples = {num_samples} and n = {n}, expected {expected}")
     with SameResponses():
-        parts = list(draw(model, guide, prompts, num_groups * n, chunk=chunk))
+        parts = list(draw_chunks(model, guide, prompts, num_groups * n, chunk=chunk))
         log_likelihood = torch.cat([log_likelihood_at(model, prompts, part) for part in parts])
     check_support(log_likelihood, prompts.texts)
     grouped = log_likelihood.view(num_groups, n, -1)  # [G, n, N]

@@ -51,7 +51,7 @@ def weigh(model: Program, guide: Program | None, prompts: Prompts, response: Ten
         return log_joint - log_guide_at(guide, prompts, response).double()
 
 
-def draw(
+def draw_chunks(
     model: Program, guide: Program | None, prompts: Prompts, num_samples: int, *, chunk: int
 ) -> Iterator[Tensor]:
     """Yield independent draws `[m, N, T]`, m <= chunk, from the guide, or the prior without one."""
@@ -107,7 +107,7 @@ def draw_and_weigh(
 ) -> tuple[Tensor, Tensor]:
     """Draw responses `[M, N, T]` and weigh them: log w `[M, N]`, nats."""
     if guide is None:
-        draws = draw(model, None, prompts, num_samples, chunk=chunk)
+        draws = draw_chunks(model, None, prompts, num_samples, chunk=chunk)
         parts = [(part, weigh(model, None, prompts, part)) for part in draws]
     else:
         scored = draw_and_score(model, guide, prompts, num_samples, chunk=chunk)

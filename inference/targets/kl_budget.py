@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-import scipy
 import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
 from inference.importance_weights import FEW
 from inference.prior_sample import PriorSample, sample_prior
+from inference.roots import root
 from inference.samplers.posterior import check_support
 from model import AlignmentModel, Factor, LanguageModel, OtherBetaError, Prompts, Reward
 from model.common.checks import boolean, finite, instance
@@ -110,8 +110,8 @@ def solve_beta(
 
     def solve(path: _Path) -> float:
         if max_kl is not None:
-            return _root(path, path.sample.kl, target, "KL(p || p0)", "nats")
-        return _root(path, path.mean_reward, target, "E[r]", "of reward")
+            return _beta_at(path, path.sample.kl, target, "KL(p || p0)", "nats")
+        return _beta_at(path, path.mean_reward, target, "E[r]", "of reward")
 
     beta: float | dict[str, float]
     if per_prompt:
@@ -187,7 +187,7 @@ class _Path:
         return log_factors, log_factors.masked_fill(~is_best, -torch.inf)
 
 
-def _root(
+def _beta_at(
     path: _Path, measure: Callable[[Tensor], Estimate], target: float, name: str, unit: str
 ) -> float:
     """beta at which a measure of log weights, which falls as beta grows, equals the target."""
@@ -220,7 +220,4 @@ def _root(
             f"{name} is asked to be {target:g} {unit}, and ranges from {least:.4g} (beta = "
             f"infinity) to {most:.4g} (beta = 0), {where}. {fix}"
         )
-    root = scipy.optimize.brentq(
-        lambda log_beta: at(log_beta) - target, low, high, xtol=1e-13, rtol=1e-13
-    )
-    return math.exp(root)
+    return math.exp(root(lambda log_beta: at(log_beta) - target, low, high))

@@ -79,10 +79,10 @@ class Accuracy:
             verified = math_verified(text, str(reference))
             if verified is not None:
                 return float(verified)
-        return float(matches(text, str(reference)))
+        return float(answers_match(text, str(reference)))
 
 
-def matches(text: str, reference: str) -> bool:
+def answers_match(text: str, reference: str) -> bool:
     """True if the final answer of a text equals a reference: as numbers, else as texts."""
     text, reference = text.replace(MINUS, "-"), reference.replace(MINUS, "-")
     expected = marked_answer(reference)

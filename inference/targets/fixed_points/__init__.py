@@ -17,13 +17,13 @@ from inference.targets.fixed_points.grpo import grpo, grpo_k3
 from inference.targets.fixed_points.nash import nash
 from inference.targets.fixed_points.penalties import chi_squared, forward_kl
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem, posterior
-from inference.targets.fixed_points.ranks import best_of_n, quantile, soft_best_of_n
+from inference.targets.fixed_points.ranks import best_of_n_target, quantile, soft_best_of_n
 from inference.targets.fixed_points.squared_residual import (
     length_normalised,
     mean_mirror_descent,
     squared_residual,
 )
-from inference.targets.fixed_points.thresholds import filtering, mode_anchored, pass_at_k
+from inference.targets.fixed_points.thresholds import filtering, mode_anchored, pass_at_k_target
 from inference.targets.fixed_points.token_kl import (
     grpo_mean_k3,
     grpo_token_k3,
@@ -82,10 +82,10 @@ TARGETS = {
     "length-normalised": Target(length_normalised, "FlowRL, balance per token"),
     "mode-anchored": Target(mode_anchored, "MARA, equal mass above `threshold`"),
     "nash": Target(nash, "Nash learning, online IPO: the rate of wins against the target itself"),
-    "best-of-n": Target(best_of_n, "distillation of best of n"),
+    "best-of-n": Target(best_of_n_target, "distillation of best of n"),
     "soft-best-of-n": Target(soft_best_of_n, "distillation of soft best of n"),
     "filtering": Target(filtering, "rejection fine-tuning, by `threshold`"),
-    "pass-at-k": Target(pass_at_k, "training for pass@`k`, by `threshold`"),
+    "pass-at-k": Target(pass_at_k_target, "training for pass@`k`, by `threshold`"),
     "quantile": Target(quantile, "QRPO, the posterior of the reward's quantile"),
 }
 """Targets of trainers by name."""

@@ -19,9 +19,10 @@ import torch
 from scipy.special import logsumexp, wrightomega
 from torch import Tensor
 
-from inference.targets.fixed_points.problem import Problem, by_prompt, root
+from inference.roots import bisect, root
+from inference.targets.fixed_points.problem import Problem, by_prompt
 
-STEPS = 70
+HALVINGS = 70
 """Number of bisections; each halves the bracket of log(Lambda - max r)."""
 
 
@@ -51,10 +52,11 @@ def forward_kl_of(log_prior: Tensor, reward: Tensor, beta: Tensor) -> Tensor:
     log_mass = log_prior + beta.log()
     low = log_mass.masked_fill(gap > 0, -torch.inf).amax(0)
     high = beta.masked_fill(~is_part, 0.0).amax(0).log()
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        total = (log_mass - (middle.exp() + gap).log()).logsumexp(0)
-        low, high = torch.where(total > 0, middle, low), torch.where(total > 0, high, middle)
+
+    def is_below(log_distance: Tensor) -> Tensor:
+        return (log_mass - (log_distance.exp() + gap).log()).logsumexp(0) > 0
+
+    low, high = bisect(is_below, low, high, HALVINGS)
     distance = ((low + high) / 2).exp()
     log_guide = log_mass - (distance + gap).log()
     return log_guide.log_softmax(0)
@@ -74,5 +76,5 @@ def _of_wright(log_prior: Tensor, scaled_reward: Tensor) -> Tensor:
 
     # at the ends all z are at least, or at most, omega(1) = 1
     low, high = scaled.min() - 1, scaled.max() - 1
-    shift = root(lambda shift: logsumexp(log_guide(shift)), low, high) if high > low else low
+    shift = root(lambda shift: logsumexp(log_guide(shift)), low, high)
     return torch.from_numpy(log_guide(shift)).log_softmax(0)

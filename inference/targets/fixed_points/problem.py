@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from inference.enumeration import Enumeration
@@ -97,10 +96,3 @@ def by_prompt(target: Callable[..., Tensor], *parts: Tensor) -> Tensor:
     """
     columns = zip(*(part.cpu().unbind(1) for part in parts), strict=True)
     return torch.stack([target(*column) for column in columns], 1).to(parts[0].device)
-
-
-def root(function: Callable[[float], float], low: float, high: float) -> float:
-    """The root of a function with different signs at two ends; the end, if both are one."""
-    if low == high:
-        return low
-    return brentq(function, low, high, xtol=1e-15, rtol=8.9e-16, maxiter=500)

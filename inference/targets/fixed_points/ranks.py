@@ -17,7 +17,7 @@ BEFORE, BEHIND = 40.0, 8.0
 TOLERANCE = 1e-6  # largest distance of a sum of probabilities to 1
 
 
-def best_of_n(problem: Problem, n: int = 16) -> Tensor:
+def best_of_n_target(problem: Problem, n: int = 16) -> Tensor:
     """Best of n: log p0(x) (F^n - F-^n)/(F - F-), `[S, N]`, nats, see `order_statistics`.
 
     F = P(r <= r(x)) and F- = P(r < r(x)). n responses are drawn from p0, and the one with the

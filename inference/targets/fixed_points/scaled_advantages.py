@@ -18,9 +18,9 @@ from functools import partial
 from itertools import combinations_with_replacement
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
+from inference.roots import root
 from inference.targets.fixed_points.problem import NoFixedPointError
 from model.common.checks import whole_number
 
@@ -142,7 +142,7 @@ def at_own_spread(
     step, least = -math.log(SPAN) / grid, math.inf
     for _ in range(grid):
         if (value := excess(high - step)) >= 0:
-            return log_guide(math.exp(brentq(excess, high - step, high, xtol=1e-15)))
+            return log_guide(math.exp(root(excess, high - step, high)))
         width = math.exp(high - step)
         least = min(least, beta * width / max(value + width, math.ulp(0.0)))
         high -= step

@@ -19,7 +19,8 @@ import torch
 from scipy.special import lambertw, logsumexp, wrightomega
 from torch import Tensor
 
-from inference.targets.fixed_points.problem import NoFixedPointError, Problem, by_prompt, root
+from inference.roots import root
+from inference.targets.fixed_points.problem import NoFixedPointError, Problem, by_prompt
 from model.common.checks import whole_number
 
 END = math.exp(-1) - 1e-15

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from inference.targets.fixed_points.problem import Problem, by_prompt, root
+from inference.roots import root
+from inference.targets.fixed_points.problem import Problem, by_prompt
 from model.common.checks import finite, whole_number
 
 
@@ -35,7 +36,7 @@ def mode_anchored(problem: Problem, threshold: float) -> Tensor:
     return torch.where(is_mode, log_joint.gather(0, anchor), log_joint).log_softmax(0)
 
 
-def pass_at_k(problem: Problem, k: int, threshold: float) -> Tensor:
+def pass_at_k_target(problem: Problem, k: int, threshold: float) -> Tensor:
     """Training for pass@k: log q, `[S, N]`, nats; a reward of at least the threshold is a success.
 
         objective   1 - (1 - p)^k - beta KL(q || p0),     p = q(r >= threshold)

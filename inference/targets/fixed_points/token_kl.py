@@ -28,8 +28,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from inference.roots import root
 from inference.targets.fixed_points.penalties import forward_kl_of
-from inference.targets.fixed_points.problem import Problem, by_prompt, root
+from inference.targets.fixed_points.problem import Problem, by_prompt
 from inference.targets.fixed_points.scaled_advantages import at_own_scale, of_group
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -16,7 +16,7 @@ from model import (
     TextReward,
 )
 from model.registry import REWARDS
-from model.rewards.accuracy import MATH_VERIFY, matches
+from model.rewards.accuracy import MATH_VERIFY, answers_match
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def response(prior, questions):
     ],
 )
 def test_final_answer_is_compared_as_a_number_or_as_a_text(text, reference, is_right):
-    assert matches(text, reference) == is_right
+    assert answers_match(text, reference) == is_right
 
 
 def test_accuracy_is_by_the_answer_of_the_prompt_and_absent_without_one(prior, questions, response):

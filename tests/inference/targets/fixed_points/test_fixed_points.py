@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from inference import Enumeration
 from inference.targets.fixed_points import TARGETS, NoFixedPointError, Problem
-from inference.targets.fixed_points.ranks import best_of_n, soft_best_of_n
+from inference.targets.fixed_points.ranks import best_of_n_target, soft_best_of_n
 from inference.targets.fixed_points.squared_residual import mean_mirror_descent
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.inference.targets.fixed_points.updates import OPTIONS, UPDATES
@@ -221,7 +221,7 @@ def test_best_of_n_is_the_sum_over_all_draws(n: int) -> None:
             ((values / 0.6).exp(), soft),
         ):
             total.index_add_(0, torch.tensor(draws), mass * weights / weights.sum())
-    assert_close(best_of_n(problem, n).exp()[:, 0], hard)
+    assert_close(best_of_n_target(problem, n).exp()[:, 0], hard)
     assert_close(soft_best_of_n(problem, n).exp()[:, 0], soft, rtol=1e-9, atol=0)
 
 
