@@ -9,7 +9,6 @@ from pyro.infer import SVI
 
 from guides import FineTuned, Fixed, LoRA, Tempered
 from inference import (
-    SAMPLERS,
     LeaveOneOut_ELBO,
     importance_sampling,
     log_guide_at,
@@ -110,11 +109,3 @@ def test_guide_that_cannot_be_tempered_is_refused(prior, prompts):
         TypeError, match=r"got a guide with a Independent, expected a `ResponseDistribution`"
     ):
         Tempered(Fixed(lambda _: uniform)).distribution(prompts)
-
-
-@pytest.mark.parametrize("sampler", ["importance", "smc", "independence-metropolis-hastings"])
-def test_wrappers_are_proposals_of_the_samplers(model, prior, prompts, sampler):
-    posterior = SAMPLERS[sampler](
-        model, prompts, guide=Tempered(prior, temperature=1.3), num_samples=64
-    )
-    assert posterior.response.shape[1:] == (2, 3)

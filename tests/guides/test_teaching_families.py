@@ -95,14 +95,6 @@ def test_token_by_token_and_parallel_reading_agree(n):
         assert torch.allclose(torch.cat(one_by_one, 1), at_once, atol=1e-12)
 
 
-def test_tabular_starts_at_the_prior_whatever_its_temperature():
-    prior = tiny(temperature=0.6)
-    prompts = prior.encode(PROMPTS)
-    support = prior(prompts).enumerate_support()
-    log_prob = Tabular(prior, prompts).distribution(prompts).log_prob(support)
-    assert torch.allclose(log_prob, prior(prompts).log_prob(support), atol=1e-12)
-
-
 def test_tabular_contains_the_posterior(prior):
     prompts = prior.encode(["the film was", "the plot was"])
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior, upper_bound=1.0), beta=0.3)

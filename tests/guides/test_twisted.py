@@ -1,6 +1,5 @@
 """Twisted prior: contains the posterior at the soft value function; the twist leads SMC there."""
 
-import copy
 import math
 
 import pytest
@@ -156,14 +155,6 @@ def test_top_k_keeps_the_priors_likely_tokens_and_normalises_over_them(network):
     assert all(parameter.grad.isfinite().all() for parameter in guide.trained().values())
 
 
-def test_starts_as_the_prior_at_its_temperature(prompts, small_prior):
-    prior = copy.deepcopy(small_prior)
-    prior.temperature = 0.5
-    support = prior(prompts).enumerate_support()
-    log_prob = Twisted(prior).distribution(prompts).log_prob(support)
-    assert torch.allclose(log_prob, prior(prompts).log_prob(support), atol=1e-12)
-
-
 def test_dropout_of_a_head_is_held_off(prompts, small_prior):
     """Dropout would make samples differ from scores."""
     size, width = small_prior.network.get_output_embeddings().weight.shape
@@ -185,10 +176,3 @@ def test_nothing_goes_back_through_the_network(prompts, small_prior):
             visited.add(node)
             waiting += [parent for parent, _ in node.next_functions]
     assert len(visited) < 40
-
-
-def test_bad_top_k_is_refused(small_prior):
-    with pytest.raises(
-        ValueError, match="top_k is 11, expected a whole number of at least 1 and at most 10"
-    ):
-        Twisted(small_prior, top_k=11)

@@ -26,10 +26,8 @@ from inference import (
     sequential_monte_carlo,
 )
 from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
-from inference.estimate import NotANumberError, expectation, log_mean_exp
-from inference.importance_weights import effective_sample_size, pareto_k
+from inference.estimate import NotANumberError, expectation
 from inference.objectives.log_z_average import LogZAverage
-from inference.order_statistics import best_of_n_kl, best_of_n_win_rate
 from inference.programs import NotNormalisedError
 from inference.samplers import annealed_smc
 from inference.samplers.log_z_bounds import log_z_bounds
@@ -43,10 +41,9 @@ from model import (
     Comparisons,
     ImpossibleResponseError,
     LikelihoodError,
-    RewardPosterior,
     TokenReward,
 )
-from model.preferences import LinearHead, StandardisedFeatures
+from model.preferences import LinearHead
 
 NAN, INF = math.nan, math.inf
 
@@ -245,29 +242,6 @@ def test_entropy_refuses_numbers_that_are_no_distribution():
 ODD = pytest.mark.parametrize("odd", [NAN, INF])
 
 
-@ODD
-@pytest.mark.parametrize("of_weights", [effective_sample_size, pareto_k, log_mean_exp])
-def test_weights_that_are_no_numbers_are_refused(odd, of_weights):
-    log_weight = torch.zeros(30, 2)
-    log_weight[3, 1] = odd
-    with pytest.raises(
-        NotANumberError,
-        match=r"log_weight is (nan|inf) at index \(3, 1\) and no number in 1 of 60 places",
-    ):
-        of_weights(log_weight)
-
-
-@ODD
-def test_a_posterior_has_weights_and_an_estimate_that_are_numbers(odd):
-    response, weight = torch.zeros(2, 1, 3, dtype=torch.long), float64([[0.0], [0.0]])
-    with pytest.raises(NotANumberError, match="log_weight is"):
-        Posterior(response, float64([[odd], [0.0]]), None)
-    with pytest.raises(NotANumberError, match="log_z is"):
-        Posterior(response, weight, float64([odd]))
-    with pytest.raises(ValueError, match=r"log_weight has shape \(1, 2\)"):
-        Posterior(response, weight.T, None)
-
-
 def test_a_posterior_mean_refuses_nan():
     posterior = Posterior(torch.zeros(2, 1, 3, dtype=torch.long), float64([[0.0], [-INF]]), None)
     assert posterior.mean(float64([[2.0], [NAN]])).item() == 2
@@ -310,14 +284,6 @@ def test_an_estimate_is_of_numbers_and_one_sample_tells_no_error():
     assert one.value == 2
     assert math.isnan(one.standard_error)
     assert str(one) == "2.000 ± nan"
-
-
-@pytest.mark.parametrize("prob", [[[NAN], [0.5]], [[-0.5], [1.5]]])
-def test_the_distribution_of_the_best_of_n_needs_probabilities(prob):
-    cdf, cdf_left = float64([[0.5], [1.0]]), float64([[0.0], [0.5]])
-    for figure in (best_of_n_kl, best_of_n_win_rate):
-        with pytest.raises(ValueError, match="expected probabilities"):
-            figure(float64(prob), cdf, cdf_left, 4)
 
 
 def test_quasi_rejection_is_of_numbers():
@@ -371,13 +337,6 @@ def test_draws_of_nan_have_no_rank():
     with pytest.raises(NotANumberError, match="a quantity of a draw is nan"):
         simulation_based_calibration(
             BradleyTerry(LinearHead(2)), comparisons, infer, num_simulations=1, num_samples=9
-        )
-
-
-def test_a_reward_has_finite_weights():
-    with pytest.raises(ValueError, match="samples have weights that are NaN or infinite"):
-        RewardPosterior(
-            LinearHead(2), object.__new__(StandardisedFeatures), float64([[1.0, 0.0], [NAN, 0.0]])
         )
 
 

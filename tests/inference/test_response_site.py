@@ -457,16 +457,6 @@ def test_prompts_go_by_keyword_and_nothing_else_does(name):
             svi.step()
 
 
-@pytest.mark.parametrize("prompts", [None, 3, ["one", "two"]])
-def test_object_that_is_no_prompts_is_refused(prompts):
-    uses = {
-        "enumeration": lambda: Enumeration(Target(), prompts),
-        "sampler": lambda: SAMPLERS["importance"](Target(), prompts),
-        "objective": lambda: OBJECTIVES["wake-phi"]().loss(Target(), Table(1), prompts),
-    }
-    assert_all_refuse(uses, TypeError, f"prompts is a {type(prompts).__name__}, expected a Prompts")
-
-
 def test_likelihood_in_the_metrics_is_scaled():
     """`fit` with an objective of Pyro's records the factors as the model scales them."""
 

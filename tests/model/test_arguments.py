@@ -163,15 +163,6 @@ REFUSED = {
     "aggregation is a int, expected a function: or one of": lambda: UncertainReward(lengths, 3),
     "head is a NoneType": lambda: BradleyTerry(None),
     "prior_mean is a list": lambda: BradleyTerry(HEAD, prior_mean=[0, 0]),
-    "prior_scale is '1'": lambda: BradleyTerry(HEAD, prior_scale="1"),
-    "tie_strength is -1": lambda: BradleyTerry(HEAD, tie_strength=-1),
-    "flip is False": lambda: BradleyTerry(HEAD, flip=False),
-    "temperature is '1'": lambda: tiny(temperature="1"),
-    "temperature is inf": lambda: tiny(temperature=float("inf")),
-    "end_ids is '<end>', expected a list of token ids": lambda: tiny(end_ids="<end>"),
-    "end_ids is 0, expected a list of token ids": lambda: tiny(end_ids=0),
-    "end_ids has 0.0": lambda: tiny(end_ids=[0.0]),
-    "pad_id has True": lambda: tiny(pad_id=True),
 }
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from inference import OBJECTIVES, Enumeration, SquaredResidual, random_state
+from inference import Enumeration, SquaredResidual, random_state
 from inference.objectives.off_policy import DECAY, GROWTH, LARGEST, START, Exploration
 from inference.objectives.response_objective import tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
@@ -99,16 +99,3 @@ def test_bolder_draws_keep_the_posterior_as_the_target():
     weight = bolder.exp()
     loss = 0.5 * (weight * (log_weight - (weight * log_weight).sum(0)).square()).sum()
     assert torch.allclose(total, autograd(loss, guide), rtol=1e-9, atol=1e-12)
-
-
-def test_a_temperature_survives_a_checkpoint_and_a_look_at_the_loss():
-    model, guide = Target(), Table(1)
-    objective = OBJECTIVES["trajectory-balance"](num_particles=4)
-    gradient(objective, model, guide, ONE, guide.distribution(ONE).sample((4,)))
-    temperature = objective.exploration.temperature
-    assert temperature != START
-    other = OBJECTIVES["trajectory-balance"](num_particles=4)
-    other.set_state(objective.copy_state())
-    assert other.exploration.temperature == temperature
-    objective.loss(model, guide, ONE)
-    assert objective.exploration.temperature == temperature

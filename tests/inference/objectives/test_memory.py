@@ -36,11 +36,6 @@ def test_average_of_z_is_kept_by_prompt_and_begins_at_an_impossible_batch():
     assert alone.tolist() == pytest.approx([math.log(2 / 3) + 1.0])
 
 
-def test_decay_outside_its_range_is_named():
-    with pytest.raises(ValueError, match=r"decay is 1\.0"):
-        LogZAverage(1.0)
-
-
 def rows(*values):
     return torch.tensor(values)[:, None]  # [K, T] -> [K, 1, T]
 

@@ -161,13 +161,3 @@ def test_the_clip_drops_responses_that_have_moved_along_their_gradient(log_z):
     log_guide = log_guide_at(new, ONE, torch.cat([response, replayed]))
     expected = autograd((by_response * stays * log_guide).sum(), new)
     assert torch.allclose(gradients[clip][1], expected, rtol=1e-9, atol=1e-12)
-
-
-def test_the_start_of_a_clipped_batch_survives_a_checkpoint():
-    model, old, new = Target(), Table(1), Table(6)
-    response = Enumeration(model, ONE).support[:5]
-    objective, other = (SquaredResidual(5, epochs=2, clip=0.3) for _ in range(2))
-    gradient(objective, model, old, ONE, response)
-    other.set_state(objective.copy_state())
-    expected = gradient(objective, model, new, ONE, response)[1]
-    assert torch.equal(gradient(other, model, new, ONE, response)[1], expected)

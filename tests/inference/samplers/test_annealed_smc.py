@@ -12,7 +12,6 @@ from inference.samplers.annealed_smc import annealed_smc, choose_temperature, lo
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
 from model import (
-    AlignmentModel,
     Decoder,
     Prompts,
     ResponseDistribution,
@@ -228,29 +227,3 @@ def test_diagnostics_are_per_prompt(prior, world):
     assert posterior.diagnostics["acceptance"][0] > posterior.diagnostics["acceptance"][1] > 0.05
     assert posterior.diagnostics["num_distinct"][1] > 1
     assert posterior.log_z[0].abs() < 1e-12
-
-
-def test_no_possible_response_is_an_error(world, prior):
-    nothing = TokenReward(lambda response, _: torch.full(response.shape[:-1], -torch.inf), prior)
-    model = AlignmentModel(prior, nothing, beta=1.0)
-    for num_temperatures in (None, 3):
-        with pytest.raises(
-            NoSupportError, match="all 5 responses drawn for 'the film was' are impossible"
-        ):
-            annealed_smc(
-                model, world.prompts, num_samples=5, num_temperatures=num_temperatures, moves=1
-            )
-
-
-def test_errors_name_the_expected_value(world):
-    with pytest.raises(ValueError, match="num_temperatures is 0"):
-        run(world, num_temperatures=0)
-    with pytest.raises(
-        ValueError,
-        match=r"ess_threshold is 1\.0, expected a finite number of at least 0 and below 1",
-    ):
-        run(world, ess_threshold=1.0)
-    with pytest.raises(ValueError, match="moves is -1"):
-        run(world, moves=-1)
-    with pytest.raises(ValueError, match="num_samples is 0"):
-        run(world, num_samples=0)

@@ -9,9 +9,7 @@ from inference.samplers.exact import enumerate_posterior
 from inference.samplers.posterior import NoSupportError
 from model import LanguageModel, NotEnumerableError
 from tests.inference.samplers.goodness_of_fit import (
-    counts,
     graded_model,
-    misfit,
     nothing_for_the_second,
 )
 
@@ -29,12 +27,6 @@ def test_is_the_truth(model, prompts, truth):
 def test_takes_the_arguments_of_every_sampler(model, prompts, truth, guide):
     posterior = enumerate_posterior(model, prompts, guide=guide, num_samples=3)
     assert torch.equal(posterior.log_weight, truth.log_joint)
-
-
-def test_can_be_resampled(model, prompts, truth):
-    response = enumerate_posterior(model, prompts).resample(4000)
-    assert (misfit(counts(response, truth.support), truth.log_posterior.exp()) < 5).all()
-    assert misfit(counts(response, truth.support), truth.log_prior.exp())[0] > 10
 
 
 def test_no_support_names_the_prompt(small_prior, prompts):

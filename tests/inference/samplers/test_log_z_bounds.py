@@ -123,11 +123,7 @@ def test_one_sample_has_no_standard_error(world):
     assert math.isfinite(bounds.gap.value)
 
 
-def test_response_that_is_no_posterior_sample_is_refused(world, hard_world):
-    with pytest.raises(
-        ValueError, match=r"posterior_sample has shape \(3, 3\), expected \(R, 2, T\)"
-    ):
-        log_z_bounds(world.model, world.prompts, torch.zeros(3, 3, dtype=torch.long))
+def test_response_that_is_no_posterior_sample_is_refused(hard_world):
     with pytest.raises(ValueError, match="response to 'the film was' that the model"):
         log_z_bounds(
             hard_world.model,

@@ -99,13 +99,6 @@ def test_tilted_model_has_the_moments_and_is_the_nearest(base, features, small_p
     assert further > kl + 1e-6
 
 
-def test_same_tilt_beside_a_reward_of_any_beta(base, features, small_prior, prompts):
-    match = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.6})
-    at_one = Enumeration(AlignmentModel(small_prior, {}, 1.0, {"moments": match.factor}), prompts)
-    at_other = Enumeration(AlignmentModel(small_prior, {}, 0.1, {"moments": match.factor}), prompts)
-    assert_close(at_other.log_posterior, at_one.log_posterior, rtol=0, atol=1e-10)
-
-
 def test_hybrid_constraints_hold_together(small_prior, features, prompts):
     """Pointwise: "not" or "very" occurs. Distributional: no "very" in 70% of responses."""
     adverb = {"adverb": contains(["not", "very"], small_prior)}
@@ -253,24 +246,6 @@ def test_features_that_say_the_same_share_the_work(base, features, prompts):
     match = match_moments(base, prompts, twice, {"a": 0.5, "b": 0.5})
     alone = match_moments(base, prompts, {"a": features["good"]}, {"a": 0.5})
     assert sum(match.multipliers.values()) == pytest.approx(alone.multipliers["a"], abs=1e-6)
-
-
-def test_feature_that_never_varies_gets_no_multiplier(base, prompts):
-    constant = lambda p, x: torch.ones(x.shape[:-1], dtype=torch.float64)  # noqa: E731
-    assert match_moments(base, prompts, {"one": constant}, {"one": 1.0}).multipliers == {"one": 0.0}
-    with pytest.warns(UserWarning, match="no finite multipliers"):
-        assert not match_moments(base, prompts, {"one": constant}, {"one": 0.5}).attainable
-
-
-def test_names_must_agree_and_features_be_finite(base, features, prompts):
-    with pytest.raises(
-        ValueError, match=r"features are \['adverb', 'good'\] and targets \['good'\]"
-    ):
-        match_moments(base, prompts, features, {"good": 0.5})
-    with pytest.raises(LikelihoodError, match="'odd' returned nan"):
-        match_moments(
-            base, prompts, {"odd": lambda _, x: torch.full(x.shape[:-1], torch.nan)}, {"odd": 0.5}
-        )
 
 
 def test_prior_sample_lists_few_responses_and_draws_from_many(base, prompts):

@@ -235,27 +235,6 @@ def test_untied_output_layers_are_the_ones_saved(tmp_path):
     assert torch.allclose(loaded.network(ids).logits, network.eval()(ids).logits, atol=1e-5)
 
 
-def test_tied_by_config_and_saved_untied_without_the_output_layer_is_refused(tmp_path):
-    folder = configured(saved(gpt2(), tmp_path), tie_word_embeddings=False)
-    with pytest.raises(
-        PretrainedError, match=r"lacks 1 of the weights of a GPT2LMHeadModel.*lm_head.weight"
-    ):
-        LOADERS["prior"](folder)
-
-
-def test_another_number_of_labels_is_named(tmp_path):
-    network = GPT2ForSequenceClassification(
-        GPT2Config(vocab_size=5, n_embd=8, n_layer=1, n_head=2, num_labels=2)
-    )
-    folder = configured(
-        saved(network, tmp_path), id2label={str(i): str(i) for i in range(3)}, label2id={}
-    )
-    with pytest.raises(
-        PretrainedError, match=r"score.weight of shape \(2, 8\) instead of \(3, 8\)"
-    ):
-        LOADERS["classifier"](folder)
-
-
 def test_a_tuned_network_is_taken_up_whole_or_not_at_all(tmp_path):
     guide = FineTuned(tiny(dtype=torch.float32))
     guide.language_model.network.save_pretrained(tmp_path)

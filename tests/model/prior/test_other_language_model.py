@@ -7,14 +7,12 @@ import torch
 from transformers import GPT2ForSequenceClassification
 
 from guides import FineTuned, MeanField, NGram, Tabular, Twisted
-from guides.mixture import Mixture
 from inference import match_moments
 from model import (
     AlignmentModel,
     Constraint,
     LanguageModel,
     Length,
-    OptimalityModel,
     OtherLanguageModelError,
     Prompts,
     SequenceClassifier,
@@ -183,15 +181,6 @@ def test_decode_refuses_responses_of_another_language_model(response, error, mes
         prior.decode(response, prior.encode(PROMPTS))
 
 
-def test_components_of_a_mixture_have_one_prior():
-    for what in ("end_ids", "pad_id"):
-        mixture = Mixture([NGram(tiny()), NGram(OTHERS[what]())])
-        with pytest.raises(
-            OtherLanguageModelError, match=f"components have different responses, with {what}"
-        ):
-            mixture.distribution(tiny().encode(PROMPTS))
-
-
 def test_copies_of_a_language_model_are_the_same(tmp_path):
     """Copies: saved and loaded, trained, and with other weights and settings of the network."""
     prior = tiny()
@@ -204,13 +193,3 @@ def test_copies_of_a_language_model_are_the_same(tmp_path):
         )
         response = model.prior(prompts).sample()
         assert other.decode(response, prompts) == prior.decode(response, prompts)
-
-
-def test_object_that_is_no_language_model_or_model_is_refused():
-    with pytest.raises(TypeError, match="prior is a GPT2LMHeadModel, expected a LanguageModel"):
-        AlignmentModel(tiny().network, {}, 1.0)
-    with pytest.raises(TypeError, match="model is a LanguageModel, expected a AlignmentModel"):
-        OptimalityModel(tiny())
-    for make in (text_reward, PIECES["token"], Length):
-        with pytest.raises(TypeError, match="language_model is a str, expected a LanguageModel"):
-            make("model/film_reviews")

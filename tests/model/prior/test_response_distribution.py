@@ -363,17 +363,6 @@ def test_tokens_are_drawn_from_the_softmax_and_never_where_it_is_zero(temperatur
 # A checkpoint that this project did not train
 
 
-def test_stories_log_probs_do_not_depend_on_the_rest_of_the_batch(
-    stories: LanguageModel, dtype: torch.dtype
-) -> None:
-    prompts = stories.encode(STORY_PROMPTS)
-    value = stories(prompts).sample((8,))
-    together = stories(prompts).log_prob_per_token(value)
-    assert_close(
-        together, per_token_alone(stories, prompts, value), rtol=0, atol=10 * TOLERANCE[dtype]
-    )
-
-
 def test_stories_log_prob_is_that_of_a_plain_pass(
     stories: LanguageModel, dtype: torch.dtype
 ) -> None:
@@ -394,16 +383,6 @@ def test_stories_log_prob_is_that_of_a_plain_pass(
         rtol=0,
         atol=tolerance,
     )
-
-
-def test_stories_sampling_sees_the_logits_that_scoring_sees(
-    stories: LanguageModel, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompts = stories.encode(STORY_PROMPTS)
-    value, drawn_from = logits_while_sampling(stories, prompts, monkeypatch)
-    is_token = stories.space.is_token(value)
-    scored = stories(prompts).next_token_logits(value)
-    assert_close(drawn_from[is_token], scored[is_token], rtol=0, atol=10 * TOLERANCE[dtype])
 
 
 def test_suffixes_are_drawn_from_the_conditional(prior, prompts):
