@@ -170,15 +170,6 @@ def test_every_guide_can_be_enumerated(small_prior, model, prompts, name):
     assert_elbo_and_gradient(model, guide, prompts)
 
 
-def test_minibatches_add_up(prior):
-    model, prompts = (
-        AlignmentModel(prior, TextReward(letters, prior), beta=0.5),
-        prior.encode(PROMPTS),
-    )
-    parts = sum(log_z(model, prompts[[n]]) for n in range(len(PROMPTS)))
-    assert_close(parts, log_z(model, prompts), **EXACT)
-
-
 def programs(prior):
     """Same posterior by `AlignmentModel`, `OptimalityModel`, by hand, and indexed twice."""
     reward = TextReward(letters, prior, upper_bound=5.0)
@@ -226,24 +217,6 @@ def test_the_impossible_has_probability_0(prior, kind):
     for how in ("parallel", "sequential"):
         with pytest.raises(ImpossibleResponseError, match="factor 'hard' is -inf"):
             elbo.loss(model, config_enumerate(guide, how), prompts)
-
-
-def test_draws_are_of_the_posterior(prior):
-    """Frequencies within five standard errors, or three draws for rare responses; both methods."""
-    model, prompts = (
-        AlignmentModel(prior, TextReward(letters, prior), beta=0.5),
-        prior.encode(PROMPTS[:2]),
-    )
-    truth, num_draws = Enumeration(model, prompts), 4000
-    many = pyro.plate("draws", num_draws, dim=-2)(config_enumerate(model))
-    by_infer_discrete = infer_discrete(many, first_available_dim=-3)(prompts)
-    by_elbo = TraceEnum_ELBO(max_plate_nesting=2).sample_posterior(many, empty, prompts)
-    probability = truth.log_posterior.exp()
-    error = (probability * (1 - probability) / num_draws).sqrt()
-    for drawn in (by_infer_discrete, by_elbo):  # [D, N, T]
-        share = (drawn[:, None] == truth.support).all(-1).double().mean(0)  # [S, N]
-        assert ((share - probability).abs() <= 5 * error + 3 / num_draws).all()
-        assert ((share - truth.log_prior.exp()).abs() > 5 * error + 3 / num_draws).any()
 
 
 def test_a_response_for_another_number_of_prompts_is_refused(prior):

@@ -276,11 +276,6 @@ def test_memory_of_prompts_is_no_part_of_the_description_of_a_reward(reward, que
     assert describe(reward, trains=False) == before
 
 
-def test_function_of_texts_returns_numbers_alone(prior, questions, truth):
-    with pytest.raises(LikelihoodError, match="returned None for the text"):
-        TextReward(lambda texts: [None] * len(texts), prior)(questions, truth.support)
-
-
 class Partial:
     """A reward of its own for the prompts with an answer."""
 

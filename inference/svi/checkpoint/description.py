@@ -55,10 +55,8 @@ OURS = {"model", "guides", "inference", "experiments"}
 DEPTH = 60  # largest depth of objects in objects
 MANY = 200  # number of texts above which a list or dict is described by their digest
 _OF_TORCH = {*vars(nn.Module()), "__dict__", "__weakref__"}  # the parts of a module, and slots
-_INSTALLED = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")] + [
-    str(Path(folder).resolve()) for folder in sys.path if any(Path(folder).glob("*.dist-info"))
-]  # also the folders of `pip install --target`
-_PACKAGES = {"site-packages", "dist-packages"}  # also the system's, below another environment
+_STANDARD = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+_PACKAGES = {"site-packages", "dist-packages"}  # of this environment and of others
 _TEXTS = WeakIdKeyDictionary()  # versions and texts of tensors and tokenizers
 
 
@@ -227,8 +225,7 @@ def is_installed(thing: Any) -> bool:
     else:
         file = getattr(sys.modules.get(name), "__file__", None) or ""
     path = Path(file).resolve()
-    is_below = any(path.is_relative_to(folder) for folder in _INSTALLED)
-    return is_below or not _PACKAGES.isdisjoint(path.parts)
+    return not _PACKAGES.isdisjoint(path.parts) or any(map(path.is_relative_to, _STANDARD))
 
 
 def _module_of(thing: Any) -> str:

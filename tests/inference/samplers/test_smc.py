@@ -19,7 +19,7 @@ from inference.samplers.twist import LikelihoodTwist
 from model import AlignmentModel, TokenReward
 from model.prior import decode
 from model.prior.cached_decoder import CachedState
-from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
+from tests.inference.samplers.three_tokens import assert_unbiased, graded
 
 RUNS = 1_000
 
@@ -137,24 +137,6 @@ def test_optimal_twist_and_proposal_are_exact_in_every_run(world, resampling, es
         posterior.log_z.view(-1, 2), world.truth.log_z.expand(20, 2), atol=1e-9, rtol=0
     )
     assert torch.allclose(posterior.effective_sample_size, torch.full((40,), 3.0).double())
-
-
-def test_means_approach_those_of_the_posterior(world):
-    """Consistent: the mean square error falls as the number of particles grows, eightfold."""
-    exact = world.exact_mass() / world.truth.log_z.exp()[:, None]
-    errors = []
-    for num_samples in (25, 200):
-        posterior = run(
-            world,
-            runs=300,
-            num_samples=num_samples,
-            guide=world.guide,
-            twist=LikelihoodTwist(world.model),
-        )
-        estimate = world.mass(posterior) / posterior.log_z.exp().view(-1, 2, 1)
-        errors.append((estimate - exact).square())
-    assert_falls(*errors, factor=8)
-    assert (errors[1].mean(0).sqrt() < 0.1).all()  # at most about 0.07, known to a fifteenth
 
 
 def test_a_twist_may_change_the_responses_that_it_gets(world):
@@ -313,11 +295,4 @@ def test_errors_name_the_expected_value(world):
     with pytest.raises(ValueError, match=r"twist returned shape \(4,\).*expected \(4, 2\)"):
         sequential_monte_carlo(
             world.model, world.prompts, num_samples=4, twist=lambda p, x, t: torch.zeros(4)
-        )
-    with pytest.raises(ValueError, match="finite or -inf"):
-        sequential_monte_carlo(
-            world.model,
-            world.prompts,
-            num_samples=4,
-            twist=lambda p, x, t: torch.full((4, 2), torch.nan),
         )

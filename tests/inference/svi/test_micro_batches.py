@@ -65,15 +65,6 @@ def test_a_fit_in_micro_batches_is_the_same_fit(objective):
     assert torch.allclose(trained(3, objective), trained(None, objective), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("objective", ["leave-one-out", "proximal"])
-def test_a_killed_fit_in_micro_batches_resumes_bit_for_bit(objective, tmp_path):
-    def run(**options):
-        folder = {"checkpoint_folder": tmp_path, "checkpoint_every": 1}
-        return trained(3, objective, **folder, **options)
-
-    assert torch.equal(killed_and_resumed(run, 3), trained(3, objective))
-
-
 def test_a_fit_that_ran_out_of_memory_resumes_in_micro_batches(tmp_path):
     """The size is no part of the fit's description."""
     sizes = iter([None, 2])

@@ -115,14 +115,6 @@ def test_a_rank_that_fails_stops_all_and_any_number_of_ranks_resumes(group, tmp_
     assert torch.allclose(row, trained(Fallible())[0], rtol=0, atol=1e-9)
 
 
-def test_two_ranks_resume_the_fit_of_one_process(group, tmp_path):
-    options = {"checkpoint_folder": tmp_path, "checkpoint_every": 1}
-    failed(Fallible(fail_at=4), **options)
-    for row, metrics, _ in group.run(trained, Fallible(), resume=True, **options):
-        assert [step["step"] for step in metrics] == [4, 5, 6]
-        assert torch.allclose(row, trained(Fallible())[0], rtol=0, atol=1e-9)
-
-
 def timed() -> tuple[Tensor, int]:
     """Parameters and number of steps of a fit of 3 seconds, by a clock that each look moves.
 

@@ -193,22 +193,3 @@ def test_micro_batches_have_the_same_metrics(name, two_rewards, small_prior, pro
     assert divided.keys() == whole.keys()
     for metric in (*REWARD, *RESPONSES):
         assert divided[metric] == pytest.approx(whole[metric], nan_ok=True, abs=1e-6), metric
-
-
-def test_a_prompt_without_a_reward_is_not_averaged(small_prior, prompts):
-    """The mean is over the prompts to which a reward applies."""
-
-    class Partial:
-        """Reward that applies to the second prompt alone."""
-
-        def __call__(self, prompts, response):
-            applies = torch.tensor([text == "the" for text in prompts.texts])
-            return torch.where(applies, 2.0, torch.nan).expand(response.shape[:-1])
-
-        def applies(self, prompts):
-            return torch.tensor([text == "the" for text in prompts.texts])
-
-    model = AlignmentModel(small_prior, Partial(), 0.3)
-    record = one_step(model, FineTuned(small_prior), prompts, OBJECTIVES["leave-one-out"]())
-    assert record["reward"] == pytest.approx(2.0)
-    assert record["frac_reward_zero_std"] == 1.0

@@ -412,18 +412,18 @@ def test_a_step_leaves_the_objective_as_it_was(model, guide, prompts):
     assert vars(objective) == before
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"step_kl": 0.0}, "step_kl"),
-        ({"step_kl": 0.1, "learning_rate": 1e-3}, "step_kl and learning_rate are given"),
-        ({"step_kl": 0.1, "clip_norm": 1.0}, "step_kl and clip_norm are given"),
-        ({"step_kl": 0.1, "optimizer": TrustRegion()}, "both optimizer and step_kl are given"),
-    ],
-)
-def test_contradictory_settings_are_refused(options, message, model, small_prior, prompts):
+REFUSED = {
+    "step_kl": {"step_kl": 0.0},
+    "step_kl and learning_rate are given": {"step_kl": 0.1, "learning_rate": 1e-3},
+    "step_kl and clip_norm are given": {"step_kl": 0.1, "clip_norm": 1.0},
+    "both optimizer and step_kl are given": {"step_kl": 0.1, "optimizer": TrustRegion()},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_contradictory_settings_are_refused(message, model, small_prior, prompts):
     with pytest.raises(ValueError, match=message):
-        fit(model, FineTuned(small_prior), prompts, num_steps=1, **options)
+        fit(model, FineTuned(small_prior), prompts, num_steps=1, **REFUSED[message])
 
 
 def test_a_trust_region_outside_a_fit_is_refused():

@@ -146,37 +146,33 @@ def test_impossible_options_of_a_model_are_refused(options, message):
         BradleyTerry(LinearHead(3), **options)
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"outcome": torch.tensor([FIRST])}, r"outcome has shape \(1,\), expected \[5\]"),
-        ({"outcome": torch.zeros(5)}, "outcome has type torch.float32, expected integers"),
-        ({"outcome": torch.zeros(5).bool()}, "outcome has type torch.bool, expected integers"),
-        (
-            {"outcome": torch.tensor([0, 1, 2, 3, 0])},
-            "outcome is 3 in comparison 3, expected FIRST, SECOND or TIE",
-        ),
-        ({"outcome": torch.tensor([0, -1, 2, 1, 0])}, "outcome is -1 in comparison 1"),
-        ({"first": torch.zeros(3).double()}, r"first has shape \(3,\).*expected features \[C, D\]"),
-        (
-            {"second": torch.zeros(5, 3).long()},
-            "second has .* type torch.int64, expected features .* as floats",
-        ),
-        ({"second": torch.zeros(1, 3).double()}, r"first has shape \(5, 3\).*second \(1, 3\)"),
-        (
-            {"second": torch.zeros(5, 3)},
-            "type torch.float64, second .* torch.float32, expected the same",
-        ),
-        (
-            {"first": torch.zeros(0, 3), "second": torch.zeros(0, 3), "outcome": None},
-            "no comparisons, expected at least one",
-        ),
-    ],
-)
-def test_impossible_comparisons_are_refused(changed, message):
+IMPOSSIBLE = {
+    r"outcome has shape \(1,\), expected \[5\]": {"outcome": torch.tensor([FIRST])},
+    "outcome has type torch.float32, expected integers": {"outcome": torch.zeros(5)},
+    "outcome has type torch.bool, expected integers": {"outcome": torch.zeros(5).bool()},
+    "outcome is 3 in comparison 3, expected FIRST, SECOND or TIE": {
+        "outcome": torch.tensor([0, 1, 2, 3, 0])
+    },
+    "outcome is -1 in comparison 1": {"outcome": torch.tensor([0, -1, 2, 1, 0])},
+    r"first has shape \(3,\).*expected features \[C, D\]": {"first": torch.zeros(3).double()},
+    "second has .* type torch.int64, expected features .* as floats": {
+        "second": torch.zeros(5, 3).long()
+    },
+    r"first has shape \(5, 3\).*second \(1, 3\)": {"second": torch.zeros(1, 3).double()},
+    "type torch.float64, second .* torch.float32, expected the same": {"second": torch.zeros(5, 3)},
+    "no comparisons, expected at least one": {
+        "first": torch.zeros(0, 3),
+        "second": torch.zeros(0, 3),
+        "outcome": None,
+    },
+}
+
+
+@pytest.mark.parametrize("message", IMPOSSIBLE)
+def test_impossible_comparisons_are_refused(message):
     data = comparisons(outcome=torch.tensor([FIRST, SECOND, TIE, FIRST, TIE]))
     with pytest.raises(ValueError, match=message):
-        replace(data, **changed)
+        replace(data, **IMPOSSIBLE[message])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -37,31 +37,30 @@ def test_records_of_any_iterable_with_more_columns():
     assert preference.texts == ("The film shone.", "The film dragged.")
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ({"prompt": "a", "chosen": "b"}, r"'rejected' is missing, got 'prompt', 'chosen'"),
-        ({"chosen": "b", "rejected": "c"}, r"'prompt' is missing.*write an empty one"),
-        (
-            GOOD | {"chosen": [{"role": "user", "content": "x"}]},
-            "texts and chats, expected prompt and responses of one kind",
-        ),
-        (GOOD | {"chosen": None}, r"'chosen' is None \(NoneType\), expected a text"),
-        (GOOD | {"tie": 1}, "'tie' is 1, expected true or false"),
-        (GOOD | {"chosen": " dragged."}, 'the same text.*"tie": true'),
-        (
-            GOOD | {"rejected": " a\ud83d"},
-            r"'rejected' has '.ud83d' at character 2, half of a surrogate pair",
-        ),
-        ({"prompt": "", "chosen": "", "rejected": "x"}, "'prompt' and 'chosen' are both empty"),
-        (
-            {"prompt": "", "chosen": "x", "rejected": "", "tie": True},
-            "'prompt' and 'rejected' are both empty",
-        ),
-        (3, r"got 3 \(int\), expected an object with a value by column"),
-    ],
-)
-def test_a_record_that_is_no_preference_is_refused_with_its_line(tmp_path, record, message):
+RECORDS = {
+    r"'rejected' is missing, got 'prompt', 'chosen'": {"prompt": "a", "chosen": "b"},
+    r"'prompt' is missing.*write an empty one": {"chosen": "b", "rejected": "c"},
+    "texts and chats, expected prompt and responses of one kind": GOOD
+    | {"chosen": [{"role": "user", "content": "x"}]},
+    r"'chosen' is None \(NoneType\), expected a text": GOOD | {"chosen": None},
+    "'tie' is 1, expected true or false": GOOD | {"tie": 1},
+    'the same text.*"tie": true': GOOD | {"chosen": " dragged."},
+    r"'rejected' has '.ud83d' at character 2, half of a surrogate pair": GOOD
+    | {"rejected": " a\ud83d"},
+    "'prompt' and 'chosen' are both empty": {"prompt": "", "chosen": "", "rejected": "x"},
+    "'prompt' and 'rejected' are both empty": {
+        "prompt": "",
+        "chosen": "x",
+        "rejected": "",
+        "tie": True,
+    },
+    r"got 3 \(int\), expected an object with a value by column": 3,
+}
+
+
+@pytest.mark.parametrize("message", RECORDS)
+def test_a_record_that_is_no_preference_is_refused_with_its_line(tmp_path, message):
+    record = RECORDS[message]
     path = write(tmp_path / "pairs.jsonl", GOOD, record)
     with pytest.raises(PreferenceError, match=rf"pairs.jsonl, line 2: .*{message}"):
         read_preferences(path)

@@ -87,15 +87,6 @@ def test_classifier_is_that_of_single_texts(make, batch_size):
     assert (by_output["logit"].upper_bound, by_output["log-prob"].upper_bound) == (None, 0.0)
 
 
-def test_decoder_reads_no_padding_for_any_settings():
-    network, tokenizer = gpt2_classifier(), tiny_tokenizer(pad_token="<pad>")
-    network.config.pad_token_id, tokenizer.padding_side = 0, "left"
-    logits = plain_logits(gpt2_classifier(), TEXTS).double()[:, 1]
-    assert_close(
-        SequenceClassifier(network, tokenizer, 1, output="logit")(TEXTS), logits, atol=1e-5, rtol=0
-    )
-
-
 @pytest.mark.parametrize("pad_token", [None, "<pad>", "c"])
 @pytest.mark.parametrize("own", [None, -1, 1])
 def test_decoder_reads_the_last_token_of_a_text_as_it_does_alone(pad_token, own):
@@ -260,10 +251,6 @@ def test_likelihood_of_a_text_is_the_product_over_tokens(per_token, bos):
             scored += 1
         expected.append(total / max(1, scored) if per_token else total)
     assert_close(actual, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
-
-
-def test_text_without_tokens_has_nothing_to_score():
-    assert TextLikelihood(llama(), tiny_tokenizer(bos_token=None))([""]).tolist() == [0.0]
 
 
 def test_likelihood_loads_from_a_folder(tmp_path):

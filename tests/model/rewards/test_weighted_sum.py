@@ -172,12 +172,6 @@ def test_tilt_has_the_same_nats_if_each_prompt_has_a_beta(prior, prompts, good):
     assert model.log_likelihood_bound(prompts).tolist() == pytest.approx([0.7, 0.7])
 
 
-def test_a_tilt_is_in_nats(prompts, support, good):
-    tilt = Tilt({"good": good}, {"good": 0.7})
-    assert_close(tilt(prompts, support), 0.7 * good(prompts, support), rtol=0, atol=1e-12)
-    assert tilt.upper_bound == pytest.approx(0.7)
-
-
 def test_a_factor_is_no_feature(good):
     with pytest.raises(ValueError, match="feature 'good' is or contains a Constraint, a factor"):
         Tilt({"good": Constraint(good, at_least=1)}, {"good": 0.0})
