@@ -36,11 +36,6 @@ def test_a_number_of_responses_is_as_many_steps(model, small_prior, prompts):
     assert len(result.metrics) == 5
 
 
-def test_responses_are_counted_over_the_prompts_of_a_step(model, small_prior, prompts):
-    _, result = run(model, small_prior, prompts, num_responses=12, prompts_per_step=1)
-    assert [metrics["num_responses"] for metrics in result.metrics] == [4, 8, 12]
-
-
 def test_steps_on_earlier_responses_cost_none(model, small_prior, prompts):
     """Proximal takes four steps on a batch; the last batch has its four steps too."""
     objective = OBJECTIVES["proximal"](num_particles=4)

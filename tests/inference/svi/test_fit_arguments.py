@@ -195,13 +195,13 @@ def detached(prior, prompts):
     "make", [frozen, frozen_by_a_wrapper, without_parameters, detached, hidden]
 )
 @pytest.mark.parametrize(
-    "objective", ["leave-one-out", "trace", "forward-kl", "reward-to-go-value", "proximal"]
+    "objective", ["leave-one-out", "trace", "forward-kl", "reward-to-go", "proximal"]
 )
 def test_nothing_to_train_is_said_in_the_first_step(objective, make, model, small_prior, prompts):
     if make is detached:
         model, objective = (
             uniform_model(small_prior),
-            "trace" if objective == "reward-to-go-value" else objective,
+            "trace" if objective == "reward-to-go" else objective,
         )
     with pytest.raises(NothingToTrainError, match="no gradient reaches any of the") as raised:
         quiet(
@@ -231,6 +231,13 @@ def test_rows_that_are_no_responses_are_the_reason_of_an_infinite_loss(model, sm
 def test_gradients_that_are_off_are_named_before_a_step(off, model, small_prior, prompts):
     with off(), pytest.raises(RuntimeError, match=r"gradients are off, by .*call `fit` outside"):
         quiet(model, Tabular(small_prior, prompts), prompts, 5)
+
+
+def test_head_of_the_objective_is_not_the_guide(model, small_prior, prompts):
+    """A frozen guide is refused: the value function alone would train."""
+    guide, objective = frozen(small_prior, prompts), OBJECTIVES["reward-to-go-value"]()
+    with pytest.raises(NothingToTrainError):
+        quiet(model, guide, prompts, objective=objective)
 
 
 class Unregistered(torch.nn.Module):
