@@ -32,7 +32,8 @@ from inference.samplers import (
     sequential_monte_carlo,
 )
 from inference.svi.anneal import anneal
-from inference.svi.fit import Fit, fit
+from inference.svi.fit import fit
+from inference.svi.loop import Fit
 from inference.svi.optimizer.fused import FusedOptimizer, cosine
 from inference.targets.kl_budget import solve_beta
 from inference.targets.moments import match_moments

@@ -24,7 +24,8 @@ from torch import Tensor
 from inference import random_state
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.programs import Program, log_likelihood_at, response_distribution
-from inference.svi.fit import Fit, fit
+from inference.svi.fit import fit
+from inference.svi.loop import Fit
 from inference.svi.optimizer.fused import adam_on_cosine
 from model import HardConstraintSupport, Prompts
 from model.common.checks import function, instance, positive, whole_number

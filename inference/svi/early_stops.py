@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from inference.svi.fit import Fit
+from inference.svi.loop import Fit
 
 _EARLY_STOPS: ContextVar[list[str] | None] = ContextVar("early_stops", default=None)
 

@@ -1,31 +1,25 @@
 """`fit`: train a guide by `pyro.infer.SVI`, with metrics, checkpoints, resume and ranks.
 
-The arguments are checked (`fit_checks.py`), and a loop takes steps (`step.py`) until the budget is
-spent, each recorded, shown and saved.
+The arguments are checked (`fit_checks.py`), and a loop (`loop.py`) takes steps (`step.py`).
 """
 
-import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pyro
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from pyro.params.param_store import StateDict
-from tqdm import tqdm
 
 from inference import random_state
 from inference.programs import Program
 from inference.svi.best_iterate import BestIterate
-from inference.svi.budget import Budget, new_budget
+from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.resume import resume as resume_from
-from inference.svi.checkpoint.state import FitState, parameters
+from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import (
     agree,
+    check_options,
     check_programs,
     locked_by_first,
     new_objective,
@@ -33,65 +27,13 @@ from inference.svi.fit_checks import (
     resumes,
 )
 from inference.svi.fit_objective import elbo_of
+from inference.svi.loop import Fit, Loop
 from inference.svi.minibatches import Minibatches
-from inference.svi.optimizer import checked
-from inference.svi.response_metrics import LENGTH
-from inference.svi.rollback import NonFiniteGuideError
-from inference.svi.step import Metrics, NonFiniteLossError, Stepper
+from inference.svi.step import Metrics, Stepper
 from model import Prompts
-from model.common import checks, ranks
+from model.common import ranks
 from model.common.thread_lock import THREAD_LOCK
-from model.prior.division import AXES, Axis
-
-STOPS = (
-    NonFiniteLossError,
-    NonFiniteGuideError,
-    checked.NonFiniteGradientError,
-    checked.NonFiniteParametersError,
-    checked.ScheduleError,
-)
-"""Errors of a step after which a fit returns early, with the last good parameters."""
-
-
-@dataclass
-class Fit:
-    """Result of `fit`.
-
-    Attributes:
-        state: guide, optimiser and step; `state.guide` is the trained guide that was passed in.
-        parameters: the fit's scope of Pyro's parameter store. A guide that is a plain function runs
-            inside `pyro.get_param_store().scope(parameters)`; a module holds its own parameters.
-        metrics: one record for each step of this call: `step`; `num_responses` drawn so far;
-            `loss`, summed over prompts; `elbo`, `log_likelihood` and `entropy`, nats, averaged over
-            prompts; `grad_norm`; `learning_rate`; `step_size`, nats; and the metrics of the
-            responses, see `svi/response_metrics.py`: `kl`, of a guide that is a language model
-            `kl_per_token` and `completions/...`, of an `AlignmentModel` with rewards `reward`,
-            `reward_std` and `frac_reward_zero_std`. `elbo` and `kl` are NaN for `RenyiELBO` and
-            `ReweightedWakeSleep`, whose losses are other bounds.
-        warnings: sentences about the health of the fit, each with step and numbers: an ELBO below
-            its start, a collapse of the entropy, steps without a possible response, a return to an
-            earlier step.
-        best_step: number of steps behind the guide's parameters, where the fit returned to an
-            earlier step; None for the parameters of the last step.
-        at_noise: reason for an end before the budget was spent, a gain below its noise; or None.
-        stopped_early: error that ended the fit before its budget was spent; None without one.
-    """
-
-    state: FitState
-    parameters: StateDict = field(default_factory=lambda: StateDict(params={}, constraints={}))
-    metrics: list[Metrics] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    best_step: int | None = None
-    at_noise: str | None = None
-    stopped_early: str | None = None
-
-    def __repr__(self) -> str:
-        """Number of steps, the last ELBO, and whatever is out of the ordinary."""
-        numbers = [f"step={self.state.step}"]
-        numbers += [f"elbo={self.metrics[-1]['elbo']:.3f}"] if self.metrics else []
-        names = ("best_step", "at_noise", "stopped_early", "warnings")
-        given = [f"{name}={value!r}" for name in names if (value := getattr(self, name))]
-        return f"Fit({', '.join([*numbers, *given])})"
+from model.prior.division import Axis
 
 
 def fit(
@@ -195,28 +137,25 @@ def fit(
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
-    checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
-    if prompts_per_step is not None:
-        prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
-    if micro_batch is not None:
-        micro_batch = checks.whole_number("micro_batch", micro_batch, why="responses at a time")
-    if on_step is not None:
-        checks.function("on_step", on_step, takes=1, why="the metrics of a step")
     stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
-    for name, value in {
-        "stop_at_noise": stop_at_noise,
-        "keep_best": keep_best,
-        "checkpoint_activations": checkpoint_activations,
-        "resume": resume,
-        "progress": progress,
-    }.items():
-        checks.boolean(name, value)
+    check_options(
+        {"prompts_per_step": prompts_per_step, "micro_batch": micro_batch},
+        {
+            "stop_at_noise": stop_at_noise,
+            "keep_best": keep_best,
+            "checkpoint_activations": checkpoint_activations,
+            "resume": resume,
+            "progress": progress,
+        },
+        checkpoint_every=checkpoint_every,
+        divide=divide,
+        on_step=on_step,
+        seed=seed,
+    )
     if resume and checkpoint_folder is None:
         raise ValueError(
             "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
         )
-    checks.one_of("divide", divide, AXES)
-    seed = checks.seed("seed", seed)
     check_programs(model, guide, prompts)
     numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
     fit_objective = new_objective(objective)
@@ -269,101 +208,3 @@ def fit(
                 resume_from(state, folder, loop.minibatches.after(0))
         loop.run()
     return result
-
-
-@dataclass
-class Loop:
-    """The steps of a fit.
-
-    Attributes:
-        result: result of the fit, whose state each step advances.
-        stepper: takes a step.
-        minibatches: the prompts of each step.
-        budget: ends the loop, and has the progress bar.
-        folder: folder for checkpoints, or None.
-        stop_at_noise, checkpoint_every, on_step, progress: see `fit`.
-    """
-
-    result: Fit
-    stepper: Stepper
-    minibatches: Minibatches
-    budget: Budget
-    folder: Path | None
-    stop_at_noise: bool
-    checkpoint_every: int
-    on_step: Callable[[Metrics], None] | None
-    progress: bool
-
-    def run(self) -> None:
-        """Take steps until the end, and choose between the last parameters and the best."""
-        result, state = self.result, self.result.state
-        result.warnings = list(state.health.warnings.values())
-        self.budget.start(state)
-        with _saved(result, self.folder), self.budget.bar(state, shown=self.progress) as bar:
-            while not self._is_at_end():
-                num_tokens_per_second = self._take_step()
-                self._warn(*state.health.check(ascends_elbo=state.objective.ascends_elbo))
-                if self.on_step is not None and ranks.is_first():
-                    with random_state.preserved(), ranks.alone():
-                        self.on_step(result.metrics[-1])
-                self._show(bar, num_tokens_per_second)
-                if state.step % self.checkpoint_every == 0:
-                    state.save_once(self.folder)
-        if state.best and (reason := state.best.restore(state.health.elbo, parameters())):
-            result.best_step = state.best.step
-            self._warn(reason)
-
-    def _is_at_end(self) -> bool:
-        """True if the budget is spent, or if the gain of the ELBO is below its noise."""
-        state = self.result.state
-        if self.budget.is_spent(state):
-            return True
-        if self.stop_at_noise and state.objective.ascends_elbo:
-            self.result.at_noise = state.health.end_of_progress()
-        return self.result.at_noise is not None
-
-    def _take_step(self) -> float:
-        """Take one step and record its metrics. Returns the number of tokens a second."""
-        state, num_particles = self.result.state, self.result.state.objective.num_particles
-        state.optimizer.progress = self.budget.progress(state)
-        prompts = self.minibatches.after(state.num_responses // num_particles)
-        metrics = self.stepper.take(prompts)
-        self.result.metrics.append(metrics)
-        num_tokens = num_particles * len(prompts) * metrics.get(LENGTH, math.nan)
-        return num_tokens / self.budget.tick(state)
-
-    def _warn(self, *sentences: str) -> None:
-        """Add warnings to the result, and show them at once on the first rank."""
-        self.result.warnings += sentences
-        for sentence in sentences if ranks.is_first() else ():
-            warnings.warn(sentence, stacklevel=4)  # the caller of `fit`
-
-    def _show(self, bar: tqdm, num_tokens_per_second: float) -> None:
-        """Set bar and numbers of the progress bar."""
-        numbers = {
-            "elbo": f"{self.result.metrics[-1]['elbo']:.3f}",
-            "tokens/s": f"{num_tokens_per_second:.0f}",
-            "warnings": ", ".join(self.result.state.health.warnings) or "none",
-        }
-        bar.set_postfix(numbers, refresh=False)
-        bar.update(round(self.budget.spent(self.result.state)) - bar.n)
-
-
-@contextmanager
-def _saved(result: Fit, folder: Path | None) -> Iterator[None]:
-    """Save the last whole step at the end and after an error. One of `STOPS` is a result."""
-    state = result.state
-    try:
-        yield
-        state.save_once(folder)
-    except STOPS as error:
-        result.metrics = [record for record in result.metrics if record["step"] <= state.step]
-        result.stopped_early = f"step {state.step}: {error}"
-        if ranks.is_first():
-            # the caller of `fit`
-            warnings.warn(f"fit stopped early at {result.stopped_early}", stacklevel=5)
-        state.save_once(folder)
-    except BaseException as error:
-        state.save_after(error, folder)
-        vars(error)["fit"] = result
-        raise

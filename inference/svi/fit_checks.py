@@ -1,6 +1,6 @@
 """Checks of the arguments of `fit`, on each rank and between ranks, before anything is spent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,8 +19,31 @@ from inference.svi.optimizer.fused import adam_on_cosine
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import Prompts
-from model.common import ranks
+from model.common import checks, ranks
 from model.common.files import text_digest
+from model.prior.division import AXES
+
+
+def check_options(
+    counts: dict[str, int | None],
+    flags: dict[str, bool],
+    *,
+    checkpoint_every: int,
+    divide: str,
+    on_step: Callable[..., object] | None,
+    seed: int,
+) -> None:
+    """Check the options of `fit` by name: counts, which may be None, flags, and some others."""
+    checks.whole_number("checkpoint_every", checkpoint_every)
+    for name, count in counts.items():
+        if count is not None:
+            checks.whole_number(name, count)
+    for name, flag in flags.items():
+        checks.boolean(name, flag)
+    checks.one_of("divide", divide, AXES)
+    if on_step is not None:
+        checks.function("on_step", on_step, takes=1, why="the metrics of a step")
+    checks.seed("seed", seed)
 
 
 def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
