@@ -1,9 +1,9 @@
 """Optimisers whose step either leaves every number finite or is undone, with checked options."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import pyro
@@ -12,10 +12,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference.svi.optimizer.backup import Backup, OptimizerEntry, all_finite
-from model.common.checks import finite
-from model.common.sharded_tensors import sharded_like, total_norm
-
-ABOVE_ZERO = ("clip_norm", "clip_value")  # options that may not be 0
+from inference.svi.optimizer.torch_optimizers import fused_optimizer
+from model.common.sharded_tensors import is_sharded, sharded_like, total_norm
 
 
 class NonFiniteGradientError(FloatingPointError):
@@ -37,7 +35,8 @@ class ScheduleError(ArithmeticError):
 class CheckedOptimizer(PyroOptim, ABC):
     """A `pyro.optim` optimiser that checks the gradient before and all numbers after a step.
 
-    Holds the trained parameters and their moments twice.
+    One torch optimiser steps all parameters. The trained parameters and their moments are held
+    twice.
 
     Attributes:
         step_count: number of steps taken.
@@ -54,29 +53,53 @@ class CheckedOptimizer(PyroOptim, ABC):
         super().__init__(constructor, options, clip)
         self.step_count = 0
         self.grad_norm = math.nan
+        self._optimizer: torch.optim.Optimizer | None = None
         self._entries: dict[str, OptimizerEntry] = {}
         self._backup = Backup()
 
     @property
-    @abstractmethod
     def learning_rate(self) -> float:
-        """Learning rate of the next step."""
+        """Learning rate of the next step; NaN if the optimiser has none."""
+        if self._optimizer is not None:
+            return float(self._optimizer.param_groups[0].get("lr", math.nan))
+        return self.pt_optim_args.get("lr", math.nan)
 
     @property
     def parameters_before_step(self) -> dict[str, Tensor]:
         """Copy of the parameters before the last step, by name; the next step writes over it."""
         return self._backup.parameters
 
-    @abstractmethod
     def _adopt(self, new: dict[str, Tensor]) -> None:
-        """Put new parameters, by name, into `_entries`."""
+        """Add new parameters, by name, in one group where a resume brings equal options.
 
-    @abstractmethod
+        Torch steps no sharded and whole tensors together.
+        """
+        waiting = self._state_waiting_to_be_consumed
+
+        def options(name: str) -> str:
+            given = str(waiting[name][1]["group"]) if name in waiting else "{}"
+            return f"{is_sharded(new[name])} {given}"
+
+        for _, names in groupby(sorted(new, key=options), key=options):
+            part = {name: new[name] for name in names}
+            group = {"params": list(part.values())}
+            if self._optimizer is None:
+                self._optimizer = fused_optimizer(
+                    self.pt_optim_constructor, [group], self.pt_optim_args
+                )
+            else:
+                self._optimizer.add_param_group(group)
+            for name, parameter in part.items():
+                self._entries[name] = OptimizerEntry.of(parameter, self._optimizer)
+
     def _advance(self, trained: list[Tensor], norm: Tensor) -> bool:
         """Step on the gradients of `trained`, whose common norm is `norm`.
 
         True if the step has found all its numbers finite, False if that is unknown.
         """
+        assert self._optimizer is not None
+        self._optimizer.step()
+        return False
 
     def _slope(self) -> Tensor:
         """Slope of the loss along the last step, at the gradients now."""
@@ -230,34 +253,3 @@ def _restore(entry: OptimizerEntry, tensors: dict[str, Tensor], plain: dict[str,
     if state:
         entry.optimizer.state[entry.parameter] = state
     entry.group.update(plain["group"])
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse an option of an optimiser, or of Pyro's clipping, that would ascend the gradient."""
-    for name in ("lr", "eta", "lrd", *ABOVE_ZERO):
-        if (value := options.get(name)) is not None:
-            number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-            finite(name, number, at_least=0, above=0 if name in ABOVE_ZERO else -math.inf)
-    if options.get("maximize"):
-        raise ValueError("maximize is True, expected False: an objective returns a loss to descend")
-
-
-def trial_parameter() -> torch.nn.Parameter:
-    """A parameter for `try_step`, in float64: overflow in a narrower type shows in the fit."""
-    return torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
-
-
-def try_step(optimizer: torch.optim.Optimizer) -> None:
-    """Check an optimiser of trial parameters by a step with a gradient of ones.
-
-    Raises a `ValueError` if torch refuses, as `SparseAdam` does for dense gradients.
-    """
-    for group in optimizer.param_groups:
-        check_options(group)
-        for parameter in group["params"]:
-            parameter.grad = torch.ones_like(parameter)
-    try:
-        optimizer.step()
-    except RuntimeError as error:
-        fault = f"{type(optimizer).__name__} cannot step in a fit with these options: {error}"
-        raise ValueError(f"{fault}. Choose an optimiser such as `torch.optim.Adam`") from error

@@ -3,17 +3,16 @@
 import inspect
 import math
 from collections.abc import Callable
-from contextlib import suppress
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inference.svi.optimizer.backup import OptimizerEntry
-from inference.svi.optimizer.checked import (
-    CheckedOptimizer,
-    ScheduleError,
+from inference.svi.optimizer.checked import CheckedOptimizer, ScheduleError
+from inference.svi.optimizer.torch_optimizers import (
+    fused_optimizer,
+    keywords,
+    name_of,
     trial_parameter,
     try_step,
 )
@@ -81,19 +80,18 @@ class FusedOptimizer(CheckedOptimizer):
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
         why = "of the step, such as `cosine(num_steps)`"
         self.schedule = function("schedule", schedule, why=why)
-        self._optimizer: torch.optim.Optimizer | None = None
         finite("the schedule's factor at step 0", schedule(0), at_least=0)
-        trial = self._make([{"params": [trial_parameter()]}])
+        trial = fused_optimizer(constructor, [{"params": [trial_parameter()]}], self.pt_optim_args)
         if schedule is not constant and "lr" not in trial.param_groups[0]:
-            fault = f"{_name(constructor)} has no learning rate `lr` that a schedule could change"
+            fault = f"{name_of(constructor)} has no learning rate `lr` that a schedule could change"
             raise ValueError(f"{fault}: leave the schedule constant")
         try_step(trial)
 
     @property
     def learning_rate(self) -> float:
         """Learning rate of the next step; NaN if the optimiser has none."""
-        if self.schedule is constant and self._optimizer is not None:
-            return float(self._optimizer.param_groups[0].get("lr", math.nan))
+        if self.schedule is constant:
+            return super().learning_rate
         return self.pt_optim_args.get("lr", math.nan) * self.schedule(self.step_count)
 
     def check_rate(self) -> None:
@@ -105,27 +103,6 @@ class FusedOptimizer(CheckedOptimizer):
                 ", expected a finite number of at least 0; the parameters were left as they were"
             )
 
-    def _adopt(self, new: dict[str, Tensor]) -> None:
-        """Add parameters, in one group where a resume brings equal options.
-
-        Torch steps no sharded and whole tensors together.
-        """
-        waiting = self._state_waiting_to_be_consumed
-
-        def options(name: str) -> str:
-            given = str(waiting[name][1]["group"]) if name in waiting else "{}"
-            return f"{is_sharded(new[name])} {given}"
-
-        for _, names in groupby(sorted(new, key=options), key=options):
-            part = {name: new[name] for name in names}
-            group = {"params": list(part.values())}
-            if self._optimizer is None:
-                self._optimizer = self._make([group])
-            else:
-                self._optimizer.add_param_group(group)
-            for name, parameter in part.items():
-                self._entries[name] = OptimizerEntry.of(parameter, self._optimizer)
-
     def _advance(self, trained: list[Tensor], norm: Tensor) -> bool:
         assert self._optimizer is not None
         if self.clip_norm is not None:
@@ -135,24 +112,7 @@ class FusedOptimizer(CheckedOptimizer):
         if self.schedule is not constant:
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate
-        self._optimizer.step()
-        return False
-
-    def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The torch optimiser, fused if constructor, options and parameters allow that."""
-        constructor, options = self.pt_optim_constructor, self.pt_optim_args
-        fused = "fused" in _keywords(constructor)
-        fused &= not {"fused", "foreach", "differentiable"} & options.keys()
-        try:
-            if fused and not _fused_fails(constructor, groups):
-                with suppress(RuntimeError):  # torch's error for parameters that it cannot fuse
-                    return constructor(groups, **options, fused=True)
-            return constructor(groups, **options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{_name(constructor)} refuses the options {options}, or the parameters: {error}. "
-                f"Its options are {', '.join(sorted(_keywords(constructor)))}."
-            ) from error
+        return super()._advance(trained, norm)
 
 
 def adam_on_cosine(
@@ -167,20 +127,6 @@ def adam_on_cosine(
     return FusedOptimizer(options={"lr": rate}, clip_norm=clip_norm, schedule=schedule)
 
 
-def _fused_fails(constructor: Any, groups: list[dict[str, Any]]) -> bool:
-    """True where torch 2.13 accepts `fused` and the step is wrong.
-
-    Fused SGD on a CPU skips the last numbers in half precision; of devices but the CPU and CUDA
-    nothing is known. Fused Adagrad is for the CPU alone, which torch says in the first step.
-    """
-    if not isinstance(constructor, type):
-        return False
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    if issubclass(constructor, torch.optim.SGD):
-        return any(not p.is_cuda and p.element_size() < 4 for p in parameters)
-    return issubclass(constructor, torch.optim.Adagrad) and not all(p.is_cpu for p in parameters)
-
-
 def _check_constructor(constructor: Any) -> None:
     if not callable(constructor):
         raise TypeError(
@@ -191,7 +137,7 @@ def _check_constructor(constructor: Any) -> None:
     closure = inspect.signature(step).parameters.get("closure") if step is not None else None
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
-            f"{_name(constructor)} needs a closure that computes the loss again in each step, "
+            f"{name_of(constructor)} needs a closure that computes the loss again in each step, "
             "which a step of SVI does not have: choose an optimiser such as `torch.optim.Adam`"
         )
 
@@ -201,19 +147,11 @@ def _with_rate(constructor: Any, options: Any) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise TypeError(
             f"options is a {type(options).__name__}, expected a dict of keyword arguments of "
-            f"{_name(constructor)}; for options that differ from parameter to parameter, "
+            f"{name_of(constructor)}; for options that differ from parameter to parameter, "
             "`inference.fit` takes optimisers of `pyro.optim`"
         )
-    if "lr" not in options and "lr" not in _keywords(constructor):
+    if "lr" not in options and "lr" not in keywords(constructor):
         return dict(options)
     rate = options.get("lr", 1e-3)
     number = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
     return options | {"lr": positive("lr", number)}
-
-
-def _keywords(constructor: Any) -> set[str]:
-    return set(inspect.signature(constructor).parameters) - {"self", "params", "args", "kwargs"}
-
-
-def _name(constructor: Any) -> str:
-    return getattr(constructor, "__name__", repr(constructor))

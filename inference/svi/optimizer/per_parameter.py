@@ -6,12 +6,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from inference.svi.optimizer.backup import OptimizerEntry
-from inference.svi.optimizer.checked import (
-    CheckedOptimizer,
-    check_options,
-    trial_parameter,
-    try_step,
-)
+from inference.svi.optimizer.checked import CheckedOptimizer
+from inference.svi.optimizer.torch_optimizers import check_options, trial_parameter, try_step
 
 
 class PerParameterOptimizer(CheckedOptimizer):

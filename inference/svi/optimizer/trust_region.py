@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from inference.svi.optimizer.backup import norm_of
-from inference.svi.optimizer.fused import FusedOptimizer
+from inference.svi.optimizer.checked import CheckedOptimizer
 from inference.svi.step_numbers import StepLimits
 from model.common.checks import positive
 from model.common.sharded_tensors import inner_product
@@ -64,7 +64,7 @@ WHOLE_STEP_KL = 0.2
 those of Adam. Limits of 0.1 and 0.2 left 1.21 and 1.20 nats on film reviews after 40 steps."""
 
 
-class LimitedSteps(FusedOptimizer, ABC):
+class LimitedSteps(CheckedOptimizer, ABC):
     """An optimiser whose steps move the guide by at most `limit` nats.
 
     Args:
