@@ -2,37 +2,20 @@
 
 import re
 
-import pytest
-
 from guides import LoRA
 from inference import SAMPLERS, diagnose, fit, importance_sampling
-from model import AlignmentModel, TextReward, contains, grammar_prior, vader_sentiment
+from model import AlignmentModel, contains
 
 
-@pytest.fixture(scope="module")
-def prior():
-    return grammar_prior(max_new_tokens=2)
-
-
-@pytest.fixture(scope="module")
-def prompts(prior):
-    return prior.encode(["the film was", "the plot was"])
-
-
-@pytest.fixture(scope="module")
-def model(prior):
-    return AlignmentModel(prior, {"vader": TextReward(vader_sentiment, prior)}, beta=0.3)
-
-
-def test_a_fit_shows_its_steps_and_what_is_out_of_the_ordinary(model, prior, prompts):
-    result = fit(model, LoRA(prior, rank=2), prompts, num_steps=3, progress=False)
+def test_a_fit_shows_its_steps_and_what_is_out_of_the_ordinary(model, small_prior, prompts):
+    result = fit(model, LoRA(small_prior, rank=2), prompts, num_steps=3, progress=False)
     assert repr(result) == f"Fit(step=3, elbo={result.metrics[-1]['elbo']:.3f})"
     result.stopped_early, result.warnings = "step 4: NaN", ["the ELBO fell"]
     assert repr(result).endswith(", stopped_early='step 4: NaN', warnings=['the ELBO fell'])")
 
 
-def test_diagnostics_show_a_line_for_each_estimate_of_their_summary(model, prior, prompts):
-    shown = diagnose(model, LoRA(prior, rank=2), prompts, num_samples=64, num_prior_draws=64)
+def test_diagnostics_show_a_line_for_each_estimate_of_their_summary(model, small_prior, prompts):
+    shown = diagnose(model, LoRA(small_prior, rank=2), prompts, num_samples=64, num_prior_draws=64)
     lines = [f"{symbol}: {text}" for symbol, text in shown.summary().items()]
     assert repr(shown).splitlines() == str(shown).splitlines() == lines
 
@@ -45,9 +28,9 @@ def test_a_posterior_shows_numbers_and_not_tensors(model, prompts):
     assert repr(SAMPLERS["best-of-n"](model, prompts, num_samples=16)).endswith("mean log_z=None)")
 
 
-def test_a_model_and_its_distribution_show_their_parts(model, prior, prompts):
-    assert repr(model) == "AlignmentModel(rewards=['vader'], factors=[], beta=0.3)"
-    given = AlignmentModel(prior, {}, 1.0, factors={"not": contains("not", prior)})
+def test_a_model_and_its_distribution_show_their_parts(model, small_prior, prompts):
+    assert repr(model) == "AlignmentModel(rewards=['reward'], factors=[], beta=0.3)"
+    given = AlignmentModel(small_prior, {}, 1.0, factors={"not": contains("not", small_prior)})
     assert repr(given) == "AlignmentModel(rewards=[], factors=['not'], beta=1.0)"
     shown = "ResponseDistribution(LanguageModel, batch_shape=(2,), event_shape=(2,))"
-    assert repr(prior(prompts)) == shown
+    assert repr(small_prior(prompts)) == shown

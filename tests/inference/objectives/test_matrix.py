@@ -23,7 +23,6 @@ from inference import (
     log_guide_at,
 )
 from inference.objectives import Proximal_ELBO
-from inference.svi.checkpoint.folder import CheckpointError
 from inference.targets.fixed_points import TARGETS, Problem
 from model import ImpossibleResponseError
 from tests.inference.objectives.table import (
@@ -509,19 +508,6 @@ def _value_parameters(objective):
     )
 
 
-def test_guide_with_another_site_is_refused():
-    def guide(prompts):
-        pyro.sample("other", pyro.distributions.Normal(0.0, 1.0))
-        with pyro.plate("prompts", len(prompts)):
-            return pyro.sample("response", Table(1).distribution(prompts))
-
-    with pytest.raises(
-        ValueError,
-        match=r"WakePhi needs a guide with the site 'response' and no other, got \['other'\]",
-    ):
-        OBJECTIVES["wake-phi"]().loss_and_grads(Target(), guide, ONE)
-
-
 def test_renyi_at_zero_and_rws_on_two_prompts_are_refused():
     with pytest.raises(ValueError, match="its gradient is exactly 0"):
         OBJECTIVES["renyi"](alpha=0)
@@ -620,16 +606,3 @@ def test_loss_of_proximal_is_of_the_given_prompts():
             assert objective.loss(model, guide, TWO[[n]]) == pytest.approx(
                 -Enumeration(model, TWO[[n]]).log_z.item()
             )
-
-
-def test_checkpoint_of_another_objective_is_refused(tmp_path):
-    train = partial(fit, Target(), checkpoint_folder=tmp_path, progress=False, num_steps=2)
-    train(Table(1), TWO, objective=OBJECTIVES["forward-kl"](), optimizer=FusedOptimizer())
-    with pytest.raises(CheckpointError, match="is of a fit with FDivergence, got SquaredResidual"):
-        train(
-            Table(1),
-            TWO,
-            objective=OBJECTIVES["trajectory-balance"](),
-            optimizer=FusedOptimizer(),
-            resume=True,
-        )

@@ -13,3 +13,8 @@ def world(prior, prompts):
 def hard_world(prior, prompts):
     """Hard constraint that most responses violate."""
     return World(prior, prompts, hard)
+
+
+@pytest.fixture(scope="module")
+def verdicts(small_prior):
+    return small_prior.encode(["the film was", "the plot was"])

@@ -25,11 +25,6 @@ from tests.inference.samplers.goodness_of_fit import (
 )
 
 
-@pytest.fixture(scope="module")
-def verdicts(small_prior):
-    return small_prior.encode(["the film was", "the plot was"])
-
-
 def float64(values):
     return torch.tensor(values, dtype=torch.float64)
 

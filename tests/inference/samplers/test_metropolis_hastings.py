@@ -24,11 +24,6 @@ module = importlib.import_module("inference.samplers.metropolis_hastings")
 _move = module.suffix_move
 
 
-@pytest.fixture(scope="module")
-def verdicts(small_prior):
-    return small_prior.encode(["the film was", "the plot was"])
-
-
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("guided", [False, True])
 def test_chains_converge_to_the_posterior(small_prior, verdicts, guide, whole, guided):

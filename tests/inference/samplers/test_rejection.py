@@ -23,11 +23,6 @@ SAMPLERS = [rejection_sampling, quasi_rejection_sampling]
 
 
 @pytest.fixture(scope="module")
-def verdicts(small_prior):
-    return small_prior.encode(["the film was", "the plot was"])
-
-
-@pytest.fixture(scope="module")
 def truth_of_verdicts(small_prior, verdicts):
     return Enumeration(graded_model(small_prior), verdicts)
 

@@ -16,9 +16,7 @@ from guides import FineTuned, NGram
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
 from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.checkpoint.folder import CheckpointError
-from inference.svi.checkpoint.resume import resume
-from inference.svi.checkpoint.state import FitState
-from inference.svi.fit_objective import elbo_of, fit_objective
+from inference.svi.fit_objective import elbo_of
 from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.forks import FORKS
@@ -225,23 +223,6 @@ def test_existing_checkpoint_is_not_overwritten(model, small_prior, prompts, tmp
     short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
     with pytest.raises(CheckpointError, match="pass resume=True to go on from it"):
         short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
-
-
-def test_checkpoint_of_another_guide_is_refused(model, small_prior, prompts, prior, tmp_path):
-    short_fit(model, FineTuned(small_prior), prompts, checkpoint_folder=tmp_path)
-
-    class Widened(FineTuned):
-        def __init__(self, prior):
-            super().__init__(prior)
-            self.extra = torch.nn.Parameter(torch.zeros(3))
-
-    with pytest.raises(
-        CheckpointError, match=r"is of another guide: 1 parameters differ, first guide\$\$\$extra"
-    ):
-        short_fit(model, Widened(small_prior), prompts, checkpoint_folder=tmp_path, resume=True)
-    state = FitState(FineTuned(prior), FusedOptimizer(), fit_objective(LeaveOneOut_ELBO()))
-    with pytest.raises(CheckpointError, match="no checkpoint in"):
-        resume(state, tmp_path / "nowhere", prompts)
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,8 @@ from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import (
     CheckpointError,
     FolderInUseError,
-    has_checkpoint,
     locked,
 )
-from inference.svi.checkpoint.resume import resume
 from model import (
     AlignmentModel,
     Constraint,
@@ -889,33 +887,6 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(part, tmp_path):
         match=r"state\.json has other parts than .* another version of the project wrote it",
     ):
         Case().run(tmp_path, 2, resume=True)
-
-
-def test_a_state_is_saved_and_restored_by_hand(tmp_path):
-    """Into a folder that is a text, and without a fingerprint."""
-    prior = tiny()
-    prompts = prior.encode(["a"])
-    guide = MeanField(prior, prompts)
-    model = AlignmentModel(prior, TextReward(kindness, prior), 0.5)
-    state = fit(
-        model,
-        guide,
-        prompts,
-        num_steps=1,
-        optimizer=FusedOptimizer(options={"lr": 0.1}),
-        progress=False,
-    ).state
-    expected = parameters_of(guide)
-    with pyro.get_param_store().scope():
-        guide(prompts)
-        state.fingerprint = None
-        state.save(str(tmp_path))
-        with torch.no_grad():
-            for parameter in guide.parameters():
-                parameter.zero_()
-        assert has_checkpoint(str(tmp_path))
-        resume(state, str(tmp_path), prompts)
-    assert torch.equal(parameters_of(guide), expected)
 
 
 # Links and foreign names
