@@ -47,8 +47,8 @@ PLAIN = (type(None), Number, str, bytes, range, torch.dtype, torch.Size, PurePat
 DATA = (*PLAIN, type, Tensor, np.ndarray, tuple, list, dict, nn.Module, PreTrainedTokenizerBase)
 """Types of attributes that describe an object of an installed package."""
 COST = {"in_step", "gathers_draws", "batch_size", "cache_size", "max_cached", "splits_head"}
-"""Attributes of the project's own objects that change their cost alone, besides caches."""
 CACHES = {"_known", "_applied", "_cache"}
+"""Attributes of the project's own objects without effect on the result."""
 PLACE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
 OURS = {"model", "guides", "inference", "experiments"}

@@ -55,7 +55,7 @@ class Fingerprint:
             if name.startswith("guide") == guide
             and before.get(name) != now.get(name)
             and not any(name == one or name.startswith(f"{one}.") for one in ignored)
-            and not (re.search(r"\._", name) and (name not in before or name not in now))
+            and not _may_be_unfilled_cache(name, before, now)
         ]
         differences = [_difference(name, before, now) for name in names[:SHOWN]]
         more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
@@ -70,6 +70,12 @@ def _texts(parts: Mapping[str, Any]) -> dict[str, str]:
             text = text if len(text) <= LONG else f"#{text_digest(text)}"
             texts[without_folders(f"{part_name}.{name}".removesuffix("."))] = text
     return texts
+
+
+def _may_be_unfilled_cache(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """True if a name is private, or below a private name, that one side lacks."""
+    ends = [match.end() for match in re.finditer(r"\._[^.]*", name)]
+    return any((name[:end] in before) != (name[:end] in now) for end in ends)
 
 
 def _difference(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -331,6 +331,17 @@ def test_a_cache_may_be_empty_and_a_list_of_words_may_not_be_another(words):
         )
 
 
+class Pair:
+    def __init__(self, one, other):
+        self._one, self._other = one, other
+
+
+def test_two_parts_that_were_one_object_may_not_differ_now():
+    same = with_closure(1.0)
+    one, other = (Fingerprint(model=Pair(same, each)) for each in (same, with_closure(2.0)))
+    assert other.differences(one.to_json(), guide=False) == "no model.other.weight"
+
+
 def test_how_much_is_logged_is_no_part_of_the_fit():
     logger = logging.getLogger("tests.of.a.fingerprint")
     one = Fingerprint(model=lambda texts: logger.info(texts))
