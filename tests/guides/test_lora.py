@@ -364,21 +364,16 @@ def test_no_warnings_and_the_scale_is_alpha_by_rank(prior):
     assert_close(*(guide.distribution(prompts).log_prob(response) for guide in guides))
 
 
+OF_LLAMA = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
 @pytest.mark.parametrize(
     ("name", "target_modules", "adapted"),
     [
         ("gpt2", "all-linear", {"c_attn", "c_proj", "c_fc"}),
-        (
-            "llama",
-            "all-linear",
-            {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
-        ),
+        ("llama", "all-linear", OF_LLAMA),
         ("llama", "q_proj, v_proj", {"q_proj", "v_proj"}),
-        (
-            "llama",
-            r"layers\.1\..*_proj",
-            {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
-        ),
+        ("llama", r"layers\.1\..*_proj", OF_LLAMA),
         ("gpt2", "h.0.attn.c_proj", {"c_proj"}),
         ("llama", "lm_head", {"lm_head"}),
     ],

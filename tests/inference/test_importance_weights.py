@@ -100,26 +100,20 @@ def test_weights_of_0_count_among_the_draws_and_have_no_tail():
     assert math.isnan(WeightQuality.of(torch.cat([log_weight, hopeless], 1)).pareto_k)
 
 
+Q = WeightQuality
+
+
 @pytest.mark.parametrize(
     ("quality", "fault"),
     [
-        (WeightQuality(2000, 500.0, 0.65, 50.0), ""),
-        (
-            WeightQuality(2000, 500.0, 0.75, 50.0),
-            "k-hat 0.75 of the weights of 2000 draws of q, above 0.70",
-        ),
-        (WeightQuality(2000, 500.0, 0.75, 5.0), ""),
-        (WeightQuality(2000, 500.0, 0.75, 50.0, 30), ""),
-        (
-            WeightQuality(100, 50.0, 0.55, 50.0),
-            "k-hat 0.55 of the weights of 100 draws of q, above 0.50",
-        ),
-        (WeightQuality(100, 50.0, -math.inf, 50.0), ""),
-        (WeightQuality(2000, 12.4, 0.1, 5.0), "12 of 2000 draws of q effective, fewer than 30"),
-        (
-            WeightQuality(100, math.nan, math.nan, 1.0),
-            "0 of 100 draws of q effective, fewer than 30",
-        ),
+        (Q(2000, 500.0, 0.65, 50.0), ""),
+        (Q(2000, 500.0, 0.75, 50.0), "k-hat 0.75 of the weights of 2000 draws of q, above 0.70"),
+        (Q(2000, 500.0, 0.75, 5.0), ""),
+        (Q(2000, 500.0, 0.75, 50.0, 30), ""),
+        (Q(100, 50.0, 0.55, 50.0), "k-hat 0.55 of the weights of 100 draws of q, above 0.50"),
+        (Q(100, 50.0, -math.inf, 50.0), ""),
+        (Q(2000, 12.4, 0.1, 5.0), "12 of 2000 draws of q effective, fewer than 30"),
+        (Q(100, math.nan, math.nan, 1.0), "0 of 100 draws of q effective, fewer than 30"),
     ],
 )
 def test_faults_of_weights_are_a_heavy_tail_and_few_effective_draws(quality, fault):

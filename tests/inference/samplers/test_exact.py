@@ -14,16 +14,6 @@ from tests.inference.samplers.goodness_of_fit import (
 )
 
 
-def test_is_the_truth(model, prompts, truth):
-    posterior = enumerate_posterior(model, prompts)
-    assert torch.equal(posterior.response, truth.support)
-    assert torch.equal(posterior.log_weight, truth.log_joint)
-    assert torch.equal(posterior.log_z, truth.log_z)
-    assert torch.allclose(posterior.probability, truth.log_posterior.exp(), rtol=1e-12, atol=0)
-    exact = (truth.log_posterior.exp() * truth.log_likelihood).sum(0)
-    assert torch.allclose(posterior.mean(truth.log_likelihood), exact, rtol=1e-12, atol=0)
-
-
 def test_takes_the_arguments_of_every_sampler(model, prompts, truth, guide):
     posterior = enumerate_posterior(model, prompts, guide=guide, num_samples=3)
     assert torch.equal(posterior.log_weight, truth.log_joint)
