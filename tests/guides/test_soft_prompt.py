@@ -1,6 +1,5 @@
 """The soft prompt is the prior after virtual tokens, trains these alone, and loads in peft."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma4ForCausalLM,
     Gemma4TextConfig,
-    MistralConfig,
-    MistralForCausalLM,
 )
 
 from guides import GUIDES, SoftPrompt, prior_match
@@ -450,30 +447,6 @@ def test_tensors_of_other_names_are_refused(guide: SoftPrompt, tmp_path: Path) -
     (tmp_path / "digests.json").unlink()
     with pytest.raises(OtherGuideError, match="2 parameters differ"):
         guide.load_pretrained(tmp_path)
-
-
-def test_kind_follows_from_the_configuration_if_shapes_agree(tmp_path: Path) -> None:
-    """One layer with keys and values together as wide as an embedding."""
-    network = MistralForCausalLM(
-        MistralConfig(
-            vocab_size=len(WORDS),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            eos_token_id=0,
-        )
-    )
-    prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
-    one, other = (SoftPrompt(prior, kind=kind) for kind in KINDS)
-    assert one.virtual_tokens.shape == other.virtual_tokens.shape
-    one.save_pretrained(tmp_path)
-    assert (
-        json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "PROMPT_TUNING"
-    )
-    with pytest.raises(OtherGuideError, match="PROMPT_TUNING, not PREFIX_TUNING"):
-        other.load_pretrained(tmp_path)
 
 
 # Refused

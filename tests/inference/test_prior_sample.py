@@ -1,13 +1,10 @@
 """Weighted samples of the prior, all responses or draws, at other betas."""
 
-import ast
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-import inference
 from guides import FineTuned, Fixed
 from inference import (
     BestOfN_ELBO,
@@ -140,21 +137,6 @@ def test_what_learns_from_prior_draws_spends_the_draws(
     else:
         BestOfN_ELBO(4, num_prior_draws=50).loss(model, FineTuned(small_prior), prompts)
     assert spent == [purposes[learn]]
-
-
-def test_library_code_that_learns_names_the_purpose_of_its_prior_draws():
-    """All calls of `sample_prior` outside the diagnostics."""
-    folder = Path(inference.__file__).parent
-    names, unnamed = [], []
-    for path in (
-        p for name in ("objectives", "svi", "targets") for p in folder.glob(f"{name}/**/*.py")
-    ):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "sample_prior":
-                has_purpose = any(keyword.arg == "purpose" for keyword in node.keywords)
-                (names if has_purpose else unnamed).append(path.name)
-    assert unnamed == []
-    assert {"prior_rewards.py", "kl_budget.py", "moments.py"} <= {*names}
 
 
 def test_under_one_seed_fits_and_measurements_draw_from_different_streams(

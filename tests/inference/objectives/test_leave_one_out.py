@@ -8,9 +8,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
-from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at
 from inference.response_site import ResponseSiteError
 from tests.inference.objectives.table import ONE, Table, Target, _Drawn, gradient, reward
@@ -65,17 +64,6 @@ def test_any_pyro_program():
         Trace_ELBO(num_particles=40_000, vectorize_particles=True, max_plate_nesting=1)
     )
     assert torch.allclose(ours, theirs, atol=0.05)
-
-
-def test_plain_svi_with_pyros_own_optimiser(model, small_prior, prompts, truth):
-    guide = FineTuned(small_prior)
-    start = truth.kl_guide_posterior(guide).mean()
-    with pyro.get_param_store().scope():
-        pyro.set_rng_seed(0)
-        svi = SVI(model, guide, pyro.optim.Adam({"lr": 3e-3}), LeaveOneOut_ELBO(32))
-        for _ in range(40):
-            svi.step(prompts)
-    assert truth.kl_guide_posterior(guide).mean() < 0.5 * start
 
 
 @pytest.mark.parametrize(

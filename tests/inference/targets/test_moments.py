@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from inference import Enumeration, PriorSample, importance_sampling, match_moments, sample_prior
+from inference import Enumeration, PriorSample, match_moments, sample_prior
 from inference.targets import moment_dual
 from inference.targets.moment_dual import MomentDual
 from inference.targets.moments import UnattainableMomentsError
@@ -254,15 +254,6 @@ def test_prior_sample_lists_few_responses_and_draws_from_many(base, prompts):
     assert (len(listed.response), len(drawn.response)) == (91, 90)
     for sample in (listed, drawn):
         assert_close(sample.log_prior_weight.logsumexp(0).exp(), torch.ones(2, dtype=torch.float64))
-
-
-def test_any_sampler_takes_the_fitted_factor(base, features, small_prior, prompts):
-    match = match_moments(base, prompts, {"good": features["good"]}, {"good": 0.7})
-    model = AlignmentModel(small_prior, {}, 1.0, {"moments": match.factor})
-    posterior = importance_sampling(model, prompts, num_samples=4000)
-    assert posterior.mean(
-        features["good"](prompts, posterior.response)
-    ).mean().item() == pytest.approx(0.7, abs=0.04)
 
 
 def test_two_prompts_share_multipliers_and_mean(base, features, prompts):

@@ -200,18 +200,6 @@ def test_a_saved_reward_names_its_features(prior, posterior, encoder_folder, tmp
         saved_features(folder, prior)
 
 
-def test_a_reward_does_not_hold_the_path_of_an_encoder_elsewhere(
-    encoder_folder, tmp_path, monkeypatch
-):
-    """A relative path would name all folders below the root, if nothing else is in common."""
-    monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
-    features = EncoderFeatures.from_pretrained(encoder_folder, device="cpu", max_length=3)
-    standardised = StandardisedFeatures.fit(features, TEXTS, num_components=2)
-    RewardPosterior(LinearHead(2), standardised, torch.ones(1, 2).double()).save(tmp_path / "far")
-    record = json.loads((tmp_path / "far" / "reward.json").read_text())
-    assert record["features"]["folder"] == encoder_folder.name
-
-
 @pytest.mark.parametrize("features", [None, "PriorFeatures", {}])
 def test_a_saved_reward_without_the_name_of_features_is_damaged(
     prior, posterior, tmp_path, features
