@@ -135,48 +135,30 @@ def configured(folder, **settings):
 FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
 
 
+def of_tensors(change):
+    return lambda folder: changed(folder, change)
+
+
+def of_config(**settings):
+    return lambda folder: configured(folder, **settings)
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (
-            lambda folder: changed(folder, lambda tensors: tensors.pop(FIRST)),
-            r"1 tensors differ, first .*c_attn.lora_A",
-        ),
-        (
-            lambda folder: changed(folder, lambda tensors: tensors.update(odd=torch.ones(2))),
-            "1 tensors differ, first odd",
-        ),
-        (
-            lambda folder: changed(
-                folder, lambda tensors: tensors.update({FIRST: tensors[FIRST].to(torch.int8)})
-            ),
-            r"lora_A.weight in torch.int8, expected floating-point",
-        ),
-        (
-            lambda folder: configured(folder, peft_type="XLORA", adapters={"0": "elsewhere"}),
-            "adapters={'0': 'elsewhere'}",
-        ),
-        (lambda folder: configured(folder, r=3), "4 tensors differ"),
-        (lambda folder: configured(folder, use_dora=True), "2 tensors differ, first .*magnitude"),
-        (lambda folder: configured(folder, target_modules=["c_proj"]), "tensors differ"),
-        (
-            lambda folder: configured(folder, init_lora_weights="pissa"),
-            "init_lora_weights='pissa', which changes",
-        ),
-        (
-            lambda folder: configured(folder, layer_replication=[[0, 2], [1, 2]]),
-            "layer_replication",
-        ),
-        (lambda folder: configured(folder, alora_invocation_tokens=[2]), "alora_invocation_tokens"),
-        (
-            lambda folder: configured(folder, megatron_config={"a": 1}, megatron_core="os"),
-            "megatron_config",
-        ),
-        (lambda folder: configured(folder, peft_type="NONE_SUCH"), "cannot load the adapter"),
-        (
-            lambda folder: configured(folder, base_model_name_or_path=None),
-            r"does not say of which network.*base=\.\.\.",
-        ),
+        (of_tensors(lambda t: t.pop(FIRST)), r"1 tensors differ, first .*c_attn.lora_A"),
+        (of_tensors(lambda t: t.update(odd=torch.ones(2))), "1 tensors differ, first odd"),
+        (of_tensors(lambda t: t.update({FIRST: t[FIRST].char()})), "int8, expected floating-point"),
+        (of_config(peft_type="XLORA", adapters={"0": "elsewhere"}), "adapters={'0': 'elsewhere'}"),
+        (of_config(r=3), "4 tensors differ"),
+        (of_config(use_dora=True), "2 tensors differ, first .*magnitude"),
+        (of_config(target_modules=["c_proj"]), "tensors differ"),
+        (of_config(init_lora_weights="pissa"), "init_lora_weights='pissa', which changes"),
+        (of_config(layer_replication=[[0, 2], [1, 2]]), "layer_replication"),
+        (of_config(alora_invocation_tokens=[2]), "alora_invocation_tokens"),
+        (of_config(megatron_config={"a": 1}, megatron_core="os"), "megatron_config"),
+        (of_config(peft_type="NONE_SUCH"), "cannot load the adapter"),
+        (of_config(base_model_name_or_path=None), r"does not say of which network.*base=\.\.\."),
         (lambda folder: (folder / WEIGHTS).unlink(), "cannot load the adapter"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"none"), "cannot load the adapter"),
         (

@@ -822,48 +822,25 @@ def test_if_none_is_whole_that_is_said(tmp_path):
         Case().run(tmp_path, resume=True)
 
 
+def each(change):
+    return lambda tensors: {name: change(tensor) for name, tensor in tensors.items()}
+
+
 def drop_one(tensors):
-    tensors.popitem()
-    return tensors
+    return dict(list(tensors.items())[:-1])
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("guide", drop_one, "is of another guide: 1 parameters differ"),
-        (
-            "guide",
-            lambda tensors: {key: t[:1] for key, t in tensors.items()},
-            "is of another guide: 1 parameters differ",
-        ),
-        (
-            "guide",
-            lambda tensors: {key: t.float() for key, t in tensors.items()},
-            "in float32, expected .* in float64",
-        ),
-        (
-            "optimizer",
-            lambda tensors: {f"other/{key}": t for key, t in tensors.items()},
-            "expected no such parameter",
-        ),
-        (
-            "optimizer",
-            lambda tensors: {
-                key: t.repeat(2) if not t.dim() else t[:1] for key, t in tensors.items()
-            },
-            "expected",
-        ),
+        ("guide", each(lambda t: t[:1]), "is of another guide: 1 parameters differ"),
+        ("guide", each(torch.Tensor.float), "in float32, expected .* in float64"),
+        ("optimizer", lambda ts: {f"other/{k}": ts[k] for k in ts}, "expected no such parameter"),
+        ("optimizer", each(lambda t: t[:1] if t.dim() else t.repeat(2)), "expected"),
         ("objective", drop_one, "is no state of Proximal_ELBO"),
-        (
-            "random",
-            lambda tensors: {key: t for key, t in tensors.items() if key != "cpu"},
-            "has no state of the CPU's generator",
-        ),
-        (
-            "random",
-            lambda tensors: {key: t[:-1] for key, t in tensors.items()},
-            "has no state of the CPU's generator",
-        ),
+        ("random", lambda ts: {k: ts[k] for k in ts if k != "cpu"}, "no state of the CPU's gen"),
+        ("random", each(lambda t: t[:-1]), "has no state of the CPU's generator"),
     ],
 )
 def test_states_of_other_names_shapes_or_types_are_refused(name, change, message, tmp_path):
@@ -873,10 +850,8 @@ def test_states_of_other_names_shapes_or_types_are_refused(name, change, message
     case = Case(objective=lambda: OBJECTIVES["proximal"](num_particles=4))
     case.run(tmp_path, 1)
     checkpoint = tmp_path / "step-00000001"
-    save_file(
-        change(dict(load_file(checkpoint / f"{name}.safetensors"))),
-        checkpoint / f"{name}.safetensors",
-    )
+    file = checkpoint / f"{name}.safetensors"
+    save_file(change(load_file(file)), file)
     seal(checkpoint)
     guides = []
     case.guide = lambda *args: guides.append(MeanField(*args)) or guides[0]
