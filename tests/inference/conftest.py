@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from guides import FineTuned
-from inference import Enumeration
+from inference import Enumeration, fit
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 
@@ -57,3 +57,8 @@ def killed_and_resumed(run, step):
     with pytest.raises(KeyboardInterrupt):
         run(on_step=kill)
     return run(resume=True)
+
+
+def quiet(model, guide, prompts, num_steps=None, **options):
+    """Result of a fit without a progress bar."""
+    return fit(model, guide, prompts, num_steps=num_steps, progress=False, **options)

@@ -22,7 +22,6 @@ from inference import (
     LeaveOneOut_ELBO,
     ResponseObjective,
     diagnose,
-    fit,
     match_moments,
     sample_prior,
     sequential_monte_carlo,
@@ -31,6 +30,7 @@ from inference.response_site import ResponseSiteError, ScaledSiteError
 from inference.samplers import LikelihoodTwist
 from inference.samplers.log_z_bounds import log_z_bounds
 from model import ResponseDistribution
+from tests.inference.conftest import quiet
 from tests.inference.objectives.table import BETA, SPACE, TWO, Table, Target, gradient, reward
 
 OURS = sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective))
@@ -402,15 +402,7 @@ def test_a_guide_of_other_responses_is_refused(name):
         with pytest.raises(
             ResponseSiteError, match=f"different responses, with {name}|response has shape"
         ):
-            fit(
-                Target(),
-                guide,
-                TWO,
-                num_steps=1,
-                objective=objective,
-                optimizer=FusedOptimizer(),
-                progress=False,
-            )
+            quiet(Target(), guide, TWO, 1, objective=objective, optimizer=FusedOptimizer())
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS.keys() - {"max_new_tokens"}))
@@ -448,5 +440,5 @@ def test_likelihood_in_the_metrics_is_scaled():
         with pyro.plate("prompts", len(prompts)):
             pyro.sample("response", prior_of(prompts))
 
-    result = fit(model, Table(1), TWO, num_steps=1, optimizer=FusedOptimizer(), progress=False)
+    result = quiet(model, Table(1), TWO, 1, optimizer=FusedOptimizer())
     assert result.metrics[0]["log_likelihood"] == pytest.approx(1.5)

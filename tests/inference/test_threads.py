@@ -13,7 +13,6 @@ from inference import (
     Enumeration,
     LeaveOneOut_ELBO,
     diagnose,
-    fit,
     importance_sampling,
     joint_at,
     random_state,
@@ -21,6 +20,7 @@ from inference import (
 )
 from inference.samplers.log_z_bounds import log_z_bounds
 from model.common.thread_lock import THREAD_LOCK
+from tests.inference.conftest import quiet
 
 
 def run_together(*functions):
@@ -48,15 +48,7 @@ def run_together(*functions):
 def trained(make, model, prior, prompts, seed):
     def run():
         guide = make()
-        fit(
-            model,
-            guide,
-            prompts,
-            num_steps=5,
-            objective=LeaveOneOut_ELBO(4),
-            seed=seed,
-            progress=False,
-        )
+        quiet(model, guide, prompts, 5, objective=LeaveOneOut_ELBO(4), seed=seed)
         return [parameter.detach().clone() for parameter in guide.parameters()]
 
     return run
@@ -144,5 +136,5 @@ def test_lock_is_free_after_a_fit_that_failed(step, model, small_prior, prompts)
             raise KeyError("no")
 
     with pytest.raises(KeyError):
-        fit(model, FineTuned(small_prior), prompts, num_steps=4, on_step=fails, progress=False)
+        quiet(model, FineTuned(small_prior), prompts, 4, on_step=fails)
     run_together(trained(lambda: FineTuned(small_prior), model, small_prior, prompts, 0))

@@ -13,7 +13,7 @@ from inference.objectives.response_gradients import response_gradients
 from inference.svi.fit_checks import new_objective, new_optimizer
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import AlignmentModel, LanguageModel
-from tests.inference.conftest import killed_and_resumed
+from tests.inference.conftest import killed_and_resumed, quiet
 from tests.inference.objectives.table import (
     ONE,
     TWO,
@@ -183,7 +183,7 @@ def test_a_constant_in_the_target_of_a_prompt_changes_no_step():
 def test_a_memory_that_drops_the_oldest_reaches_the_posterior():
     model, guide, objective = Target(), Table(1), GaussNewton(16, capacity=100)
     truth = Enumeration(model, TWO)
-    fit(model, guide, TWO, num_steps=40, objective=objective, progress=False)
+    quiet(model, guide, TWO, 40, objective=objective)
     assert len(objective.memory.product) == 128  # batches of 16 responses to two prompts
     assert truth.kl_guide_posterior(guide).max() < 1e-5
 
@@ -195,15 +195,14 @@ def test_resume_is_bit_for_bit(capacity, tmp_path):
     def run(folder, **options):
         guide = Table(1)
         objective = GaussNewton(4, capacity=capacity)
-        fit(
+        quiet(
             Target(),
             guide,
             TWO,
-            num_steps=9,
+            9,
             prompts_per_step=1,
             objective=objective,
             checkpoint_folder=folder,
-            progress=False,
             **options,
         )
         return torch.cat([p.detach().flatten() for p in guide.parameters()])
@@ -230,7 +229,7 @@ def test_a_long_step_is_shortened_and_a_short_one_is_taken_whole():
         guide = Table(1)
         start = torch.cat([p.detach().flatten() for p in guide.parameters()])
         options = {"objective": GaussNewton(6), "step_kl": step_kl, "keep_best": False}
-        result = fit(Target(), Drawn(guide, response), TWO, num_steps=1, progress=False, **options)
+        result = quiet(Target(), Drawn(guide, response), TWO, 1, **options)
         step = torch.cat([p.detach().flatten() for p in guide.parameters()]) - start
         sizes.append(result.metrics[-1]["step_size"])
         share = (step @ expected) / expected.square().sum()

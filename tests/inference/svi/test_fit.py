@@ -20,6 +20,7 @@ from inference.svi.fit_objective import elbo_of
 from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.forks import FORKS
+from tests.inference.conftest import quiet
 
 
 def parameters_of(guide):
@@ -41,7 +42,7 @@ def test_closes_the_gap(objective, model, small_prior, prompts, truth):
     guide = FineTuned(small_prior)
     start = truth.kl_guide_posterior(guide).mean()
     objective = OBJECTIVES[objective](num_particles=32)
-    result = fit(model, guide, prompts, num_steps=60, objective=objective, progress=False)
+    result = quiet(model, guide, prompts, 60, objective=objective)
     assert truth.kl_guide_posterior(guide).mean() < 0.1 * start
     elbo = np.mean([record["elbo"] for record in result.metrics[-15:]])
     assert elbo == pytest.approx(truth.elbo(guide).mean().item(), abs=0.1)
@@ -73,7 +74,7 @@ def test_likelihood_in_the_metrics_of_pyros_objectives_has_all_factors(
 
 
 def test_default_is_a_trust_region_and_leave_one_out(model, small_prior, prompts):
-    result = fit(model, NGram(small_prior, n=1), prompts, num_steps=1, progress=False)
+    result = quiet(model, NGram(small_prior, n=1), prompts, 1)
     assert isinstance(elbo_of(result.state.objective), LeaveOneOut_ELBO)
     assert isinstance(result.state.optimizer, TrustRegion)
     assert result.state.optimizer.step_kl == STEP_KL
@@ -84,7 +85,7 @@ def test_a_learning_rate_is_of_adam_on_a_cosine(clip_norm, model, small_prior, p
     """Warm-up over a twentieth of 40 steps, then half a cosine to 0, at the given rate and clip."""
     guide, rate = NGram(small_prior, n=1), 0.02
     options = {"learning_rate": rate, "clip_norm": clip_norm}
-    result = fit(model, guide, prompts, num_steps=40, progress=False, **options)
+    result = quiet(model, guide, prompts, 40, **options)
     optimizer = result.state.optimizer
     assert (optimizer.clip_norm, optimizer.pt_optim_constructor) == (clip_norm, torch.optim.Adam)
     rates = [record["learning_rate"] for record in result.metrics]
@@ -176,17 +177,16 @@ def complete(folder, ready=None):
     guide = FineTuned(prior)
     if ready is not None:
         ready.set()
-    fit(
+    quiet(
         AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3),
         guide,
         prior.encode(["the film was"]),
-        num_steps=40,
+        40,
         objective=LeaveOneOut_ELBO(8),
         optimizer=FusedOptimizer(schedule=cosine(40)),
         checkpoint_folder=folder,
         checkpoint_every=1,
         resume=True,
-        progress=False,
     )
     guide.save_pretrained(folder)
 
@@ -212,11 +212,9 @@ def test_killed_at_any_moment(tmp_path):
 
 def test_used_optimiser_is_refused(model, small_prior, prompts):
     optimizer = FusedOptimizer()
-    fit(model, FineTuned(small_prior), prompts, num_steps=1, optimizer=optimizer, progress=False)
+    quiet(model, FineTuned(small_prior), prompts, 1, optimizer=optimizer)
     with pytest.raises(ValueError, match="has done 1 steps already"):
-        fit(
-            model, FineTuned(small_prior), prompts, num_steps=1, optimizer=optimizer, progress=False
-        )
+        quiet(model, FineTuned(small_prior), prompts, 1, optimizer=optimizer)
 
 
 def test_existing_checkpoint_is_not_overwritten(model, small_prior, prompts, tmp_path):
@@ -270,25 +268,10 @@ def test_a_plain_function_is_a_guide(model, small_prior, prompts, truth, tmp_pat
             pyro.factor("reward", (response == 7).double().sum(-1))
 
     optimizer = FusedOptimizer(options={"lr": 0.1})
-    fit(
-        small,
-        guide,
-        prompts,
-        num_steps=30,
-        optimizer=optimizer,
-        checkpoint_folder=tmp_path,
-        progress=False,
-    )
+    quiet(small, guide, prompts, 30, optimizer=optimizer, checkpoint_folder=tmp_path)
     optimizer = FusedOptimizer(options={"lr": 0.1})
-    result = fit(
-        small,
-        guide,
-        prompts,
-        num_steps=60,
-        optimizer=optimizer,
-        checkpoint_folder=tmp_path,
-        resume=True,
-        progress=False,
+    result = quiet(
+        small, guide, prompts, 60, optimizer=optimizer, checkpoint_folder=tmp_path, resume=True
     )
     with pyro.get_param_store().scope(result.parameters):
         prob = pyro.param("logits").softmax(-1)

@@ -16,7 +16,7 @@ from inference.svi.fit_objective import fit_objective
 from inference.svi.health import DrawNumbers, Health, Series, mean_of_steps
 from inference.svi.step_numbers import step_numbers
 from model import AlignmentModel, contains
-from tests.inference.conftest import killed_and_resumed
+from tests.inference.conftest import killed_and_resumed, quiet
 
 
 def numbers_of(objective, model, guide, prompts):
@@ -92,15 +92,8 @@ def test_a_disaster_returns_to_an_earlier_step(kind, model, small_prior, prompts
     optimizer = FusedOptimizer(options={"lr": 3e-4}, schedule=schedule)
     objective = LeaveOneOut_ELBO(num_particles=32)
     with pytest.warns(UserWarning, match="the guide has the parameters of step"):
-        result = fit(
-            model,
-            guide,
-            prompts,
-            num_steps=40,
-            objective=objective,
-            optimizer=optimizer,
-            on_step=record,
-            progress=False,
+        result = quiet(
+            model, guide, prompts, 40, objective=objective, optimizer=optimizer, on_step=record
         )
     end = truth.kl_guide_posterior(module).mean().item()
     assert end == pytest.approx(kls[result.best_step], rel=1e-9)
@@ -115,15 +108,14 @@ def test_the_kept_parameters_survive_an_interrupt(model, small_prior, prompts, t
     def run(folder, **options):
         guide = FineTuned(small_prior)
         schedule = lambda step: 1.0 if step < 6 else 300.0  # noqa: E731
-        result = fit(
+        result = quiet(
             model,
             guide,
             prompts,
-            num_steps=20,
+            20,
             objective=LeaveOneOut_ELBO(num_particles=64),
             optimizer=FusedOptimizer(options={"lr": 3e-4}, schedule=schedule),
             checkpoint_folder=folder,
-            progress=False,
             **options,
         )
         return guide, result
@@ -145,15 +137,7 @@ def test_a_fit_that_stops_at_an_error_returns_too(model, small_prior, prompts, t
     objective = LeaveOneOut_ELBO(num_particles=8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = fit(
-            model,
-            guide,
-            prompts,
-            num_steps=2000,
-            objective=objective,
-            optimizer=optimizer,
-            progress=False,
-        )
+        result = quiet(model, guide, prompts, 2000, objective=objective, optimizer=optimizer)
     assert result.stopped_early is not None
     assert result.best_step is not None
     assert truth.kl_guide_posterior(guide).mean().item() < start + 0.1
@@ -163,14 +147,13 @@ def test_a_fit_that_stops_at_an_error_returns_too(model, small_prior, prompts, t
 def test_objectives_of_other_divergences_keep_the_last_step(name, model, small_prior, prompts):
     """Neither a copy nor a warning about the ELBO, which these objectives do not ascend."""
     guide = FineTuned(small_prior)
-    result = fit(
+    result = quiet(
         model,
         guide,
         prompts,
-        num_steps=8,
+        8,
         objective=OBJECTIVES[name](num_particles=8),
         optimizer=constant_rate(10.0),
-        progress=False,
     )
     assert result.best_step is None
     assert result.state.best is None
@@ -194,15 +177,14 @@ def test_a_fall_of_the_elbo_warns_at_the_step(model, small_prior, prompts):
     with pytest.warns(
         UserWarning, match=r"step 2: the ELBO of the last steps is .* below"
     ) as records:
-        result = fit(
+        result = quiet(
             model,
             FineTuned(small_prior),
             prompts,
-            num_steps=5,
+            5,
             objective=LeaveOneOut_ELBO(num_particles=64),
             optimizer=FusedOptimizer(options={"lr": 0.3}),
             on_step=lambda metrics: seen.append(len(records)),
-            progress=False,
         )
     assert seen[:2] == [0, 1]
     falls = [warning for warning in result.warnings if warning.startswith("step 2: the ELBO")]
@@ -214,14 +196,13 @@ def test_a_fall_of_the_elbo_warns_at_the_step(model, small_prior, prompts):
     [("leave-one-out", None), ("leave-one-out", 1), ("trace", None), ("proximal", 1)],
 )
 def test_a_healthy_fit_has_no_warnings(name, prompts_per_step, model, small_prior, prompts):
-    result = fit(
+    result = quiet(
         model,
         FineTuned(small_prior),
         prompts,
-        num_steps=40,
+        40,
         objective=OBJECTIVES[name](num_particles=16),
         prompts_per_step=prompts_per_step,
-        progress=False,
     )
     assert result.warnings == []
     assert result.best_step is None
@@ -255,7 +236,7 @@ def test_steps_without_a_possible_response_are_named(name, small_prior, prompts,
         model = AlignmentModel(small_prior, {}, 1.0, factors=factors)
         objective, steps = OBJECTIVES[name](num_particles=8), {"num_steps": 12, "seed": 1}
         guide = FineTuned(small_prior)
-        return fit(model, guide, prompts, objective=objective, progress=False, **steps, **options)
+        return quiet(model, guide, prompts, objective=objective, **steps, **options)
 
     with pytest.warns(UserWarning, match="learns nothing"):
         result = run("zebra")
@@ -271,7 +252,7 @@ def test_entropy_is_among_the_metrics(model, small_prior, prompts, truth):
     guide = FineTuned(small_prior)
     exact = entropy(truth.log_guide(guide)).mean().item()
     objective = OBJECTIVES["leave-one-out"](num_particles=2000)
-    result = fit(model, guide, prompts, num_steps=1, objective=objective, progress=False)
+    result = quiet(model, guide, prompts, 1, objective=objective)
     assert result.metrics[0]["entropy"] == pytest.approx(exact, abs=0.1)
 
 
@@ -279,9 +260,7 @@ def test_entropy_is_among_the_metrics(model, small_prior, prompts, truth):
 def test_an_elbo_from_bolder_draws_chooses_no_iterate(exploration_kl, model, small_prior, prompts):
     """Self-normalised estimates from few bolder draws would return a fit to its start."""
     objective = SquaredResidual(8, exploration_kl=exploration_kl)
-    result = fit(
-        model, FineTuned(small_prior), prompts, num_steps=2, objective=objective, progress=False
-    )
+    result = quiet(model, FineTuned(small_prior), prompts, 2, objective=objective)
     assert (result.state.best is None) == (exploration_kl > 0)
 
 

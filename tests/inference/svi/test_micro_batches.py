@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from guides import FineTuned
-from inference import OBJECTIVES, fit
+from inference import OBJECTIVES
 from inference.response_site import ResponseSiteError
 from model import Prompts
-from tests.inference.conftest import killed_and_resumed
+from tests.inference.conftest import killed_and_resumed, quiet
 from tests.inference.svi.step_gradients import World, gradients_of_steps, new_guide, world_of
 
 
@@ -55,7 +55,7 @@ def trained(size: int | None, objective: str = "leave-one-out", **options) -> Te
     prior, model, prompts = world(torch.float64)
     guide = new_guide(OBJECTIVES[objective], prior, prompts)
     options |= {"objective": OBJECTIVES[objective](num_particles=4), "prompts_per_step": 2}
-    fit(model, guide, prompts, num_steps=6, micro_batch=size, progress=False, **options)
+    quiet(model, guide, prompts, 6, micro_batch=size, **options)
     return torch.cat([p.detach().flatten() for p in guide.parameters() if p.requires_grad])
 
 
@@ -86,7 +86,7 @@ def test_no_pass_with_gradient_has_more_responses_than_a_micro_batch():
             num_rows[torch.is_grad_enabled()].add(len(keywords["input_ids"]))
 
     guide.language_model.network.register_forward_pre_hook(record, with_kwargs=True)
-    fit(model, guide, prompts, num_steps=1, micro_batch=2, progress=False)
+    quiet(model, guide, prompts, 1, micro_batch=2)
     assert max(num_rows[True]) == 2
     assert max(num_rows[False]) == 8  # draws, of which a cache is kept and no activations
 
@@ -98,4 +98,4 @@ def test_draws_that_cannot_be_divided_are_refused_by_name():
 
     _, model, prompts = world(torch.float64)
     with pytest.raises(ResponseSiteError, match=r"'index' has a Categorical.*micro_batch"):
-        fit(model, guide, prompts, num_steps=1, micro_batch=2, progress=False)
+        quiet(model, guide, prompts, 1, micro_batch=2)

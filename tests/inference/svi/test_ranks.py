@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from guides import FineTuned
-from inference import OBJECTIVES, fit
+from inference import OBJECTIVES
 from inference.objectives.self_play import SelfPlay
 from inference.svi import budget
 from inference.svi.checkpoint.folder import checkpoints
 from model import AlignmentModel, Prompts
 from model.common import ranks
 from model.prior.division import AXES, Axis
+from tests.inference.conftest import quiet
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 from tests.inference.svi.step_gradients import World, gradients_of_steps, new_guide, world_of
 
@@ -78,7 +79,7 @@ def trained(piece: Fallible, objective: str | SelfPlay = "leave-one-out", **opti
     model, steps = AlignmentModel(prior, piece, beta=0.5), []
     settings = {"num_steps": 6, "objective": objective}
     settings |= {"prompts_per_step": 2, "on_step": lambda metrics: steps.append(metrics["step"])}
-    result = fit(model, guide, prompts, progress=False, **(settings | options))
+    result = quiet(model, guide, prompts, **settings | options)
     row = torch.cat([p.detach().flatten() for p in guide.parameters() if p.requires_grad])
     return row, result.metrics, steps
 
@@ -260,7 +261,7 @@ def work_of_ranks() -> dict[bool, int]:
 
     guide.language_model.network.register_forward_pre_hook(record, with_kwargs=True)
     objective = OBJECTIVES["leave-one-out"](num_particles=4)
-    fit(model, guide, prompts, num_steps=1, objective=objective, progress=False)
+    quiet(model, guide, prompts, 1, objective=objective)
     return largest
 
 

@@ -8,13 +8,13 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guides import GUIDES, FineTuned
-from inference import OBJECTIVES, RewardToGo_ELBO, fit
+from inference import OBJECTIVES, RewardToGo_ELBO
 from inference.objectives.draws import Draws, matrices
 from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.anneal import soften
 from inference.svi.response_metrics import ModelRuns, read, response_numbers, with_kl
 from model import AlignmentModel, TextReward, contains, vader_sentiment
-from tests.inference.conftest import killed_and_resumed
+from tests.inference.conftest import killed_and_resumed, quiet
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 REWARD = {"reward", "reward_std", "frac_reward_zero_std"}
@@ -33,9 +33,7 @@ def two_rewards(small_prior):
 
 
 def one_step(model, guide, prompts, objective, **options):
-    return fit(
-        model, guide, prompts, num_steps=1, objective=objective, progress=False, **options
-    ).metrics[0]
+    return quiet(model, guide, prompts, 1, objective=objective, **options).metrics[0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -150,16 +148,15 @@ def test_rewards_of_a_repeated_batch_are_kept_also_through_a_resume(
     two_rewards, small_prior, prompts, tmp_path
 ):
     def run(resume=False, on_step=None, folder=tmp_path / "killed"):
-        return fit(
+        return quiet(
             two_rewards,
             FineTuned(small_prior),
             prompts,
-            num_steps=4,
+            4,
             objective=Proximal_ELBO(8, epochs=4),
             checkpoint_folder=folder,
             resume=resume,
             on_step=on_step,
-            progress=False,
         ).metrics
 
     whole = run(folder=tmp_path / "whole")

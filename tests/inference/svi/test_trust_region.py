@@ -28,7 +28,7 @@ from inference.svi.step_numbers import (
 )
 from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
 from model.prior.grammar import untrained_prior
-from tests.inference.conftest import killed_and_resumed, moved_guide
+from tests.inference.conftest import killed_and_resumed, moved_guide, quiet
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 
@@ -37,7 +37,7 @@ def fitted(model, small_prior, prompts):
     """Guide after 40 default steps, near the posterior."""
     pyro.set_rng_seed(0)
     guide = FineTuned(small_prior)
-    fit(model, guide, prompts, num_steps=40, progress=False)
+    quiet(model, guide, prompts, 40)
     return guide
 
 
@@ -152,14 +152,13 @@ def test_no_step_of_any_kind_of_objective_exceeds_the_limit(name, model, small_p
     guide = GUIDES[OBJECTIVES[name].guide](small_prior, chosen)
     objective = OBJECTIVES[name](num_particles=8)
     sizes = []
-    result = fit(
+    result = quiet(
         model,
         guide,
         chosen,
-        num_steps=6,
+        6,
         objective=objective,
         step_kl=0.02,
-        progress=False,
         on_step=lambda metrics: sizes.append(metrics["step_size"]),
     )
     assert result.stopped_early is None
@@ -180,7 +179,7 @@ def test_near_the_posterior_no_step_exceeds_its_share_of_the_distance_left(
         sizes.append(self.step_size)
 
     monkeypatch.setattr(trust_region.TrustRegion, "_advance", recorded)
-    fit(model, FineTuned(small_prior), prompts, num_steps=40, progress=False)
+    quiet(model, FineTuned(small_prior), prompts, 40)
     assert max(s / d for s, d in zip(sizes, distances, strict=True)) <= STEP_KL / NEAR * (1 + 1e-6)
     assert min(distances) < 0.2
 
@@ -193,7 +192,7 @@ def test_the_first_rate_does_not_matter(
     monkeypatch.setattr(trust_region, "START", rate)
     guide = FineTuned(small_prior)
     start = truth.kl_guide_posterior(guide).mean().item()
-    result = fit(model, guide, prompts, num_steps=40, progress=False)
+    result = quiet(model, guide, prompts, 40)
     assert result.metrics[0]["learning_rate"] == rate
     for each in (fitted, guide):
         assert truth.kl_guide_posterior(each).mean().item() < 0.2 * start
@@ -234,7 +233,7 @@ def test_momentum_does_not_carry_a_table_past_the_posterior(name, seed):
 def test_momentum_is_dropped_where_slopes_add_up(slopes, drops, model, small_prior, prompts):
     """Slopes in standard errors; a drop starts the sum anew, and leaves the second moments."""
     optimizer = TrustRegion()
-    fit(model, FineTuned(small_prior), prompts, num_steps=2, optimizer=optimizer, progress=False)
+    quiet(model, FineTuned(small_prior), prompts, 2, optimizer=optimizer)
     moments = list(optimizer._optimizer.state.values())
     seconds = [state["exp_avg_sq"].clone() for state in moments]
     optimizer._optimizer.param_groups[0]["uphill"], optimizer.slope_error = 0.0, 0.5
@@ -269,7 +268,7 @@ def test_the_slope_is_the_gradient_along_the_last_step_for_one_nat(
         return torch.zeros(())
 
     monkeypatch.setattr(TrustRegion, "_slope", recorded)
-    fit(model, guide, prompts, num_steps=8, progress=False)
+    quiet(model, guide, prompts, 8)
     assert len(slopes) == 7
     for slope, exact in slopes[1:]:
         assert slope == pytest.approx(exact, rel=0.02)
@@ -332,7 +331,7 @@ def test_objectives_with_weights_take_shorter_steps(model, small_prior, prompts,
     for name in names:
         objective = OBJECTIVES[name](num_particles=32)
         guide = FineTuned(small_prior)
-        fit(model, guide, prompts[[0]], num_steps=3, objective=objective, progress=False)
+        quiet(model, guide, prompts[[0]], 3, objective=objective)
     assert shares["leave-one-out"] == [1.0] * 3
     assert shares["renyi"][0] < 0.95
     for name in names[2:]:
@@ -349,7 +348,7 @@ def test_limits_are_computed_where_a_step_has_a_size_in_nats(
         step_numbers, "step_limits", lambda *args: limits.append(measure(*args)) or limits[-1]
     )
     options = {} if is_needed else {"learning_rate": 1e-4}
-    fit(model, FineTuned(small_prior), prompts, num_steps=2, progress=False, **options)
+    quiet(model, FineTuned(small_prior), prompts, 2, **options)
     assert len(limits) == 2 * is_needed
 
 
@@ -362,15 +361,14 @@ def test_a_killed_fit_resumes_bit_for_bit(
 
     def run(folder, **options):
         guide = FineTuned(small_prior)
-        result = fit(
+        result = quiet(
             model,
             guide,
             prompts,
-            num_steps=8,
+            8,
             prompts_per_step=1,
             checkpoint_folder=folder,
             checkpoint_every=3,
-            progress=False,
             **options,
         )
         return guide, result.metrics
@@ -466,13 +464,6 @@ def test_the_rate_of_parameters_before_a_normalisation_does_not_rise_without_end
     prompts = prior.encode(["the film was"])
     model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
     guide, rates = SoftPrompt(prior), []
-    fit(
-        model,
-        guide,
-        prompts,
-        num_steps=30,
-        progress=False,
-        on_step=lambda metrics: rates.append(metrics["learning_rate"]),
-    )
+    quiet(model, guide, prompts, 30, on_step=lambda metrics: rates.append(metrics["learning_rate"]))
     assert 0.01 < max(rates) < 1.0
     assert guide.virtual_tokens.abs().max() < 20.0
