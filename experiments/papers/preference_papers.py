@@ -37,6 +37,7 @@ PREFERENCES = {
         "preferences go in circles and no reward explains them.",
         "identities --only nash",
         "2312.00886",
+        source=ABSTRACT,
     ),
     "online-ipo": Paper(
         "Calandriello et al. 2024: online IPO and self-play",
@@ -44,6 +45,7 @@ PREFERENCES = {
         "target. IPO on draws of the prior has another.",
         "identities --only online-ipo",
         "2403.08635",
+        source=ABSTRACT,
     ),
     "sppo": Paper(
         "Wu et al. 2024: self-play preference optimisation (SPPO)",
@@ -152,6 +154,7 @@ PREFERENCES = {
         "posterior, all responses with a reward below beta log Z become rarer, preferred or not.",
         "identities --only displacement",
         "2410.08847",
+        source=ABSTRACT,
     ),
     "rdpo": Paper(
         "Chowdhury et al. 2024: provably robust DPO (rDPO)",
@@ -198,6 +201,7 @@ PREFERENCES = {
         caveat="The prior has no part in the optimum. Without a margin the optimum is that of a "
         "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
         "the posterior than the prior is.",
+        source=SUMMARY,
     ),
     "orpo": Paper(
         "Hong et al. 2024: ORPO",

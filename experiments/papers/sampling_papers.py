@@ -101,13 +101,15 @@ SAMPLING = {
     "controlled-decoding": Paper(
         "Mudgal et al. 2023: controlled decoding",
         "Next tokens in proportion to p0 exp(V/beta), with V the mean reward of the responses that "
-        "the prior goes on with, solve RL with a KL penalty.",
+        "the prior goes on with, are draws of a solution of RL with a KL penalty, posed token by "
+        "token. Here: against RL with the KL penalty of whole responses.",
         "identities --only controlled",
         "2310.17022",
         supports=("KL(p0 || p*)",),
         against=("E[r]/beta, KL",),
-        caveat="They solve another problem, token by token. The posterior of whole responses needs "
+        caveat="The problem of single tokens is another. The posterior of whole responses needs "
         "the soft value beta log E_p0[exp(r/beta)].",
+        source=ABSTRACT,
     ),
     "q-sharp": Paper(
         "Zhou et al. 2025: Q#",

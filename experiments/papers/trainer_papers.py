@@ -134,6 +134,7 @@ TRAINERS = {
         against=("bigrams",),
         caveat="The gradient leaves out that the responses change. A student that cannot be the "
         "teacher ends further away in KL than the ELBO brings it.",
+        source=ABSTRACT,
     ),
     "dro": Paper(
         "Richemond et al. 2024: direct reward optimisation (DRO)",
@@ -150,6 +151,7 @@ TRAINERS = {
         "a pair is VarGrad with two samples.",
         "identities --only rebel",
         "2404.16767",
+        source=ABSTRACT,
     ),
     "a-star-po": Paper(
         "A*-PO, 2025: optimal advantage regression",
