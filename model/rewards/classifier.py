@@ -65,7 +65,7 @@ class SequenceClassifier(TextNetwork):
         return in_batches(self._rewards, texts, self.batch_size).double()
 
     def _rewards(self, texts: list[Text]) -> Tensor:
-        logits = self._logits(texts).double()
+        logits = self._logits(texts)
         if self.output == "logit":
             return logits[:, self.index]
         several = self.network.config.problem_type == "multi_label_classification"
@@ -74,12 +74,12 @@ class SequenceClassifier(TextNetwork):
         return logits.log_softmax(1)[:, self.index]
 
     def _logits(self, texts: list[Text]) -> Tensor:
-        """Logits of all labels for B texts, or for B chats, `[B, C]`."""
+        """Logits of all labels for B texts, or for B chats, `[B, C]`, float64."""
         batch = self.tokens(texts)
         for text, length in zip(texts, batch["attention_mask"].sum(1).tolist(), strict=True):
             if not length:
                 raise ValueError(f"the text {text!r} has no tokens: there is nothing to classify")
-        logits = self._read(batch).logits.float()
+        logits = self._read(batch).logits.double()
         shape, expected = tuple(logits.shape), (len(texts), len(self.network.config.id2label))
         if shape != expected:
             kind = type(self.network).__name__

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -50,7 +51,8 @@ class TextLikelihood(TextNetwork):
         check_ids(rows, texts, self.network, self.tokenizer)
         ids, mask = padded(rows, pad_id=0)
         ids, mask = ids.to(self.network.device), mask.to(self.network.device)
-        logits = self.read(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        logits = self.read(input_ids=ids, attention_mask=mask).logits[:, :-1]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nats = -cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         scored = mask[:, 1:].bool()
         total = nats.where(scored, 0.0).sum(1)

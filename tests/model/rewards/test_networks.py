@@ -337,3 +337,27 @@ def test_network_that_fails_is_a_likelihood_error_with_the_text():
         TextReward(classifier, language_model, whole=False)(
             language_model.encode(["a"]), torch.zeros(1, 3, dtype=torch.long)
         )
+
+
+@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
+def test_numbers_of_a_network_in_float64_are_not_rounded_to_float32(kind):
+    """Rounding of float32 would be 1e-8 at least."""
+    tokenizer = tiny_tokenizer(pad_token="<pad>")
+    if kind == "classifier":
+        network = bert().double()
+        reward = SequenceClassifier(network, tokenizer, "good", output="logit")
+    else:
+        network = llama().double()
+        reward = TextLikelihood(network, tokenizer, per_token=False)
+    text = "b c a b c"
+    with torch.no_grad():
+        batch = tokenizer(text, add_special_tokens=kind == "classifier", return_tensors="pt")
+        batch = batch.to(network.device)
+        if kind == "classifier":
+            expected = network(**batch).logits[0, 2]
+        else:
+            begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+            ids = torch.tensor([[*begin, *batch["input_ids"][0].tolist()]], device=network.device)
+            log_prob = network(ids).logits[0, :-1].log_softmax(-1)
+            expected = log_prob.gather(-1, ids[0, 1:, None]).sum()
+    assert reward([text]).item() == pytest.approx(expected.item(), rel=1e-13)
