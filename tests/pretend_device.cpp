@@ -7,12 +7,14 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/extension.h>
 
@@ -23,19 +25,25 @@
 #include <string>
 #include <utility>
 
+#include "pretend_graphs.h"
+
 namespace {
 
 using at::Tensor;
 using c10::IntArrayRef;
 using c10::SymIntArrayRef;
 
-constexpr auto TYPE = c10::DeviceType::PrivateUse1;
+using pretend::Graph;
+using pretend::on_cpu;
+using pretend::TYPE;
+
 const c10::Device DEVICE(TYPE, 0);
 const c10::DispatchKeySet KEY(c10::DispatchKey::PrivateUse1);
 
 // ---- waits of the CPU for the device, by the operation that waits ----
 
 std::map<std::string, int64_t> waits;
+int64_t starts = 0;  // kernels, and replays of graphs, that the CPU has started
 thread_local bool computing = false;
 
 struct Computing {  // copies of a kernel are no waits
@@ -43,12 +51,17 @@ struct Computing {  // copies of a kernel are no waits
   ~Computing() { computing = before; }
 };
 
+void wait(const std::string& name) {
+  Graph::refuse_in_recording("the CPU waits for the device: " + name);
+  ++waits[name];
+}
+
 const std::set<std::string> READS_VALUES = {"aten::equal", "aten::is_nonzero", "aten::masked_select",
                                             "aten::nonzero", "aten::unique_dim", "aten::_unique2"};
 
 // ---- memory, streams and generators ----
 
-struct Memory final : c10::Allocator {
+struct Memory final : c10::DeviceAllocator {
   c10::DataPtr allocate(size_t size) override {
     void* place = size ? aligned_alloc(64, (size + 63) / 64 * 64) : nullptr;
     TORCH_CHECK(place || !size, "out of memory: ", size, " bytes");
@@ -57,9 +70,28 @@ struct Memory final : c10::Allocator {
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free; }
   void copy_data(void* to, const void* from, size_t size) const override { memcpy(to, from, size); }
+  bool initialized() override { return true; }
+  void emptyCache(at::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override { return {}; }
+  void resetAccumulatedStats(c10::DeviceIndex) override {}
+  void resetPeakStats(c10::DeviceIndex) override {}
 };
 Memory memory;
 REGISTER_ALLOCATOR(TYPE, &memory)
+
+struct HostMemory final : at::HostAllocator {
+  c10::DataPtr allocate(size_t size) override { return at::getCPUAllocator()->allocate(size); }
+  c10::DeleterFnPtr raw_deleter() const override { return at::getCPUAllocator()->raw_deleter(); }
+  void copy_data(void* to, const void* from, size_t size) const override { memcpy(to, from, size); }
+  bool record_event(void*, void*, c10::Stream) override { return true; }
+  void empty_cache() override {}
+  at::HostStats get_stats() override { return {}; }
+  void reset_accumulated_stats() override {}
+  void reset_peak_stats() override {}
+};
+HostMemory host_memory;
+REGISTER_HOST_ALLOCATOR(TYPE, &host_memory)
 
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<TYPE> {
   static c10::Stream stream() { return c10::Stream(c10::Stream::DEFAULT, DEVICE); }
@@ -71,6 +103,7 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<TYPE> {
   void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
+  void synchronizeDevice(c10::DeviceIndex) const override {}
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
 
@@ -103,6 +136,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     return at::make_generator<PretendGenerator>();
   }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t size) const override {
+    if (storage.nbytes()) Graph::refuse_in_recording("memory grows");
     auto larger = memory.allocate(size);
     memcpy(larger.get(), storage.data(), std::min(size, storage.nbytes()));
     storage.unsafeGetStorageImpl()->set_data_ptr_noswap(std::move(larger));
@@ -112,17 +146,22 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 
 // ---- tensors: creation, views, copies ----
 
+Tensor owned(Tensor x) {
+  if (Graph::recording) Graph::recording->own(x);
+  return x;
+}
+
 Tensor empty(IntArrayRef size, std::optional<c10::ScalarType> dtype, std::optional<c10::Layout>,
              std::optional<c10::Device>, std::optional<bool>,
              std::optional<c10::MemoryFormat> format) {
   auto type = dtype.value_or(at::get_default_dtype_as_scalartype());
-  return at::detail::empty_generic(size, &memory, KEY, type, format);
+  return owned(at::detail::empty_generic(size, &memory, KEY, type, format));
 }
 
 Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<c10::ScalarType> dtype,
                      std::optional<c10::Layout>, std::optional<c10::Device>, std::optional<bool>) {
   auto type = dtype.value_or(at::get_default_dtype_as_scalartype());
-  return at::detail::empty_strided_generic(size, stride, &memory, KEY, type);
+  return owned(at::detail::empty_strided_generic(size, stride, &memory, KEY, type));
 }
 
 Tensor as_strided(const Tensor& self, SymIntArrayRef size, SymIntArrayRef stride,
@@ -167,21 +206,13 @@ Tensor& set_storage_(Tensor& self, at::Storage storage) {
   return set_(self, std::move(storage), 0, size, one);
 }
 
-// the same memory as a tensor of the CPU
-Tensor on_cpu(const Tensor& x) {
-  if (!x.defined() || x.is_cpu()) return x;
-  c10::DataPtr place(const_cast<void*>(x.storage().data()), at::kCPU);
-  auto size = c10::Storage::use_byte_size_t();
-  c10::Storage storage(size, x.storage().nbytes(), std::move(place), nullptr, false);
-  auto out = at::empty({0}, x.options().device(at::kCPU));
-  return out.set_(storage, x.storage_offset(), x.sizes(), x.strides());
-}
-
 Tensor copy_from(const Tensor& self, const Tensor& to, bool) {
   at::AutoDispatchBelowADInplaceOrView no_gradient;
   // a copy in either direction waits: the memory of the CPU is not pinned
   if (!computing && to.numel() && self.device() != to.device())
-    ++waits[to.is_cpu() ? "to the CPU" : "to the device"];
+    wait(to.is_cpu() ? "to the CPU" : "to the device");
+  starts += !computing;
+  if (!computing && Graph::recording) Graph::recording->add_copy(to, self);
   on_cpu(to).copy_(on_cpu(self));
   return to;
 }
@@ -192,7 +223,7 @@ Tensor copy_from_and_resize(const Tensor& self, const Tensor& to) {
 }
 
 at::Scalar local_scalar_dense(const Tensor& self) {
-  ++waits["item"];
+  wait("item");
   return on_cpu(self).item();
 }
 
@@ -222,7 +253,7 @@ void check_devices(const c10::OperatorHandle& op, const torch::jit::Stack& stack
   // a[mask] has searched the mask by nonzero, and a[mask] = 0 is one kernel
   const bool searches = has_mask && name.find("index_put") != std::string::npos &&
       torch::jit::peek(stack, 2, op.schema().arguments().size()).toTensor().numel() != 1;
-  if (searches || READS_VALUES.count(name)) ++waits[name];
+  if (searches || READS_VALUES.count(name)) wait(name);
 }
 
 void on_copies(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -231,6 +262,7 @@ void on_copies(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::Generator own, drawn;
   for (size_t i = 0; i < arguments.size(); ++i) {
     if (arguments[i].name() != "generator") continue;
+    Graph::refuse_in_recording("random numbers");
     auto& value = torch::jit::peek(stack, i, arguments.size());
     own = value.isGenerator() ? value.toGenerator() : default_generator();
     TORCH_CHECK(own.device() == DEVICE, "Expected a generator of ", DEVICE, " but found ", own.device());
@@ -238,10 +270,14 @@ void on_copies(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     drawn.set_state(own.get_state());
     value = drawn;
   }
+  ++starts;
+  std::optional<pretend::Kernel> kernel;
+  if (Graph::recording) kernel = Graph::recording->kernel(op, *stack);
   {
     Computing now;
     at::native::cpu_fallback(op, stack);
   }
+  if (kernel) Graph::recording->add(std::move(*kernel), *stack);
   if (own.defined()) own.set_state(drawn.get_state());
 }
 
@@ -274,6 +310,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gru_cell_backward(
 
 // a GPU counts integers too
 Tensor histc(const Tensor& x, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
+  Graph::refuse_in_recording("histc");
   Computing now;
   return at::histc(x.cpu().to(at::kDouble), bins, low, high).to(x.options());
 }
@@ -308,5 +345,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("manual_seed", [](uint64_t seed) { default_generator().set_current_seed(seed); });
   m.def("get_rng_state", [] { return default_generator().get_state(); });
   m.def("set_rng_state", [](const Tensor& state) { default_generator().set_state(state); });
+  m.def("starts", [] { return std::exchange(starts, 0) + std::exchange(Graph::replays, 0); });
   m.def("waits", [] { return std::exchange(waits, {}); });
 }

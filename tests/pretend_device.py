@@ -1,8 +1,8 @@
 """A device apart from the CPU: `pytest --device pretend` shows tensors in a wrong place.
 
-It computes by the CPU's kernels, on copies, and refuses tensors of the CPU as a GPU does. What it
-cannot show: kernels, memory and speed of a GPU, CUDA graphs, and rounding. The code is compiled on
-first use, which takes a minute and a C++ compiler.
+It computes by the CPU's kernels, on copies, refuses tensors of the CPU as a GPU does, and records
+graphs. What it cannot show: kernels, memory and speed of a GPU, and rounding. The code is compiled
+on first use, which takes a minute and a C++ compiler.
 """
 
 import contextlib
@@ -23,13 +23,15 @@ def register() -> None:
 
     `torch.pretend.waits()` has the number of waits for the device since the last call, by what
     waited: copies in both directions, values of tensors that Python reads, sizes that depend on
-    values.
+    values. `torch.pretend.starts()` has the number of kernels and of replays that the CPU started.
     """
     source = str(Path(__file__).with_suffix(".cpp"))
     extension = cpp_extension.load("pretend_device", [source], extra_cflags=["-O1"])
     module = types.ModuleType(f"torch.{NAME}")
     functions: dict[str, Any] = {
+        "Stream": lambda: types.SimpleNamespace(wait_stream=lambda _: None),
         "current_device": lambda: 0,
+        "current_stream": lambda: types.SimpleNamespace(wait_stream=lambda _: None),
         "device": lambda _: contextlib.nullcontext(),
         "device_count": lambda: 1,
         "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
@@ -38,6 +40,8 @@ def register() -> None:
         "is_initialized": lambda: True,
         "manual_seed": extension.manual_seed,
         "manual_seed_all": extension.manual_seed,
+        "starts": extension.starts,
+        "stream": contextlib.nullcontext,
         "set_rng_state": lambda state, device=None: extension.set_rng_state(state.cpu()),
         "synchronize": lambda device=None: None,
         "waits": extension.waits,

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, rms_norm
 
+from model.common.devices import is_asynchronous
+
 TOLERANCE = 1e-5
 """Largest difference between `fused_norm` and a layer of `transformers`, times 1 + |w|."""
 
@@ -32,7 +34,7 @@ class FusedNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda and x.dtype == self.weight.dtype:
+        if is_asynchronous(x.device) and x.dtype == self.weight.dtype:
             return fused_norm(self, x)
         return super().forward(x)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from model.common.devices import HALF
+from model.common.devices import HALF, is_asynchronous
 from model.networks.checks import without_head
 from model.networks.sharded_modules import shallow_copy
 
@@ -65,7 +65,7 @@ def is_misaligned(output: nn.Module) -> bool:
     if type(output) is not nn.Linear or type(output.weight) is not nn.Parameter:
         return False  # such as a layer with adapters, or a shard of the weights
     weight = output.weight
-    return weight.is_cuda and weight.dtype in HALF and len(weight) % ALIGNMENT > 0
+    return is_asynchronous(weight.device) and weight.dtype in HALF and len(weight) % ALIGNMENT > 0
 
 
 def logits_of(network: "transformers.PreTrainedModel", hidden: Tensor) -> Tensor:

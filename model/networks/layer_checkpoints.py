@@ -41,6 +41,11 @@ def checkpointed_layers(active: bool = True) -> Iterator[None]:
         _active = before
 
 
+def are_on() -> bool:
+    """True inside `checkpointed_layers`."""
+    return _active
+
+
 @contextmanager
 def around(network: nn.Module) -> Iterator[None]:
     """Checkpoint the layers of a network for one pass, if that is on and the pass has a gradient.

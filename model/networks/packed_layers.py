@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from model.common.devices import HALF, is_half_on_a_cpu
+from model.common.devices import HALF, is_asynchronous, is_half_on_a_cpu
 
 BASES = (nn.Linear, Conv1D)
 """Types of linear layers; the weights of `Conv1D` are `[in, out]`."""
@@ -39,7 +39,7 @@ def packs(network: "transformers.PreTrainedModel", num_tokens: int) -> bool:
     """
     if network.dtype not in HALF or sum(w.nbytes for w in network.parameters()) > MOST:
         return False
-    return network.device.type == "cuda" or (num_tokens >= FEWEST and reorders(network))
+    return is_asynchronous(network.device) or (num_tokens >= FEWEST and reorders(network))
 
 
 def reorders(weight: "Tensor | transformers.PreTrainedModel") -> bool:

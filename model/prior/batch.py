@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model.common.graphs import sizes_of_graphs
 from model.common.sharded_tensors import largest_of_ranks
 from model.prior.decoder import Decoder
 from model.prior.division import Block, Division
@@ -111,11 +112,19 @@ class Batch:
         return self.start is None and self.decoder.is_faster_whole(self.prompts, len(self.rows))
 
     def lengths(self, value: Tensor) -> list[int]:
-        """Number of tokens of each response `[B, T]`, as far as chunks may depend on it."""
+        """Number of tokens of each response `[B, T]`, as far as chunks may depend on it.
+
+        One of few numbers for all responses, if the passes are recorded.
+        """
         if self.decoder.in_step:
             return [value.shape[1]] * len(value)
         known = known_lengths(value, self.space)
-        return self.space.is_token(value).sum(1).tolist() if known is None else known
+        lengths = self.space.is_token(value).sum(1).tolist() if known is None else known
+        if self.decoder.records and lengths:
+            longest = max(lengths)
+            sizes = sizes_of_graphs(value.shape[1])
+            return [next(size for size in sizes if size >= longest)] * len(lengths)
+        return lengths
 
     def longest(self, is_token: Tensor) -> int:
         """Most tokens of a response, for the mask `[B, T]`; over all ranks that run in step."""

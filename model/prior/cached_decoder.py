@@ -5,6 +5,7 @@ import inspect
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
 from model.common.devices import is_asynchronous, total_memory
+from model.common.graphs import NOT_COMPILED, has_graphs
 from model.networks import layer_checkpoints
 from model.networks.attention import faster_attention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
@@ -32,6 +34,7 @@ from model.networks.sharded_modules import gathered_once
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState, is_plain
 from model.prior.prompts import Prompts
+from model.prior.recorded_pass import recorded_passes
 
 ROOM = 1 << 28
 """Smallest memory, in bytes, for the keys and values of responses that are read together."""
@@ -45,7 +48,6 @@ CACHE = ("cache", "past_key_values")
 """Names of the keys and values of a network, from `transformers` 5.24 on and before."""
 WIDE = {"eager", "sdpa"}
 """Implementations of attention that take a mask for each sequence, query and column."""
-NOT_COMPILED = "leave compile_decode out"
 
 
 @dataclass(frozen=True)
@@ -183,13 +185,25 @@ class CachedDecoder(Decoder):
             return False
         return self._num_weights * num_responses * prompts.ids.shape[1] <= LITTLE_WORK
 
+    @property
+    def records(self) -> bool:
+        """See `Decoder`. Checkpointed layers compute otherwise in the backward pass."""
+        records = self.compile_decode and not self.in_step and has_graphs(self.device)
+        return records and not layer_checkpoints.are_on()
+
     def states_before(self, prompts: Prompts, rows: Tensor, ids: Tensor) -> Tensor:
         evaluating(self.network)
-        mask = pad(prompts.mask.long(), (0, ids.shape[1] - 1), value=1)[rows]
         tokens = torch.cat([prompts.ids[rows], ids[:, :-1]], 1)
-        state = self._unread(mask, prompts.is_padded)
-        _, state = self._run(state, tokens, skip_head=True)
-        return state.hidden[:, -ids.shape[1] :]
+        mask = None
+        if prompts.is_padded:
+            mask = pad(prompts.mask.long(), (0, ids.shape[1] - 1), value=1)[rows]
+        read = partial(recorded_passes(self), self._states) if self.records else self._states
+        return read(tokens, mask)[:, -ids.shape[1] :]
+
+    def _states(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Hidden states of `ids` `[B, L]`, the first that the network reads, `[B, L, H]`."""
+        every = torch.ones_like(ids) if mask is None else mask
+        return self._run(self._unread(every, mask is not None), ids, skip_head=True)[1].hidden
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """See `Decoder`. The network's own code scales or caps the logits."""
@@ -254,12 +268,17 @@ class CachedDecoder(Decoder):
         """True if one mask says for all layers which tokens a token reads, whatever their ids."""
         return self._padding is None and self._takes_wide_mask(state.cache)
 
-    def _wide(self, mask: Tensor) -> Tensor:
-        """A mask of columns `[B, C]` as attention adds it for one token, `[B, 1, 1, C]`.
+    def _wide(self, mask: Tensor, num_tokens: int = 1) -> Tensor:
+        """A mask of columns `[B, C]` as attention adds it for the last L tokens, `[B, 1, L, C]`.
 
-        Torch would make these numbers of a mask of True and False in each layer.
+        Torch would make these numbers of a mask of True and False in each layer. Padding reads
+        itself: attention to nothing is NaN.
         """
         mask, dtype = mask.bool()[:, None, None], self.network.dtype
+        if num_tokens > 1:
+            columns = torch.arange(mask.shape[-1], device=mask.device)
+            own = columns[-num_tokens:, None]
+            mask = (mask & (columns <= own)) | (columns == own)
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
     def _unread(
@@ -299,10 +318,11 @@ class CachedDecoder(Decoder):
         if self._takes_positions:
             batch["position_ids"] = positions[:, start:end]
         mask: Tensor | None = state.mask[:, :end] if state.is_padded else None
-        one_token = start and tokens.shape[1] == 1
-        if mask is not None and one_token and is_asynchronous(tokens.device):
+        if mask is not None and is_asynchronous(tokens.device):
             # `transformers` reads the values of a mask `[B, C]`, and waits for the device
-            mask = self._wide(mask) if self._takes_wide_mask(state.cache) else mask
+            one_token = start and tokens.shape[1] == 1
+            if self.records or (one_token and self._takes_wide_mask(state.cache)):
+                mask = self._wide(mask, tokens.shape[1])
         batch |= {"attention_mask": mask, self._cache: state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1

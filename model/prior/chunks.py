@@ -72,7 +72,8 @@ def by_micro_batches(function: Function, batch: Batch, value: Tensor) -> tuple[T
             index = torch.arange(len(rows), device=rows.device) if group is None else group
             own_lengths = [lengths[place] for place in index.tolist()]
             for chunk in chunks(own_lengths, batch.micro_batch):
-                part = batch.part(prompts, own_rows[chunk], start)
+                longest = _longest(batch, [own_lengths[place] for place in chunk])
+                part = batch.part(prompts, own_rows[chunk], start, longest)
                 places = index[chunk]
                 own_grads = [None if grad is None else grad[places] for grad in grads]
                 outputs = function(part, value[places])

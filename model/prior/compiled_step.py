@@ -17,7 +17,8 @@ import torch
 from pyro.distributions.util import is_validation_enabled, validation_enabled
 from torch import Tensor
 
-from model.prior.cached_decoder import NOT_COMPILED, CachedState
+from model.common.graphs import NOT_COMPILED, has_graphs, record, sizes_of_graphs
+from model.prior.cached_decoder import CachedState
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState
 from model.prior.logits import draw_token
@@ -26,8 +27,6 @@ from model.prior.response_space import ResponseSpace
 ROUND = 32
 """Columns of prompt and response are rounded up to a multiple of this number, so that prompts of
 several lengths share a compiled step."""
-FEWEST_COLUMNS = 16
-"""Columns that a step reads at least, or all columns if there are fewer."""
 MOST_STEPS = 4
 """Largest number of compiled steps of a decoder. The oldest step makes room for a new step, with
 its keys and values."""
@@ -125,7 +124,7 @@ class CompiledStep:
     def extents(self) -> list[int]:
         """Numbers of columns for which there is a compiled step, rising up to C."""
         num_columns = self.state.positions.shape[1]
-        return column_counts(num_columns) if self._t.is_cuda else [num_columns]
+        return sizes_of_graphs(num_columns) if has_graphs(self._t.device) else [num_columns]
 
     def draw(self) -> Tensor:
         """Draw and write the tokens at t, `[B]`. Nothing in here may wait for the device."""
@@ -157,7 +156,7 @@ class CompiledStep:
             if not num_read < extent <= largest or extent in self._compiled:
                 continue
             self.state.extent = extent
-            if self._t.is_cuda:
+            if has_graphs(self._t.device):
                 with self.decoding:
                     graph = self._recorded(decoder)
                 self._compiled[extent] = partial(_replay, graph)
@@ -165,34 +164,22 @@ class CompiledStep:
                 compiled = torch.compile(CompiledStep._draw_and_read, dynamic=False)
                 self._compiled[extent] = partial(_with_validation, compiled)
 
-    def _recorded(self, decoder: Decoder) -> torch.cuda.CUDAGraph:
-        """The step as a CUDA graph. The random numbers are in a buffer, and not part of it."""
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(2):  # libraries set up their workspaces outside of the recording
-                self._t.zero_()
-                self.state.column.zero_()
-                self._draw_and_read(decoder)
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # graphs that run one after the other share the memory of intermediate results
-        with torch.cuda.graph(graph, pool=self._pool):
+    def _recorded(self, decoder: Decoder) -> Any:
+        """The step as a graph. The random numbers are in a buffer, and not part of it."""
+
+        def warm_up() -> None:
+            self._t.zero_()
+            self.state.column.zero_()
             self._draw_and_read(decoder)
+
+        # graphs that run one after the other share the memory of intermediate results
+        step = partial(self._draw_and_read, decoder)
+        graph, _ = record(step, self._t.device, self._pool, warm_up)
         self._pool = graph.pool()
         return graph
 
 
-def column_counts(largest: int) -> list[int]:
-    """Two numbers an octave from `FEWEST_COLUMNS` on: 16, 24, 32, 48, ... and the largest."""
-    numbers, octave = [largest], FEWEST_COLUMNS
-    while octave < largest:
-        numbers += [octave, octave * 3 // 2]
-        octave *= 2
-    return sorted({min(number, largest) for number in numbers})
-
-
-def _replay(graph: torch.cuda.CUDAGraph, step: CompiledStep, decoder: Decoder) -> None:
+def _replay(graph: Any, step: CompiledStep, decoder: Decoder) -> None:
     graph.replay()
 
 

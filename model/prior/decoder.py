@@ -85,6 +85,11 @@ class Decoder(nn.Module, ABC):
         """True to draw by a `CompiledStep`, for a state that is a `CachedState`."""
         return False
 
+    @property
+    def records(self) -> bool:
+        """True if passes of few shapes are faster: `states_before` records them."""
+        return False
+
     # memory and processes
 
     @property

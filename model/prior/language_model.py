@@ -55,7 +55,9 @@ class LanguageModel(CachedDecoder):
         pad_id: fills a response after its end; by default the tokenizer's, else an end id.
         compile_decode: draw responses by a compiled step in buffers of fixed shape: a CUDA graph on
             a GPU, `torch.compile` elsewhere. Compiling takes seconds on a GPU and up to minutes on
-            a CPU, for each number of responses. Up to four sets of buffers stay in memory.
+            a CPU, for each number of responses. Up to four sets of buffers stay in memory. On a GPU
+            the passes that score responses to short prompts are graphs too, with their gradient,
+            which pad all responses to one length and keep the memory of their activations.
 
     Raises:
         ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be

@@ -73,3 +73,11 @@ def test_a_device_counts_as_many_waits_and_some_for_masks_of_padding(network: st
         pytest.skip("waits are counted by `--device pretend`")
     assert in_a_step(by_device, prior, prior.encode(["a b", "b a"]), 4) <= MOST
     assert in_a_step(by_device, prior, prior.encode(["a b", "b"]), 4) <= MOST + OF_PADDING
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_recorded_step_does_not_wait_for_masks_of_padding(network: str) -> None:
+    prior = tiny(network, compile_decode=True)
+    if prior.device.type != pretend_device.NAME:
+        pytest.skip("waits are counted by `--device pretend`")
+    assert in_a_step(by_device, prior, prior.encode(["a b", "b"]), 4) <= MOST

@@ -9,6 +9,7 @@ from pyro.distributions.util import is_validation_enabled
 from transformers import MistralConfig, MistralForCausalLM
 
 from model import LanguageModel
+from model.common.graphs import has_graphs, sizes_of_graphs
 from model.prior import cached_decoder, compiled_step, decode
 from model.prior.compiled_step import CompiledStep
 from model.prior.fixed_state import FixedState
@@ -102,9 +103,23 @@ def test_a_step_reads_the_columns_that_it_needs(
 
 
 def test_numbers_of_columns_grow_by_less_than_half() -> None:
-    assert compiled_step.column_counts(16) == [16]
-    assert compiled_step.column_counts(32) == [16, 24, 32]
-    assert compiled_step.column_counts(160) == [16, 24, 32, 48, 64, 96, 128, 160]
+    assert sizes_of_graphs(16) == [16]
+    assert sizes_of_graphs(32) == [16, 24, 32]
+    assert sizes_of_graphs(160) == [16, 24, 32, 48, 64, 96, 128, 160]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_recorded_draws_are_those_of_a_plain_decode(network: str) -> None:
+    """Prompts with padding; then others, by the same graphs; then with other weights."""
+    plain, compiled = tiny(network), tiny(network, compile_decode=True)
+    if not has_graphs(plain.device):
+        pytest.skip("graphs are those of `--device cuda` or `pretend`")
+    for prompts in (PROMPTS, ["a", "b", "c b a"]):
+        assert_same_draws(plain, compiled, prompts)
+    for language_model in (plain, compiled):
+        language_model.network.get_output_embeddings().weight.data.mul_(-1.0)
+    assert_same_draws(plain, compiled, PROMPTS)
+    assert len(compiled_step._STEPS[compiled]) == 1
 
 
 @pytest.mark.slow
