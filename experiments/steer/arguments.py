@@ -184,7 +184,8 @@ class Steer(Arguments):
     compile: bool = False
     """Draw responses by a compiled step, a CUDA graph on a GPU and `torch.compile` on a CPU. The
     draws are the same up to rounding. Compiling takes seconds on a GPU and a minute on a CPU. On a
-    GPU the scores and the gradient after short prompts are graphs too. Mixtures, and guides with networks of their own, draw as without this option."""
+    GPU the scores and the gradient after short prompts are graphs too. Mixtures, and guides
+    with networks of their own, draw as without this option."""
     trust_remote_code: bool = False
     """Run the code that comes with a checkpoint of a prior or a reward, which is refused otherwise.
     `--resume` never takes this permission from the earlier run."""

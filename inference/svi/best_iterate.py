@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inference.estimate import Estimate
 from inference.objectives.response_objective import part_of, with_prefix
+from model.common.sharded_tensors import copy_all
 
 SURE = 4.0
 """Number of standard errors between best and end; the best of many is above its mean by two."""
@@ -37,11 +38,9 @@ class BestIterate:
         if not _sure(elbo) > _sure(self.elbo):
             return
         self.step, self.elbo = step, elbo
-        for name, parameter in parameters.items():
-            if name in self._parameters:
-                self._parameters[name].copy_(parameter)
-            else:
-                self._parameters[name] = parameter.detach().clone()
+        for name in parameters.keys() - self._parameters.keys():
+            self._parameters[name] = torch.empty_like(parameters[name])
+        copy_all([self._parameters[name] for name in parameters], list(parameters.values()))
 
     @torch.no_grad()
     def restore(self, elbo: Estimate, parameters: Mapping[str, Tensor]) -> str:
@@ -53,8 +52,7 @@ class BestIterate:
         error = math.hypot(elbo.standard_error, self.elbo.standard_error)
         if self.step is None or not elbo.value < self.elbo.value - SURE * error:
             return ""
-        for name, value in self._parameters.items():
-            parameters[name].copy_(value)
+        copy_all([parameters[name] for name in self._parameters], list(self._parameters.values()))
         return (
             f"the ELBO of the last steps is {elbo} nats, below {self.elbo} nats after step "
             f"{self.step}: the guide has the parameters of step {self.step}"

@@ -4,11 +4,15 @@ No function imports `torch.distributed` for tensors that are whole, since the im
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+BATCH = 1 << 24
+"""Largest number of elements of tensors that are copied together."""
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -63,9 +67,11 @@ def inner_product(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         pairs: pairs of whole tensors, or of sharded tensors; the same on every rank.
     """
     products: dict[bool, list[Tensor]] = {False: [], True: []}
-    for a, b in pairs:
-        product = torch.vdot(local(a).flatten(), local(b).flatten())
-        products[is_sharded(a)].append(product.float())
+    for some in batches(pairs, lambda pair: pair[0]):
+        rows = [
+            torch.cat([local(x).flatten() for x in column]) for column in zip(*some, strict=True)
+        ]
+        products[is_sharded(some[0][0])].append(torch.vdot(*rows).float())
     if products[True]:
         from torch import distributed
 
@@ -73,6 +79,39 @@ def inner_product(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         distributed.all_reduce(of_shards, distributed.ReduceOp.SUM)
         products[False].append(of_shards)
     return torch.stack(products[False]).sum() if products[False] else torch.zeros(())
+
+
+def batches(items: Iterable[T], tensor: Callable[[T], Tensor]) -> Iterator[list[T]]:
+    """Lists of consecutive items, for kernels that take many tensors at once.
+
+    The tensors of a list are of one type, all sharded or all whole, and few or small enough that a
+    copy of them takes little memory.
+
+    Args:
+        items: such as tensors.
+        tensor: the tensor of an item.
+    """
+    some: list[T] = []
+    size, kind = 0, None
+    for item in items:
+        own, own_kind = tensor(item).numel(), _kind(tensor(item))
+        if some and (own_kind != kind or size + own > BATCH):
+            yield some
+            some, size = [], 0
+        some.append(item)
+        size, kind = size + own, own_kind
+    if some:
+        yield some
+
+
+def copy_all(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy each value to its buffer, by few kernels on a GPU."""
+    for some in batches(zip(buffers, values, strict=True), lambda pair: pair[0]):
+        torch._foreach_copy_([local(to) for to, _ in some], [local(of) for _, of in some])
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.device, is_sharded(tensor)
 
 
 def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:

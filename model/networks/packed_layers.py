@@ -10,7 +10,8 @@ of a network of 135 million weights are drawn in 0.86 of the time, and 32 of 16 
 same time.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from model.common.devices import HALF, is_asynchronous, is_half_on_a_cpu
+from model.common.graphs import record
 
 BASES = (nn.Linear, Conv1D)
 """Types of linear layers; the weights of `Conv1D` are `[in, out]`."""
@@ -56,7 +58,22 @@ def weight_of(base: Any) -> Tensor:
     return base.weight.t() if type(base) is Conv1D else base.weight
 
 
-class PackedLayers:
+class Decoding(ABC):
+    """A context whose entry writes numbers that depend on the weights, such as packed weights."""
+
+    def __init__(self) -> None:
+        self.write: Callable[[], None] = self._write
+
+    @abstractmethod
+    def _write(self) -> None:
+        """Write the numbers; after the first time at the same places in memory."""
+
+    def record(self, device: torch.device) -> None:
+        """Write from now on by the replay of a graph. The weights must not move."""
+        self.write = record(self._write, device, warm_up=self._write)[0].replay
+
+
+class PackedLayers(Decoding):
     """Context in which the linear layers of a network are packed, for passes without gradient.
 
         with PackedLayers(network):
@@ -68,6 +85,7 @@ class PackedLayers:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        super().__init__()
         self._network = network
         self._layers: list[Any] = []
         self._groups: dict[nn.Module, _Group] = {}
@@ -81,14 +99,17 @@ class PackedLayers:
             if is_layer and id(module) not in inner and "forward" not in vars(module):
                 self._layers.append(module)
                 module.forward = partial(self._forward, module)
-        for group in set(self._groups.values()):
-            group.pack()
+        self.write()
         return self
 
     def __exit__(self, *_: object) -> None:
         for layer in self._layers:
             del layer.forward
         self._layers, self._last = [], None
+
+    def _write(self) -> None:
+        for group in set(self._groups.values()):
+            group.pack()
 
     def _forward(self, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # with gradient it is a pass of another thread with the same network
@@ -217,7 +238,7 @@ def _has_adapters(layer: Any) -> bool:
     return hasattr(layer, "rounded_factors")
 
 
-class RoundedAdapters:
+class RoundedAdapters(Decoding):
     """Context in which all `AdaptedLinear` layers of a network have their adapters rounded.
 
         decoding = RoundedAdapters(network)
@@ -229,15 +250,21 @@ class RoundedAdapters:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        super().__init__()
         self._layers: list[Any] = [m for m in network.modules() if hasattr(m, "rounded_factors")]
         self._factors: list[Any] = [None] * len(self._layers)
         self._before: list[Any] = []
 
     def __enter__(self) -> Self:
         self._before = [layer.rounded for layer in self._layers]
-        for i, layer in enumerate(self._layers):
-            layer.rounded = self._factors[i] = layer.rounded_factors(self._factors[i])
+        self.write()
+        for layer, factors in zip(self._layers, self._factors, strict=True):
+            layer.rounded = factors
         return self
+
+    def _write(self) -> None:
+        factors = zip(self._layers, self._factors, strict=True)
+        self._factors = [layer.rounded_factors(old) for layer, old in factors]
 
     def __exit__(self, *_: object) -> None:
         for layer, before in zip(self._layers, self._before, strict=True):

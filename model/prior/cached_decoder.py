@@ -3,6 +3,7 @@
 import copy
 import inspect
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from model.common.devices import is_asynchronous, total_memory
 from model.common.graphs import NOT_COMPILED, has_graphs
@@ -150,8 +151,31 @@ class CachedDecoder(Decoder):
             cache = _rows_of(prefix, prompts.ids.new_zeros(len(prompts)))
         mask = pad(prompts.mask.long(), (num_read, self.max_new_tokens), value=1)
         state = self._unread(mask, prompts.is_padded, cache, num_read)
+        if self.records and prefix is None and not torch.is_grad_enabled():
+            own = prompts.mask.long() if prompts.is_padded else None
+            logits, hidden, *parts = recorded_passes(self)(self._start, prompts.ids, own)
+            cache, num_read = _cache_of(parts), prompts.ids.shape[1]
+            return logits, replace(state, cache=cache, num_read=num_read, hidden=hidden)
         logits, state = self._run(state, prompts.ids, last_only=True)
         return logits[:, -1], state
+
+    def _start(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """Logits after prompts `[N, P]`, the state's `hidden`, and keys and values by layer."""
+        logits, state = self._first(ids, mask, last_only=True)
+        layers = state.cache.layers
+        keys_and_values = (part for each in layers for part in (each.keys, each.values))
+        return logits[:, -1], state.hidden, *keys_and_values
+
+    def _states(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """Hidden states of `ids` `[B, L]`, `[B, L, H]`."""
+        return (self._first(ids, mask, skip_head=True)[1].hidden,)
+
+    def _first(
+        self, ids: Tensor, mask: Tensor | None, **options: bool
+    ) -> tuple[Tensor, CachedState]:
+        """`_run` of the first tokens that the network reads, with their mask, `[B, L]` each."""
+        every = torch.ones_like(ids) if mask is None else mask
+        return self._run(self._unread(every, mask is not None), ids, **options)
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         """See `Decoder`. A `FixedState` reads one token a sequence, and is changed in place."""
@@ -198,12 +222,7 @@ class CachedDecoder(Decoder):
         if prompts.is_padded:
             mask = pad(prompts.mask.long(), (0, ids.shape[1] - 1), value=1)[rows]
         read = partial(recorded_passes(self), self._states) if self.records else self._states
-        return read(tokens, mask)[:, -ids.shape[1] :]
-
-    def _states(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Hidden states of `ids` `[B, L]`, the first that the network reads, `[B, L, H]`."""
-        every = torch.ones_like(ids) if mask is None else mask
-        return self._run(self._unread(every, mask is not None), ids, skip_head=True)[1].hidden
+        return read(tokens, mask)[0][:, -ids.shape[1] :]
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """See `Decoder`. The network's own code scales or caps the logits."""
@@ -364,6 +383,17 @@ def _experts(network: "transformers.PreTrainedModel") -> str | None:
 
 def _no_warning(*_: Any) -> None:
     """No warning of padding in a pass without a mask."""
+
+
+def _cache_of(parts: Sequence[Tensor]) -> Cache:
+    """A cache of the keys and values of each layer, in turns."""
+    layers = []
+    for keys, values in zip(parts[::2], parts[1::2], strict=True):
+        layer = GrowingLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        layers.append(layer)
+    return Cache(layers=layers)
 
 
 def _rows_of(cache: Any, rows: Tensor) -> Any:

@@ -18,6 +18,7 @@ from pyro.distributions.util import is_validation_enabled, validation_enabled
 from torch import Tensor
 
 from model.common.graphs import NOT_COMPILED, has_graphs, record, sizes_of_graphs
+from model.networks.packed_layers import Decoding
 from model.prior.cached_decoder import CachedState
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState
@@ -159,6 +160,8 @@ class CompiledStep:
             if has_graphs(self._t.device):
                 with self.decoding:
                     graph = self._recorded(decoder)
+                if not self._compiled and isinstance(self.decoding, Decoding):
+                    self.decoding.record(self._t.device)
                 self._compiled[extent] = partial(_replay, graph)
             else:
                 compiled = torch.compile(CompiledStep._draw_and_read, dynamic=False)

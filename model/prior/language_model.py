@@ -106,10 +106,10 @@ class LanguageModel(CachedDecoder):
         special = {*tokenizer.all_special_ids, *self.end_ids, self.pad_id, padding}
         words = [token_id for token_id in range(self.vocab_size) if token_id not in special]
         self.takes_padding = check_cached_reading(self, network, words or [0], self.max_new_tokens)
-        self.compile_decode = instance("compile_decode", compile_decode, bool)
-        if compile_decode:
+        if instance("compile_decode", compile_decode, bool):
             self.check_fixed()
             check_cached_reading(self, network, words or [0], self.max_new_tokens, fixed=True)
+        self.compile_decode = compile_decode
 
     @classmethod
     def from_pretrained(

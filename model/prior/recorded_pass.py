@@ -1,4 +1,4 @@
-"""A pass over token ids whose kernels a GPU replays: hidden states, and their gradient.
+"""A pass over token ids whose kernels a GPU replays: its results, and the gradient of the first.
 
     ids [B, L]  ->  hidden states [B, L, H]
     gradient of the hidden states  ->  gradient of the weights that train
@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from model.common.graphs import record
+from model.common.sharded_tensors import copy_all
 
 MOST_PASSES = 8
 """Largest number of recorded passes of a network. The one that has not
 run for longest makes room for a new one."""
 
-States = Callable[[Tensor, Tensor | None], Tensor]
-"""A function of ids and of a mask, `[B, L]` each, that returns hidden states `[B, L, H]`."""
+Reads = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
+"""A function of ids and of a mask, `[B, L]` each, that returns tensors. The first alone may have a
+gradient."""
 
 
 class RecordedPasses:
@@ -40,20 +42,21 @@ class RecordedPasses:
         self._passes: dict[Any, _Pass] = {}
         self._memory = _Memory()
 
-    def __call__(self, function: States, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def __call__(self, function: Reads, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """`function(ids, mask)`. Once differentiable by the weights of the network that train.
 
         Args:
             function: a pass of the network that neither waits for the device nor draws random
-                numbers, the same function in each call.
+                numbers.
             ids: `[B, L]`, token ids.
             mask: `[B, L]`, 1 at real tokens; None if all are.
         """
         trained: list[Tensor] = []
         if torch.is_grad_enabled():
             trained = [p for p in self._network.parameters() if p.requires_grad]
-        places = tuple(p.data_ptr() for p in self._network.parameters())
-        key = hash((places, tuple(map(id, trained)))), ids.shape, mask is None
+        read = [*self._network.parameters(), *self._network.buffers()]
+        places = hash((*(each.data_ptr() for each in read), *map(id, trained)))
+        key = function.__qualname__, places, ids.shape, mask is None
         self._seen[key] += 1
         if self._seen[key] == 1:
             return function(ids, mask)
@@ -63,6 +66,8 @@ class RecordedPasses:
             recorded = self._passes[key] = self._passes.pop(key)  # the newest is the last
             for old in list(self._passes)[:-MOST_PASSES]:
                 del self._passes[old]
+        if not trained:
+            return recorded.read(ids, mask)[0]
         return _Replayed.apply(recorded, ids, mask, *trained)
 
 
@@ -102,7 +107,7 @@ class _Pass:
 
     def __init__(
         self,
-        function: States,
+        function: Reads,
         ids: Tensor,
         mask: Tensor | None,
         trained: list[Tensor],
@@ -111,41 +116,42 @@ class _Pass:
         self._memory = memory
         self._ids, self._mask = ids.clone(), None if mask is None else mask.clone()
 
-        def states() -> Tensor:
+        def results() -> tuple[Tensor, ...]:
             return function(self._ids, self._mask)
 
-        def slopes(hidden: Tensor) -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(hidden, trained, self._grad, allow_unused=True)
+        def slopes(first: Tensor) -> tuple[Tensor | None, ...]:
+            return torch.autograd.grad(first, trained, self._grad, allow_unused=True)
 
         def warm_up() -> None:
-            hidden = states()
-            self._grad = torch.zeros_like(hidden)
+            first = results()[0]
             if trained:
-                slopes(hidden)
+                self._grad = torch.zeros_like(first)
+                slopes(first)
 
-        self._forward, hidden = record(states, ids.device, memory.pool, warm_up)
+        self._forward, (first, *others) = record(results, ids.device, memory.pool, warm_up)
         memory.pool = self._forward.pool()
-        self._hidden = hidden.detach()
+        self._results = [first.detach(), *others]
         if trained:
-            self._backward, self._slopes = record(lambda: slopes(hidden), ids.device, memory.pool)
+            self._backward, self._slopes = record(lambda: slopes(first), ids.device, memory.pool)
 
-    def read(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
-        """The hidden states of other inputs, `[B, L, H]`, and the number of the replay."""
+    def read(self, ids: Tensor, mask: Tensor | None) -> tuple[tuple[Tensor, ...], int]:
+        """The results for other inputs, and the number of the replay."""
         with self._memory.lock:
             self._replay(ids, mask)
-            return self._hidden.clone(), self._memory.run
+            return tuple(_copies(self._results)), self._memory.run
 
     def gradient(
         self, run: int, ids: Tensor, mask: Tensor | None, grad: Tensor
     ) -> list[Tensor | None]:
-        """Gradients of the weights, given that of the states of `read`, which was replay `run`."""
+        """Gradients of the weights, given that of the first result of `read`, as replay `run`."""
         with self._memory.lock:
             if run != self._memory.run:
                 self._replay(ids, mask)
             self._grad.copy_(grad)
             self._backward.replay()
             self._memory.run += 1
-            return [None if slope is None else slope.clone() for slope in self._slopes]
+            known = iter(_copies([slope for slope in self._slopes if slope is not None]))
+            return [None if slope is None else next(known) for slope in self._slopes]
 
     def _replay(self, ids: Tensor, mask: Tensor | None) -> None:
         self._ids.copy_(ids)
@@ -155,21 +161,28 @@ class _Pass:
         self._memory.run += 1
 
 
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    copy_all(copies, tensors)
+    return copies
+
+
 class _Replayed(torch.autograd.Function):
-    """The states of a recorded pass, with the weights as inputs."""
+    """The results of a recorded pass, with the weights as inputs."""
 
     @staticmethod
     def forward(
         ctx: Any, recorded: _Pass, ids: Tensor, mask: Tensor | None, *trained: Tensor
-    ) -> Tensor:
-        hidden, ctx.run = recorded.read(ids, mask)
+    ) -> tuple[Tensor, ...]:
+        results, ctx.run = recorded.read(ids, mask)
         ctx.recorded = recorded
+        ctx.mark_non_differentiable(*results[1:])
         # autograd refuses a gradient whose weights have changed in place since
         ctx.save_for_backward(ids, mask, *trained)
-        return hidden
+        return results
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         ids, mask, *_ = ctx.saved_tensors
         return None, None, None, *ctx.recorded.gradient(ctx.run, ids, mask, grad)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from model.common.sharded_tensors import total_norm
+from model.common.sharded_tensors import copy_all, total_norm
 
 
 class OptimizerEntry(NamedTuple):
@@ -55,11 +55,15 @@ class Backup:
     def save(self, entries: Mapping[str, OptimizerEntry]) -> None:
         """Copy the current parameters and moments over the copies of the last call."""
         self._entries = dict(entries)
+        copies = _Copies()
         for name, entry in entries.items():
-            self.parameters[name] = _copy(entry.parameter.detach(), self.parameters.get(name))
+            self.parameters[name] = copies.of(entry.parameter.detach(), self.parameters.get(name))
             buffers = self._moments.get(name, {})
             moments = entry.moments.items()
-            self._moments[name] = {key: _copy(value, buffers.get(key)) for key, value in moments}
+            self._moments[name] = {
+                key: copies.of(value, buffers.get(key)) for key, value in moments
+            }
+        copies.write()
         optimizers = {id(entry.optimizer): entry.optimizer for entry in entries.values()}
         groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
         self._options = [(group, _options(group)) for group in groups]
@@ -75,8 +79,10 @@ class Backup:
     def restore(self) -> bool:
         """Undo all changes since `save`, once. Returns True if there was a copy to restore."""
         entries, self._entries = self._entries, {}
+        copy_all(
+            [each.parameter for each in entries.values()], [self.parameters[n] for n in entries]
+        )
         for name, (parameter, optimizer, _) in entries.items():
-            parameter.copy_(self.parameters[name])
             optimizer.state.pop(parameter, None)
             if moments := self._moments[name]:
                 optimizer.state[parameter] = {key: _copy(value) for key, value in moments.items()}
@@ -102,11 +108,29 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) for key, value in group.items() if key != "params"}
 
 
-def _copy(value: Any, buffer: Any = None) -> Any:
-    """Copy a value; a tensor into the memory of `buffer` if that suits."""
-    if not isinstance(value, Tensor):
-        return copy.deepcopy(value)
-    kind = (value.shape, value.dtype, value.device)
-    if isinstance(buffer, Tensor) and (buffer.shape, buffer.dtype, buffer.device) == kind:
-        return buffer.copy_(value)
-    return value.detach().clone()
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+class _Copies:
+    """Copies of many tensors, which a GPU writes by a few kernels."""
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def of(self, value: Any, buffer: Any) -> Any:
+        """A copy of a value. If `buffer` suits a tensor, the copy is there, after `write`."""
+        is_tensor = isinstance(value, Tensor) and isinstance(buffer, Tensor)
+        if not is_tensor or _kind(buffer) != _kind(value):
+            return _copy(value)
+        self._buffers.append(buffer)
+        self._values.append(value)
+        return buffer
+
+    def write(self) -> None:
+        copy_all(self._buffers, self._values)
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.dtype, tensor.device

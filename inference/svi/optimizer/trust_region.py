@@ -35,7 +35,7 @@ from inference.svi.optimizer.backup import norm_of
 from inference.svi.optimizer.checked import CheckedOptimizer
 from inference.svi.step_numbers import StepLimits
 from model.common.checks import positive
-from model.common.sharded_tensors import inner_product
+from model.common.sharded_tensors import batches, inner_product
 
 STEP_KL = 0.05
 """Default limit of a step, nats. Steps of 0.05, 0.1 and 0.2 at the start left 1.60, 1.72 and 1.96
@@ -210,12 +210,15 @@ class TrustRegion(LimitedSteps):
                 continue
             first = 1 - decay_1**self.step_count
             second = math.sqrt(1 - decay_2**self.step_count)
-            for parameter in group["params"]:
-                moments = self._optimizer.state.get(parameter)
-                if moments and parameter.grad is not None:
-                    deviation = (moments["exp_avg_sq"].sqrt() / second).add_(group["eps"])
-                    direction = moments["exp_avg"] / deviation
-                    yield direction.mul_(-rate / first), parameter.grad
+            moments = {p: self._optimizer.state.get(p, {}) for p in group["params"]}
+            trained = [p for p in group["params"] if moments[p] and p.grad is not None]
+            for some in batches(trained, lambda parameter: parameter):
+                deviations = list(torch._foreach_sqrt([moments[p]["exp_avg_sq"] for p in some]))
+                torch._foreach_div_(deviations, second)
+                torch._foreach_add_(deviations, group["eps"])
+                directions = torch._foreach_div([moments[p]["exp_avg"] for p in some], deviations)
+                torch._foreach_mul_(list(directions), -rate / first)
+                yield from zip(directions, [p.grad for p in some], strict=True)
 
 
 def allowed_share(size: float, limit: float) -> float:

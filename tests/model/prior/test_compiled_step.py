@@ -1,5 +1,6 @@
 """Draws in buffers of fixed shape are those of a plain decode, and wait for no device."""
 
+import copy
 import shutil
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from pyro.distributions.util import is_validation_enabled
 from transformers import MistralConfig, MistralForCausalLM
 
+from guides import LoRA
 from model import LanguageModel
 from model.common.graphs import has_graphs, sizes_of_graphs
 from model.prior import cached_decoder, compiled_step, decode
@@ -185,3 +187,24 @@ def test_eager_attention_reads_the_same_mask() -> None:
     expected, _ = plain.extend(state, ids)
     got, _ = plain.extend(fixed, ids)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_recorded_draws_read_the_adapters_of_the_time(network: str) -> None:
+    """In half precision, where adapters are rounded and packed once for a draw."""
+    prior = tiny(network, dtype=torch.bfloat16, compile_decode=True)
+    if not has_graphs(prior.device):
+        pytest.skip("graphs are those of `--device cuda` or `pretend`")
+    guide, prompts = LoRA(prior, rank=2), prior.encode(["a b", "b a"])
+    adapters = [weight for weight in guide.parameters() if weight.requires_grad]
+    of_before = None
+    for _ in range(4):
+        with torch.no_grad():
+            for weight in adapters:
+                weight.normal_()
+            value, log_prob = guide.distribution(prompts).sample_and_log_prob((8,))
+            scored = guide.distribution(prompts).log_prob(value)
+            torch.testing.assert_close(log_prob, scored, rtol=0, atol=0.3, check_dtype=False)
+            if of_before is not None:
+                assert (scored - of_before.distribution(prompts).log_prob(value)).abs().max() > 2
+        of_before = copy.deepcopy(guide)

@@ -126,7 +126,7 @@ def test_few_passes_stay_and_the_last_used_among_them() -> None:
         for rows in (value, value.expand(number, -1, -1)):
             for _ in range(2):
                 recorded(prompts).log_prob(rows)
-    kept = [key[1][0] for key in recorded_passes(recorded)._passes]
+    kept = [ids_shape[0] for _, _, ids_shape, _ in recorded_passes(recorded)._passes]
     assert len(kept) == recorded_pass.MOST_PASSES
     assert {1, recorded_pass.MOST_PASSES + 2} <= set(kept)
 
@@ -154,13 +154,13 @@ def test_a_pass_that_waits_is_refused_by_name() -> None:
     if not has_graphs(ids.device):
         pytest.skip("graphs are those of `--device cuda` or `pretend`")
 
-    def waiting(ids: Tensor, mask: Tensor | None) -> Tensor:
-        return ids * int(ids.max())
+    def waiting(ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        return (ids * int(ids.max()),)
 
     passes(waiting, ids, None)
     with pytest.raises(RuntimeError, match=r"cannot be recorded.*leave compile_decode out"):
         passes(waiting, ids, None)
-    assert passes(lambda ids, mask: ids + 1, ids[:1], None).tolist() == [[2, 2, 2]]
+    assert passes(lambda ids, mask: (ids + 1,), ids[:1], None)[0].tolist() == [[2, 2, 2]]
 
 
 def test_a_replay_waits_for_nothing() -> None:
