@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,8 +203,10 @@ def test_recorded_draws_read_the_adapters_of_the_time(network: str) -> None:
         with torch.no_grad():
             for weight in adapters:
                 weight.normal_()
-            value, log_prob = guide.distribution(prompts).sample_and_log_prob((8,))
-            scored = guide.distribution(prompts).log_prob(value)
+            distribution = guide.distribution(prompts)
+            drawn = decode.draw(replace(distribution._batch, rows=torch.arange(2).repeat(8)))
+            value, log_prob = drawn.response.view(8, 2, -1), drawn.log_prob.sum(1).view(8, 2)
+            scored = distribution.log_prob(value)
             torch.testing.assert_close(log_prob, scored, rtol=0, atol=0.3, check_dtype=False)
             if of_before is not None:
                 assert (scored - of_before.distribution(prompts).log_prob(value)).abs().max() > 2
