@@ -85,7 +85,7 @@ class _Memory:
     """Memory that the passes of a network share.
 
     Attributes:
-        pool: as of `record`; None before the first recording.
+        pool: memory of the graphs, see `record`; None before the first recording.
         run: number of replays. A replay overwrites what passes before it kept for their gradient.
         lock: held from the inputs of a replay to the copies of its results.
     """

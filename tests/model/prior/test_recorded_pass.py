@@ -42,12 +42,12 @@ def test_numbers_and_gradients_are_those_of_a_plain_pass(
 ) -> None:
     """Passes of one shape, with other responses and other weights; with and without gradient."""
     plain, recorded = plain_and_recorded(network)
-    made: list[object] = []
+    recordings: list[object] = []
     original = recorded_pass._Pass.__init__
     monkeypatch.setattr(
         recorded_pass._Pass,
         "__init__",
-        lambda self, *rest: (made.append(self), original(self, *rest))[-1],
+        lambda self, *rest: (recordings.append(self), original(self, *rest))[-1],
     )
     for step in range(4):
         values = plain(plain.encode(prompts)).sample((3,))
@@ -62,7 +62,7 @@ def test_numbers_and_gradients_are_those_of_a_plain_pass(
                 for weight in language_model.network.parameters():
                     weight.mul_(1.0 + 0.1 * step)
         assert_same(results[1], results[0])
-    assert len(made) == 2
+    assert len(recordings) == 2
 
 
 def test_gradients_do_not_depend_on_the_order_of_passes() -> None:
@@ -126,9 +126,9 @@ def test_few_passes_stay_and_the_last_used_among_them() -> None:
         for rows in (value, value.expand(number, -1, -1)):
             for _ in range(2):
                 recorded(prompts).log_prob(rows)
-    kept = [ids_shape[0] for _, _, ids_shape, _ in recorded_passes(recorded)._passes]
-    assert len(kept) == recorded_pass.MOST_PASSES
-    assert {1, recorded_pass.MOST_PASSES + 2} <= set(kept)
+    numbers = [ids_shape[0] for _, _, ids_shape, _ in recorded_passes(recorded)._passes]
+    assert len(numbers) == recorded_pass.MOST_PASSES
+    assert {1, recorded_pass.MOST_PASSES + 2} <= set(numbers)
 
 
 @pytest.mark.parametrize(("family", "micro_batch"), [(LoRA, None), (FineTuned, 5)])
