@@ -143,8 +143,8 @@ def adaptive_rejection_sampling(
     check_support(log_weight, prompts.texts)
     diagnostics = {
         "acceptance": is_allowed.double().mean(0),
-        "num_tests": num_tests,
-        "bound": torch.tensor([trie.left for trie in tries], dtype=torch.float64),
+        "num_tests": num_tests.to(response.device),
+        "bound": response.new_tensor([trie.left for trie in tries], dtype=torch.float64),
     }
     return Posterior(response, log_weight, log_mean(log_terms), diagnostics)
 
