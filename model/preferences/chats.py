@@ -35,8 +35,8 @@ def with_prompt(
     start = common_start(chosen, rejected)
     if not start:
         raise DataError(
-            f"{place}: column 'prompt' is missing, and chosen and rejected have no common start. "
-            "If the prompt is part of both responses, write an empty one"
+            f"{place}: column 'prompt' is missing, and chosen and rejected have no common start: "
+            "rename the column that has the prompts, or write an empty prompt if both hold it"
         )
     return start, chosen[len(start) :], rejected[len(start) :]
 

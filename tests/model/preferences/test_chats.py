@@ -112,7 +112,10 @@ def test_preferences_in_csv_have_ties_and_chats(tmp_path):
     ("row", "message"),
     [
         ({"chosen": [USER, YES], "rejected": [OTHER, NO]}, "'prompt' is missing, and .* no common"),
-        ({"chosen": "good", "rejected": "bad"}, "'prompt' is missing, and .* no common start"),
+        (
+            {"chosen": "good", "rejected": "bad"},
+            "'prompt' is missing, and .* no common start: rename",
+        ),
         ({"prompt": [USER], "chosen": "a", "rejected": "b"}, "texts and chats, expected"),
         ({"prompt": [USER], "chosen": [YES], "rejected": "b"}, "texts and chats, expected"),
         ({"chosen": [USER, YES], "rejected": [USER, YES]}, 'the same text.*add "tie": true'),

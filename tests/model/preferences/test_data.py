@@ -39,7 +39,7 @@ def test_records_of_any_iterable_with_more_columns():
 
 RECORDS = {
     r"'rejected' is missing, got 'prompt', 'chosen'": {"prompt": "a", "chosen": "b"},
-    r"'prompt' is missing.*write an empty one": {"chosen": "b", "rejected": "c"},
+    r"'prompt' is missing.*write an empty prompt": {"chosen": "b", "rejected": "c"},
     "texts and chats, expected prompt and responses of one kind": GOOD
     | {"chosen": [{"role": "user", "content": "x"}]},
     r"'chosen' is None \(NoneType\), expected a text": GOOD | {"chosen": None},
