@@ -11,7 +11,7 @@ same time.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -61,16 +61,22 @@ def weight_of(base: Any) -> Tensor:
 class Decoding(ABC):
     """A context whose entry writes numbers that depend on the weights, such as packed weights."""
 
-    def __init__(self) -> None:
-        self.write: Callable[[], None] = self._write
+    _graph: Any = None
 
     @abstractmethod
     def _write(self) -> None:
         """Write the numbers; after the first time at the same places in memory."""
 
+    def write(self) -> None:
+        """Write the numbers of the weights of the time."""
+        if self._graph is None:
+            self._write()
+        else:
+            self._graph.replay()
+
     def record(self, device: torch.device) -> None:
         """Write from now on by the replay of a graph. The weights must not move."""
-        self.write = record(self._write, device, warm_up=self._write)[0].replay
+        self._graph, _ = record(self._write, device, warm_up=self._write)
 
 
 class PackedLayers(Decoding):
@@ -85,7 +91,6 @@ class PackedLayers(Decoding):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
         self._network = network
         self._layers: list[Any] = []
         self._groups: dict[nn.Module, _Group] = {}
@@ -250,7 +255,6 @@ class RoundedAdapters(Decoding):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
         self._layers: list[Any] = [m for m in network.modules() if hasattr(m, "rounded_factors")]
         self._factors: list[Any] = [None] * len(self._layers)
         self._before: list[Any] = []

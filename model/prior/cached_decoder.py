@@ -6,7 +6,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -153,7 +152,7 @@ class CachedDecoder(Decoder):
         state = self._unread(mask, prompts.is_padded, cache, num_read)
         if self.records and prefix is None and not torch.is_grad_enabled():
             own = prompts.mask.long() if prompts.is_padded else None
-            logits, hidden, *parts = recorded_passes(self)(self._start, prompts.ids, own)
+            logits, hidden, *parts = recorded_passes(self)(self, self._start, prompts.ids, own)
             cache, num_read = _cache_of(parts), prompts.ids.shape[1]
             return logits, replace(state, cache=cache, num_read=num_read, hidden=hidden)
         logits, state = self._run(state, prompts.ids, last_only=True)
@@ -221,8 +220,11 @@ class CachedDecoder(Decoder):
         mask = None
         if prompts.is_padded:
             mask = pad(prompts.mask.long(), (0, ids.shape[1] - 1), value=1)[rows]
-        read = partial(recorded_passes(self), self._states) if self.records else self._states
-        return read(tokens, mask)[0][:, -ids.shape[1] :]
+        if self.records:
+            (hidden,) = recorded_passes(self)(self, self._states, tokens, mask)
+        else:
+            (hidden,) = self._states(tokens, mask)
+        return hidden[:, -ids.shape[1] :]
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """See `Decoder`. The network's own code scales or caps the logits."""

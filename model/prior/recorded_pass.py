@@ -21,8 +21,7 @@ from model.common.graphs import record
 from model.common.sharded_tensors import copy_all
 
 MOST_PASSES = 8
-"""Largest number of recorded passes of a network. The one that has not
-run for longest makes room for a new one."""
+"""Largest number of recorded passes of a network. One that has not run for long makes room."""
 
 Reads = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 """A function of ids and of a mask, `[B, L]` each, that returns tensors. The first alone may have a
@@ -30,22 +29,22 @@ gradient."""
 
 
 class RecordedPasses:
-    """The recorded passes of a network, by shape. They share memory for what a pass keeps.
+    """The recorded passes of a network, by shape. They share memory for what a pass keeps."""
 
-    Args:
-        network: the network, whose weights may change in place and not move.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    def __init__(self) -> None:
         self._seen: Counter[Any] = Counter()
         self._passes: dict[Any, _Pass] = {}
         self._memory = _Memory()
 
-    def __call__(self, function: Reads, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    def __call__(
+        self, network: nn.Module, function: Reads, ids: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """`function(ids, mask)`. Once differentiable by the weights of the network that train.
 
+        Weights may change in place. Passes of weights that moved are recorded again.
+
         Args:
+            network: the network, the same in all calls.
             function: a pass of the network that neither waits for the device nor draws random
                 numbers.
             ids: `[B, L]`, token ids.
@@ -53,8 +52,8 @@ class RecordedPasses:
         """
         trained: list[Tensor] = []
         if torch.is_grad_enabled():
-            trained = [p for p in self._network.parameters() if p.requires_grad]
-        read = [*self._network.parameters(), *self._network.buffers()]
+            trained = [p for p in network.parameters() if p.requires_grad]
+        read = [*network.parameters(), *network.buffers()]
         places = hash((*(each.data_ptr() for each in read), *map(id, trained)))
         key = function.__qualname__, places, ids.shape, mask is None
         self._seen[key] += 1
@@ -76,9 +75,7 @@ _OF_NETWORK: WeakKeyDictionary[nn.Module, RecordedPasses] = WeakKeyDictionary()
 
 def recorded_passes(network: nn.Module) -> RecordedPasses:
     """The recorded passes of a network, which live as long as it does."""
-    if network not in _OF_NETWORK:
-        _OF_NETWORK[network] = RecordedPasses(network)
-    return _OF_NETWORK[network]
+    return _OF_NETWORK.setdefault(network, RecordedPasses())
 
 
 class _Memory:

@@ -1,7 +1,10 @@
 """A recorded pass has the numbers and the gradient of a plain pass, whatever ran in between."""
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -148,8 +151,20 @@ def test_a_fit_has_the_steps_of_a_plain_fit(family: Callable, micro_batch: int |
     assert got == pytest.approx(expected, rel=1e-6)
 
 
+def test_passes_and_their_network_are_freed() -> None:
+    _, recorded = plain_and_recorded("gpt2")
+    prompts = recorded.encode(["a b"])
+    for _ in range(3):
+        recorded(prompts).log_prob(recorded(prompts).sample((3,))).sum().backward()
+    networks, passes = weakref.ref(recorded), weakref.ref(recorded_passes(recorded))
+    del recorded
+    gc.collect()
+    assert networks() is None
+    assert passes() is None
+
+
 def test_a_pass_that_waits_is_refused_by_name() -> None:
-    passes = RecordedPasses(torch.nn.Linear(1, 1).requires_grad_(False))
+    passes = partial(RecordedPasses(), torch.nn.Linear(1, 1).requires_grad_(False))
     ids = torch.ones(2, 3, dtype=torch.long)
     if not has_graphs(ids.device):
         pytest.skip("graphs are those of `--device cuda` or `pretend`")
