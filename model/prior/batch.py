@@ -114,24 +114,30 @@ class Batch:
     def lengths(self, value: Tensor) -> list[int]:
         """Number of tokens of each response `[B, T]`, as far as chunks may depend on it.
 
-        One of few numbers for all responses, if the passes are recorded.
+        One number for all responses whose passes are recorded, so that chunks have few sizes.
         """
         if self.decoder.in_step:
             return [value.shape[1]] * len(value)
         known = known_lengths(value, self.space)
         lengths = self.space.is_token(value).sum(1).tolist() if known is None else known
-        if self.decoder.records and lengths:
-            longest = max(lengths)
-            sizes = sizes_of_graphs(value.shape[1])
-            return [next(size for size in sizes if size >= longest)] * len(lengths)
+        size = self.micro_batch or len(self.rows)
+        if self.decoder.records and self.decoder.is_faster_whole(self.prompts, size):
+            return [max(lengths, default=0)] * len(lengths)
         return lengths
 
     def longest(self, is_token: Tensor) -> int:
-        """Most tokens of a response, for the mask `[B, T]`; over all ranks that run in step."""
-        if self.num_tokens is not None:
-            return self.num_tokens
-        longest = is_token.any(0).sum()
-        return int(largest_of_ranks(longest) if self.decoder.in_step else longest)
+        """Most tokens of a response, for the mask `[B, T]`; over all ranks that run in step.
+
+        One of few numbers for a pass that is recorded.
+        """
+        longest = self.num_tokens
+        if longest is None:
+            number = is_token.any(0).sum()
+            longest = int(largest_of_ranks(number) if self.decoder.in_step else number)
+        if self.decoder.records and self.reads_whole:
+            sizes = sizes_of_graphs(is_token.shape[1])
+            return next(size for size in sizes if size >= longest)
+        return longest
 
     def log_prob_per_token(self, value: Tensor) -> tuple[Tensor, Any]:
         """log p(x_t | prompt, x_<t) of B responses, nats, and the decoder's state after the pass.

@@ -13,6 +13,7 @@ from torch import Tensor
 from guides import FineTuned, LoRA
 from inference import fit
 from model import AlignmentModel, LanguageModel
+from model.common import graphs
 from model.common.graphs import has_graphs
 from model.prior import recorded_pass
 from model.prior.recorded_pass import RecordedPasses, recorded_passes
@@ -193,3 +194,27 @@ def test_a_replay_waits_for_nothing() -> None:
     hidden.sum().backward()
     assert waits() == {}
     assert isinstance(recorded_passes(recorded), RecordedPasses)
+
+
+def test_passes_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses of any length, and of different lengths, whole and in micro-batches."""
+    monkeypatch.setattr(graphs, "SMALLEST", 4)
+    _, recorded = plain_and_recorded("gpt2", max_new_tokens=12)
+    prompts = recorded.encode(["a b", "c a"])
+    shapes: list[torch.Size] = []
+    original = LanguageModel._states
+
+    def states(self: LanguageModel, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        shapes.append(ids.shape)
+        return original(self, ids, mask)
+
+    monkeypatch.setattr(LanguageModel, "_states", states)
+    for micro_batch in (None, 5):
+        for length in range(2, 13):
+            value = torch.full((10, 2, 12), recorded.pad_id)
+            value[..., :length] = 2
+            value[0, :, 2:] = recorded.pad_id
+            distribution = recorded(prompts).in_micro_batches(micro_batch)
+            distribution.log_prob(value).sum().backward()
+    assert {shape[1] for shape in shapes} == {2 + size - 1 for size in (4, 6, 8, 12)}
+    assert len({shape[0] for shape in shapes}) <= 3
