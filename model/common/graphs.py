@@ -5,7 +5,8 @@ hundreds of kernels at once. They run again on the same memory: inputs are copie
 before a replay, and results are in their places after it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,13 @@ def has_graphs(device: torch.device) -> bool:
     """True if torch can record the kernels of a device: CUDA, and later accelerators by 2.13."""
     later = device.type not in ("cpu", "mps") and hasattr(torch.accelerator, "Graph")
     return device.type == "cuda" or later
+
+
+@contextmanager
+def lasting(has_gradient: bool = False) -> Iterator[None]:
+    """Context of tensors that are written again later, also if the caller is in inference mode."""
+    with torch.inference_mode(False), torch.set_grad_enabled(has_gradient):
+        yield
 
 
 def record(
@@ -45,15 +53,15 @@ def record(
     Raises:
         RuntimeError: if the function does what a recording cannot hold.
     """
-    if warm_up is not None:
-        module = torch.get_device_module(device)
-        current, side = module.current_stream(), module.Stream()
-        side.wait_stream(current)
-        with module.stream(side):
-            for _ in range(2):
-                warm_up()
-        current.wait_stream(side)
     try:
+        if warm_up is not None:
+            module = torch.get_device_module(device)
+            current, side = module.current_stream(), module.Stream()
+            side.wait_stream(current)
+            with module.stream(side):
+                for _ in range(2):
+                    warm_up()
+            current.wait_stream(side)
         if device.type == "cuda":
             graph: Any = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
@@ -61,6 +69,8 @@ def record(
         graph = torch.accelerator.Graph(pool=pool)
         with torch.Stream(device), graph:
             return graph, function()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason, _, _ = str(error).partition("\n")
         raise RuntimeError(f"kernels cannot be recorded: {reason}: {NOT_COMPILED}") from error

@@ -68,10 +68,9 @@ def inner_product(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """
     products: dict[bool, list[Tensor]] = {False: [], True: []}
     for some in batches(pairs, lambda pair: pair[0]):
-        rows = [
-            torch.cat([local(x).flatten() for x in column]) for column in zip(*some, strict=True)
-        ]
-        products[is_sharded(some[0][0])].append(torch.vdot(*rows).float())
+        rows = [[local(x).flatten() for x in column] for column in zip(*some, strict=True)]
+        a, b = (row[0] if len(row) == 1 else torch.cat(row).float() for row in rows)
+        products[is_sharded(some[0][0])].append(torch.vdot(a, b).float())
     if products[True]:
         from torch import distributed
 

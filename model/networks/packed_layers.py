@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from model.common.devices import HALF, is_asynchronous, is_half_on_a_cpu
-from model.common.graphs import record
+from model.common.graphs import lasting, record
 
 BASES = (nn.Linear, Conv1D)
 """Types of linear layers; the weights of `Conv1D` are `[in, out]`."""
@@ -70,7 +70,8 @@ class Decoding(ABC):
     def write(self) -> None:
         """Write the numbers of the weights of the time."""
         if self._graph is None:
-            self._write()
+            with lasting():
+                self._write()
         else:
             self._graph.replay()
 
@@ -168,7 +169,8 @@ class _Group:
         """Output of a layer. The first layer that reads a tensor computes the outputs of all."""
         if self.x is not x or layer not in self._outputs:
             if self.packed is None:
-                self.packed = _Packed(self.layers, x.numel() // x.shape[-1])
+                with lasting():
+                    self.packed = _Packed(self.layers, x.numel() // x.shape[-1])
             outputs = self.packed.outputs(x)
             self.x, self._outputs = x, dict(zip(self.layers, outputs, strict=True))
         output = self._outputs.pop(layer)

@@ -211,8 +211,9 @@ class CachedDecoder(Decoder):
     @property
     def records(self) -> bool:
         """See `Decoder`. Checkpointed layers compute otherwise in the backward pass."""
-        records = self.compile_decode and not self.in_step and has_graphs(self.device)
-        return records and not layer_checkpoints.are_on()
+        if self.in_step or not (self.compile_decode and has_graphs(self.device)):
+            return False
+        return not (layer_checkpoints.are_on() or torch.is_autocast_enabled(self.device.type))
 
     def states_before(self, prompts: Prompts, rows: Tensor, ids: Tensor) -> Tensor:
         evaluating(self.network)

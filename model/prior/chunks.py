@@ -99,7 +99,10 @@ def _leaves(function: Function, batch: Batch, value: Tensor) -> list[Tensor]:
     if lengths[place] > 1:
         short[:, 1], short[:, 2:] = batch.space.end_ids[0], batch.space.pad_id
     row = batch.rows[place : place + 1]
-    behind = leaves_of(function(batch.part(batch.prompts[row.tolist()], row.new_zeros(1)), short))
+    prompt = batch.prompts[row.tolist()]
+    # a pass that is not recorded, since its gradient is never taken
+    start = Start(*batch.decoder.start(prompt)) if batch.decoder.records else None
+    behind = leaves_of(function(batch.part(prompt, row.new_zeros(1), start), short))
     leaves = {id(p): p for p in [*batch.decoder.parameters(), *behind] if p.requires_grad}
     return list(leaves.values())
 

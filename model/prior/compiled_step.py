@@ -17,7 +17,7 @@ import torch
 from pyro.distributions.util import is_validation_enabled, validation_enabled
 from torch import Tensor
 
-from model.common.graphs import NOT_COMPILED, has_graphs, record, sizes_of_graphs
+from model.common.graphs import NOT_COMPILED, has_graphs, lasting, record, sizes_of_graphs
 from model.networks.packed_layers import Decoding
 from model.prior.cached_decoder import CachedState
 from model.prior.decoder import Decoder
@@ -221,6 +221,9 @@ def compiled_step(
     if key not in steps:
         for old in list(steps)[: max(0, len(steps) - MOST_STEPS + 1)]:
             del steps[old]
-        steps[key] = CompiledStep(decoder, space, temperature, logits, state, num_rows, num_columns)
-    steps[key].compile(decoder, state.num_read)
+        sizes = num_rows, num_columns
+        with lasting():
+            steps[key] = CompiledStep(decoder, space, temperature, logits, state, *sizes)
+    with lasting():
+        steps[key].compile(decoder, state.num_read)
     return steps[key]

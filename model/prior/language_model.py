@@ -57,7 +57,8 @@ class LanguageModel(CachedDecoder):
             a GPU, `torch.compile` elsewhere. Compiling takes seconds on a GPU and up to minutes on
             a CPU, for each number of responses. Up to four sets of buffers stay in memory. On a GPU
             the passes that score responses to short prompts are graphs too, with their gradient,
-            which pad all responses to one length and keep the memory of their activations.
+            which pad all responses to one length and keep the memory of their activations and of
+            one gradient.
 
     Raises:
         ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be

@@ -9,15 +9,15 @@ of a shape is a plain pass, the second is recorded.
 """
 
 import threading
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from model.common.graphs import record
+from model.common.graphs import lasting, record
 from model.common.sharded_tensors import copy_all
 
 MOST_PASSES = 8
@@ -32,7 +32,8 @@ class RecordedPasses:
     """The recorded passes of a network, by shape. They share memory for what a pass keeps."""
 
     def __init__(self) -> None:
-        self._seen: Counter[Any] = Counter()
+        self._places = 0
+        self._seen: set[Any] = set()
         self._passes: dict[Any, _Pass] = {}
         self._memory = _Memory()
 
@@ -54,18 +55,20 @@ class RecordedPasses:
         if torch.is_grad_enabled():
             trained = [p for p in network.parameters() if p.requires_grad]
         read = [*network.parameters(), *network.buffers()]
-        places = hash((*(each.data_ptr() for each in read), *map(id, trained)))
-        key = function.__qualname__, places, ids.shape, mask is None
-        self._seen[key] += 1
-        if self._seen[key] == 1:
+        places = hash(tuple(each.data_ptr() for each in read))
+        if places != self._places:
+            self._places, self._seen, self._passes = places, set(), {}
+        key = function.__qualname__, ids.shape, mask is None, tuple(map(id, trained))
+        if key not in self._seen:
+            self._seen.add(key)
             return function(ids, mask)
         with self._memory.lock:
             if key not in self._passes:
-                self._passes[key] = _Pass(function, ids, mask, trained, self._memory)
+                self._passes[key] = _Pass(network, function, ids, mask, trained, self._memory)
             recorded = self._passes[key] = self._passes.pop(key)  # the newest is the last
             for old in list(self._passes)[:-MOST_PASSES]:
                 del self._passes[old]
-        if not trained:
+        if not recorded.has_gradient:
             return recorded.read(ids, mask)[0]
         return _Replayed.apply(recorded, ids, mask, *trained)
 
@@ -84,12 +87,15 @@ class _Memory:
     Attributes:
         pool: memory of the graphs, see `record`; None before the first recording.
         run: number of replays. A replay overwrites what passes before it kept for their gradient.
-        lock: held from the inputs of a replay to the copies of its results.
+        slopes: places of the gradients of weights, by the weight's id.
+        lock: held from the inputs of a replay to the copies of its results. Threads must start
+            kernels on one stream of the device, as they do unless told otherwise.
     """
 
     def __init__(self) -> None:
         self.pool: Any = None
         self.run = 0
+        self.slopes: dict[int, Tensor] = {}
         self.lock = threading.RLock()
 
 
@@ -97,13 +103,17 @@ class _Pass:
     """A pass of one shape: the graph of the states, that of the gradient, and their memory.
 
     Args:
-        function: see `RecordedPasses`, as for ids and mask.
+        network: see `RecordedPasses`, as for function, ids and mask.
         trained: weights with a gradient; none for a pass without gradient.
         memory: memory of the network's passes.
+
+    Attributes:
+        has_gradient: True if the first result depends on weights that train.
     """
 
     def __init__(
         self,
+        network: nn.Module,
         function: Reads,
         ids: Tensor,
         mask: Tensor | None,
@@ -111,25 +121,40 @@ class _Pass:
         memory: _Memory,
     ) -> None:
         self._memory = memory
-        self._ids, self._mask = ids.clone(), None if mask is None else mask.clone()
+        with lasting(bool(trained)), _aliases(network, trained) as aliases:
+            self._ids, self._mask = ids.clone(), None if mask is None else mask.clone()
 
-        def results() -> tuple[Tensor, ...]:
-            return function(self._ids, self._mask)
+            def results() -> tuple[Tensor, ...]:
+                return function(self._ids, self._mask)
 
-        def slopes(first: Tensor) -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(first, trained, self._grad, allow_unused=True)
-
-        def warm_up() -> None:
-            first = results()[0]
-            if trained:
+            def warm_up() -> None:
+                first = results()[0]
+                self.has_gradient = first.requires_grad
                 self._grad = torch.zeros_like(first)
-                slopes(first)
+                if self.has_gradient:
+                    torch.autograd.grad(first, aliases, self._grad, allow_unused=True)
 
-        self._forward, (first, *others) = record(results, ids.device, memory.pool, warm_up)
-        memory.pool = self._forward.pool()
-        self._results = [first.detach(), *others]
-        if trained:
-            self._backward, self._slopes = record(lambda: slopes(first), ids.device, memory.pool)
+            self._forward, (first, *others) = record(results, ids.device, memory.pool, warm_up)
+            memory.pool = self._forward.pool()
+            self._results = [first.detach(), *others]
+            if self.has_gradient:
+                self._record_gradient(first, aliases, trained)
+
+    def _record_gradient(self, first: Tensor, aliases: list[Tensor], trained: list[Tensor]) -> None:
+        for weight in trained:
+            if id(weight) not in self._memory.slopes:
+                place = torch.empty_like(weight, requires_grad=False)
+                self._memory.slopes[id(weight)] = place
+        places = [self._memory.slopes[id(weight)] for weight in trained]
+
+        def write_slopes() -> list[Tensor | None]:
+            new = torch.autograd.grad(first, aliases, self._grad, allow_unused=True)
+            pairs = [pair for pair in zip(places, new, strict=True) if pair[1] is not None]
+            copy_all([place for place, _ in pairs], [slope for _, slope in pairs])
+            is_none = [slope is None for slope in new]
+            return [None if none else place for place, none in zip(places, is_none, strict=True)]
+
+        self._backward, self._slopes = record(write_slopes, first.device, self._memory.pool)
 
     def read(self, ids: Tensor, mask: Tensor | None) -> tuple[tuple[Tensor, ...], int]:
         """The results for other inputs, and the number of the replay."""
@@ -156,6 +181,29 @@ class _Pass:
             self._mask.copy_(mask)
         self._forward.replay()
         self._memory.run += 1
+
+
+@contextmanager
+def _aliases(network: nn.Module, weights: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The weights in the same memory, in place of those of a network.
+
+    Autograd keeps the stream of a weight's first use for as long as a graph has the weight, and a
+    recording must not wait for another stream.
+    """
+    aliases = {id(weight): nn.Parameter(weight.detach()) for weight in weights}
+    places = [
+        (module, name, weight)
+        for module in network.modules()
+        for name, weight in module._parameters.items()
+        if id(weight) in aliases
+    ]
+    try:
+        for module, name, weight in places:
+            module._parameters[name] = aliases[id(weight)]
+        yield list(aliases.values())
+    finally:
+        for module, name, weight in places:
+            module._parameters[name] = weight
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

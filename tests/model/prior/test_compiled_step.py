@@ -125,6 +125,17 @@ def test_recorded_draws_are_those_of_a_plain_decode(network: str) -> None:
     assert len(compiled_step._STEPS[compiled]) == 1
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_draws_inside_and_outside_of_inference_mode() -> None:
+    """Also with adapters in half precision, which are rounded or packed once for a draw."""
+    plain, compiled = tiny(), tiny(compile_decode=True)
+    adapted = LoRA(tiny(dtype=torch.bfloat16, compile_decode=True), rank=2).language_model
+    for context in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with context():
+            assert_same_draws(plain, compiled, PROMPTS)
+            draws(adapted, PROMPTS)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_draws_are_those_of_a_plain_decode() -> None:

@@ -31,7 +31,7 @@ def plain_and_recorded(network: str, max_new_tokens: int = 4) -> tuple[LanguageM
 
 
 def slopes(language_model: LanguageModel, log_prob: Tensor) -> list[Tensor | None]:
-    weights = list(language_model.network.parameters())
+    weights = [weight for weight in language_model.network.parameters() if weight.requires_grad]
     return list(torch.autograd.grad(log_prob.square().sum(), weights, allow_unused=True))
 
 
@@ -130,7 +130,7 @@ def test_few_passes_stay_and_the_last_used_among_them() -> None:
         for rows in (value, value.expand(number, -1, -1)):
             for _ in range(2):
                 recorded(prompts).log_prob(rows)
-    numbers = [ids_shape[0] for _, _, ids_shape, _ in recorded_passes(recorded)._passes]
+    numbers = [ids_shape[0] for _, ids_shape, _, _ in recorded_passes(recorded)._passes]
     assert len(numbers) == recorded_pass.MOST_PASSES
     assert {1, recorded_pass.MOST_PASSES + 2} <= set(numbers)
 
@@ -218,3 +218,48 @@ def test_passes_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
             distribution.log_prob(value).sum().backward()
     assert {shape[1] for shape in shapes} == {2 + size - 1 for size in (4, 6, 8, 12)}
     assert len({shape[0] for shape in shapes}) <= 3
+
+
+def test_recorded_gradients_have_weights_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live graph of a plain pass holds the stream of its weights, for which nothing may wait."""
+    _, recorded = plain_and_recorded("gpt2")
+    own = {id(weight) for weight in recorded.network.parameters()}
+    seen: list[bool] = []
+    original = torch.autograd.grad
+
+    def grad(outputs: object, inputs: object, *rest: object, **options: object) -> object:
+        seen.append(any(id(weight) in own for weight in inputs))
+        return original(outputs, inputs, *rest, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    prompts = recorded.encode(["a b"])
+    value = recorded(prompts).sample((3,))
+    for _ in range(2):
+        log_prob = recorded(prompts).log_prob(value)
+    assert seen
+    assert not any(seen)
+    monkeypatch.undo()
+    assert {id(weight) for weight in recorded.network.parameters()} == own
+    assert log_prob.requires_grad
+
+
+def test_a_network_whose_states_have_no_gradient() -> None:
+    plain, recorded = plain_and_recorded("llama")
+    for language_model in (plain, recorded):
+        language_model.requires_grad_(False)
+        language_model.network.lm_head.weight.requires_grad_(True)
+    prompts = plain.encode(["a b"])
+    value = plain(prompts).sample((3,))
+    expected = slopes(plain, plain(prompts).log_prob(value))
+    for _ in range(3):
+        assert_same(slopes(recorded, recorded(prompts).log_prob(value)), expected)
+
+
+def test_passes_inside_and_outside_of_inference_mode() -> None:
+    plain, recorded = plain_and_recorded("gpt2")
+    prompts = plain.encode(["a b"])
+    value = plain(prompts).sample((3,))
+    expected = plain(prompts).log_prob(value).detach()
+    for context in [torch.inference_mode] * 3 + [torch.no_grad] * 2 + [torch.inference_mode]:
+        with context():
+            assert_same(recorded(prompts).log_prob(value), expected)
