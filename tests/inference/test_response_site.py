@@ -92,8 +92,18 @@ REFUSED = {
         ScaledSiteError,
         "scaled by 0.25",
     ),
+    "scaled by prompt": (
+        wrapped(lambda run, _: poutine.scale(run, scale=torch.tensor([1.0, 2.0]))),
+        ScaledSiteError,
+        "scaled by tensor",
+    ),
     "masked": (
         wrapped(lambda run, _: poutine.mask(run, mask=torch.tensor([True, False]))),
+        ScaledSiteError,
+        "is masked",
+    ),
+    "masked away": (
+        lambda **k: poutine.mask(program(**k), mask=False),
         ScaledSiteError,
         "is masked",
     ),
@@ -128,6 +138,14 @@ REFUSED = {
         partial(program, after=lambda _: pyro.sample("mood", dist.Bernoulli(0.5))),
         ValueError,
         r"'mood'",
+    ),
+    "auxiliary latent": (
+        partial(
+            program,
+            after=lambda _: pyro.sample("mood", dist.Bernoulli(0.5), infer={"is_auxiliary": True}),
+        ),
+        ValueError,
+        "'mood'",
     ),
     "outer plate": (
         partial(program, around=lambda: pyro.plate("replicas", 3, dim=-2)),

@@ -131,6 +131,15 @@ def test_value_that_is_no_reward_is_shown_with_its_text(language_model, prompts,
         TextReward(odd, language_model, name="taste")(prompts, RESPONSE)
 
 
+def test_integer_that_python_does_not_write_is_refused(language_model, prompts):
+    with pytest.raises(
+        LikelihoodError, match="'taste' returned a int too large to write for the text 'a b a'"
+    ):
+        TextReward(lambda texts: [10**10_000] * len(texts), language_model, name="taste")(
+            prompts, RESPONSE
+        )
+
+
 @pytest.mark.parametrize(
     "returned",
     [
