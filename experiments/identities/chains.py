@@ -13,7 +13,8 @@ from inference.targets.fixed_points import Problem
 from model import AlignmentModel, Prompts, grammar_prior
 
 ALPHA = 4.0
-"""Power of the prior."""
+"""Power of the prior. For much larger ones few responses have all of the mass, and lengths matter
+little."""
 CHAINS, STEPS = 256, 40
 """Numbers of chains of the sampler, and of steps of each chain."""
 
@@ -104,9 +105,16 @@ def _accepted(log_weight: Tensor) -> Tensor:
 
 
 def _stationary(moves: Tensor) -> Tensor:
-    """log of the stationary distribution of a chain that else stays, `[S]`."""
-    rates = (moves - torch.diag(moves.sum(1))).T
-    rates = torch.cat([rates[1:], torch.ones_like(rates[:1])])
-    last = torch.zeros_like(rates[0])
-    last[-1] = 1.0
-    return torch.linalg.solve(rates, last).log()
+    """log of the stationary distribution of a chain that else stays, `[S]`.
+
+    By Grassmann, Taksar and Heyman 1985: without subtractions, so that the error is relative to the
+    smallest probability too.
+    """
+    moves = moves.clone()
+    for last in range(len(moves) - 1, 0, -1):  # the chain watched while it is below `last`
+        moves[:last, last] /= moves[last, :last].sum()
+        moves[:last, :last] += moves[:last, last, None] * moves[last, :last]
+    stationary = torch.ones_like(moves[0])
+    for state in range(1, len(moves)):
+        stationary[state] = stationary[:state] @ moves[:state, state]
+    return stationary.log().log_softmax(0)

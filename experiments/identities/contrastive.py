@@ -54,7 +54,7 @@ def noise_contrast(world: World) -> list[Finding]:
         Finding.of_limits(
             f"NCA, 2 draws, KL(optimum || p*), nats (the prior's: {start:.2g})",
             [kl(nca, world.log_posterior)],
-            above=0.1,
+            above=0.1 * start,
             below=start,
         ),
     ]

@@ -67,7 +67,8 @@ def token_rewards(world: World) -> list[Finding]:
 
     Both with the KL of each token in the reward, and with the rewards from a token on as its
     advantage. The two advantages differ by log E_p0[exp(r/beta) | tokens so far], the soft value of
-    the prefix: token rewards are a baseline.
+    the prefix: token rewards are a baseline. The noise of a reward at the end depends on the zero
+    of r. With the mean of r/beta - KL as the baseline it does not.
     """
     prob, places = world.log_guide.exp(), range(world.truth.support.shape[-1])
     given = _given(world)
@@ -95,6 +96,8 @@ def token_rewards(world: World) -> list[Finding]:
 
     both = advantages(world.log_guide)
     (of_tokens, noise_of_tokens), (of_end, noise_of_end) = map(moments, both)
+    baseline = prob @ both[1][0]
+    _, noise_with_baseline = moments([advantage - baseline for advantage in both[1]])
     values = [soft_value(world, world.log_joint, t) for t in places]
     gaps = [end - own - value for own, end, value in zip(*both, values, strict=True)]
     at_target = advantages(world.log_posterior)
@@ -115,6 +118,12 @@ def token_rewards(world: World) -> list[Finding]:
             "noise with token rewards over noise with a reward at the end, away from p*",
             [noise_of_tokens / noise_of_end],
             below=1.0,
+        ),
+        Finding.of_limits(
+            "noise with token rewards over noise with a reward at the end and its mean as the "
+            "baseline, away from p*",
+            [noise_of_tokens / noise_with_baseline],
+            above=1.0,
         ),
     ]
 

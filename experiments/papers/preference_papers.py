@@ -144,7 +144,7 @@ PREFERENCES = {
         "2406.11827",
         supports=("gradient at q = p*", "weighed pairs of the prior"),
         against=("far from 0",),
-        caveat="The weights close about a quarter of the gap in KL(q || p*) that pairs of the "
+        caveat="The weights close a fifth to a third of the gap in KL(q || p*) that pairs of the "
         "policy's own draws close nearly whole.",
         source=SUMMARY,
     ),

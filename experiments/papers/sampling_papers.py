@@ -36,8 +36,9 @@ SAMPLING = {
     "inf-align": Paper(
         "Balashankar et al. 2024: inference-aware alignment (InfAlign)",
         "The policy whose best of n wins most often against best of n of the prior is the "
-        "posterior of a transformed reward. For best of 4 the transform exp(10 u) of the rank u of "
-        "the reward under the prior is nearly optimal, and the rank itself is not.",
+        "posterior of a transformed reward. Here: for best of 4, and 0.08 to 1.9 nats from the "
+        "prior, the transform exp(10 u) of the rank u of the reward under the prior is nearly "
+        "optimal, and the rank itself is not.",
         "identities --only inference-aware",
         "2412.19792",
         source=ABSTRACT,

@@ -131,7 +131,8 @@ TARGETS = {
         "2510.14901",
         against=("no lengths",),
         caveat="If responses differ in length, the acceptance needs the factor |x|/|x'|, which the "
-        "authors' code does not have: else the target is p0^alpha |x|/Z.",
+        "authors' code does not have: else the target is p0^alpha |x|/Z. The larger alpha is, the "
+        "less the two differ, since few responses have nearly all of the mass.",
         source=PAPER,
     ),
     "entropy-minimisation": Paper(

@@ -234,6 +234,10 @@ TRAINERS = {
         "noise is left at the posterior.",
         "identities --only token-rewards",
         "2404.18922",
+        against=("mean as the baseline",),
+        caveat="Away from the posterior token rewards have less noise than a reward at the end "
+        "without a baseline, whose noise depends on the zero of the reward, and more noise than a "
+        "reward at the end with the mean as the baseline.",
         source=SUMMARY,
     ),
     "topr": Paper(
@@ -323,8 +327,9 @@ TRAINERS = {
             ", not weighed",
         ),
         caveat="All correct draws are EM for the mean accuracy, which gives up a prompt. As many "
-        "draws for each prompt are EM for the likelihood, the sum of log accuracies. Draws with "
-        "the answer as a hint, as STaR adds, fit another distribution without weights.",
+        "draws for each prompt are EM for the likelihood, the sum of log accuracies, and give up "
+        "no prompt; the least accuracy can still fall. Draws with the answer as a hint, as STaR "
+        "adds, fit another distribution without weights.",
         source=ABSTRACT,
     ),
     "negative": Paper(
