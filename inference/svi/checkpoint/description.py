@@ -1,17 +1,20 @@
 """Description of an object: a text for each of its parts, by name, the same in every process.
 
-    {"": "AlignmentModel", "beta": "0.3", "prior.network.weights": "wte #5a0c...; ...", ...}
+    {"": "AlignmentModel", "_beta": "0.3", "prior.network.frozen weights": "wte #5a0c...", ...}
 
 | part | described by |
 |---|---|
 | numbers, texts, tensors | value, numbers to 9 digits |
 | modules | attributes, parts and tensors |
 | objects | class and attributes, and the members of the user's classes |
+| sets, keys of a dict | their items; of objects the class, and a digest of the parts |
 | functions | closure; the user's functions also by compiled code, defaults, variables in the code |
 | settings, modules of the user | the variables whose names are in the user's code: `args.weight` |
 
 The user's code is all code outside this project, installed packages and the standard library.
 Compiled code depends on the version of Python.
+
+The name of a private list, dict, set or None, which may be a memory, ends in "?": `_words?`.
 """
 
 import argparse
@@ -25,6 +28,7 @@ import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import is_dataclass
+from enum import Enum
 from numbers import Number
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -38,6 +42,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
 from model.common.files import tensors_digest, text_digest
+from model.common.paths import without_folders
 from model.networks.sharded_modules import class_of
 
 Parts = dict[str, Any]
@@ -52,10 +57,12 @@ CACHES = {"_known", "_applied", "_cache"}
 PLACE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
 OURS = {"model", "guides", "inference", "experiments"}
+MEMORY = dict | list | set
+"""Types of private parts that may be memories, which are filled by use."""
 DEPTH = 60  # largest depth of objects in objects
 MANY = 200  # number of texts above which a list or dict is described by their digest
 _OF_TORCH = {*vars(nn.Module()), "__dict__", "__weakref__"}  # the parts of a module, and slots
-_STANDARD = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+_STANDARD = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
 _PACKAGES = {"site-packages", "dist-packages"}  # of this environment and of others
 _TEXTS = WeakIdKeyDictionary()  # versions and texts of tensors and tokenizers
 
@@ -74,11 +81,15 @@ def describe(value: Any, *, trains: bool) -> dict[str, str]:
 
 
 class _Description:
-    """The texts so far. The parts of an object that comes again are not described again."""
+    """The texts so far. The parts of an object that comes again are not described again.
 
-    def __init__(self, trains: bool) -> None:
+    Args:
+        in_set: True for the description of one item of a set.
+    """
+
+    def __init__(self, trains: bool, *, in_set: bool = False) -> None:
         self.texts: dict[str, str] = {}
-        self._trains = trains
+        self._trains, self._in_set = trains, in_set
         self._objects: dict[int, Any] = {}  # by id
         self._holders: dict[str, Any] = {}  # settings and the user's modules, by name
         self._read: set[str] = set()  # names in the user's code
@@ -117,7 +128,8 @@ class _Description:
 
     def _add_parts(self, name: str, parts: Parts) -> None:
         for key, part in parts.items():
-            place = f"{name}.{key}".removeprefix(".")
+            is_memory = key.startswith("_") and isinstance(part, MEMORY | None)
+            place = f"{name}.{key}{'?' if is_memory else ''}".removeprefix(".")
             if place not in self.texts:
                 self.add(place, part)
 
@@ -130,13 +142,19 @@ class _Description:
                 return f"{value.dtype} {value.shape} #{text_digest(value.tobytes().hex())}", {}
             case list() | tuple() if all(isinstance(item, PLAIN) for item in value):
                 return f"({', '.join(map(_plain, value))})", {}
-            case list() | tuple() | np.ndarray():
+            case list() | tuple():
                 return f"{len(value)} items", {str(n): item for n, item in enumerate(value)}
+            case np.ndarray():
+                return f"{value.dtype} {value.shape}", {"items": value.tolist()}
             case dict():
-                items = {key if isinstance(key, str) else _repr(key): value[key] for key in value}
+                items = {
+                    k if isinstance(k, str) else self._item(k): part for k, part in value.items()
+                }
                 return f"dict of {', '.join(items)}", items
             case set() | frozenset():
-                return str(sorted(map(_repr, value))), {}
+                return self._item(frozenset(value)), {}
+            case Enum():
+                return _repr(value), _members_of(type(value))
             case type():
                 return value.__name__, _members_of(value)
             case functools.partial():
@@ -167,6 +185,28 @@ class _Description:
         parts = _variables(value)
         return (type(value).__name__ if parts else _repr(value)), parts
 
+    def _item(self, item: Any) -> str:
+        """Text of an item of a set, or of a key, that depends on no other item.
+
+        An object below an item is described by its class alone where it is in a set again: in a
+        graph whose nodes hold sets of nodes, every path would be described.
+        """
+        if isinstance(item, (*PLAIN, Enum)):
+            return _repr(item)
+        if isinstance(item, tuple):
+            return f"({', '.join(map(self._item, item))})"
+        if isinstance(item, frozenset):
+            return f"[{', '.join(sorted(map(self._item, item)))}]"
+        if self._in_set:
+            return type(item).__name__
+        description = _Description(self._trains, in_set=True)
+        description.add("", item)
+        description.add_what_is_read()
+        self._read |= description._read
+        text = description.texts.pop("")
+        parts = without_folders(str(sorted(description.texts.items())))
+        return f"{text} #{text_digest(parts)}" if description.texts else text
+
     def _function(self, function: FunctionType) -> tuple[str, Parts]:
         code, parts = function.__code__, {}
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -177,7 +217,7 @@ class _Description:
         names, variables = _names_in(code), function.__globals__
         self._read |= names
         if function.__defaults__ or function.__kwdefaults__:
-            parts["defaults"] = [function.__defaults__, function.__kwdefaults__]
+            parts["default values"] = [function.__defaults__, function.__kwdefaults__]
         for name, part in vars(function).items():
             if name != "__wrapped__":
                 parts[f"{function.__name__}.{name}"] = part
@@ -195,14 +235,14 @@ class _Description:
         return parts | self._tensors(network.state_dict(keep_vars=True))
 
     def _tensors(self, tensors: Parts) -> dict[str, str]:
-        """Texts of all values, and of all tensors that the fit trains."""
+        """Texts of all values, and of all tensors that the fit trains; no names of attributes."""
         texts: dict[str, list[str]] = {}
         for name, tensor in tensors.items():
             if isinstance(tensor, Tensor) and self._trains and tensor.requires_grad:
                 text = f"{name} {tuple(tensor.shape)} {tensor.dtype}"
-                texts.setdefault("trained", []).append(text)
+                texts.setdefault("trained weights", []).append(text)
             elif isinstance(tensor, Tensor):
-                texts.setdefault("weights", []).append(f"{name} {_digest(tensor)}")
+                texts.setdefault("frozen weights", []).append(f"{name} {_digest(tensor)}")
         return {kind: "; ".join(each) for kind, each in texts.items()}
 
 
@@ -225,7 +265,14 @@ def is_installed(thing: Any) -> bool:
     else:
         file = getattr(sys.modules.get(name), "__file__", None) or ""
     path = Path(file).resolve()
-    return not _PACKAGES.isdisjoint(path.parts) or any(map(path.is_relative_to, _STANDARD))
+    folders = _STANDARD | _targets(tuple(sys.path))
+    return not _PACKAGES.isdisjoint(path.parts) or any(map(path.is_relative_to, folders))
+
+
+@functools.cache
+def _targets(folders: tuple[str, ...]) -> set[Path]:
+    """Folders of `pip install --target`; the current folder has the user's code."""
+    return {Path(f).resolve() for f in folders if any(Path(f).glob("*.dist-info"))} - {Path.cwd()}
 
 
 def _module_of(thing: Any) -> str:
@@ -249,11 +296,11 @@ def _variables(value: Any) -> Parts:
 
 
 def _counts(kind: type, name: str, part: Any) -> bool:
-    """True if an attribute describes an object of a class. An empty private part may be a cache."""
+    """True if an attribute describes an object of a class. An empty memory does not."""
     if name in _OF_TORCH or (name in COST | CACHES and any(map(_is_ours, kind.__mro__))):
         return False
     if name.startswith("_"):
-        is_empty = isinstance(part, dict | list | set) and not part
+        is_empty = isinstance(part, MEMORY) and not part
         return not is_empty and not is_installed(kind)
     return not is_installed(kind) or isinstance(part, DATA)
 

@@ -1,14 +1,14 @@
 """Fingerprint of a fit: a description, by name, of everything that the result depends on.
 
-    {"prompts.texts": "('the film was',)", "model.beta": "0.3", "objective.num_particles": "8",
-     "model.prior.network.weights": "#5a0c...", ...}
+    {"prompts.texts": "('the film was',)", "model._beta": "0.3", "objective.num_particles": "8",
+     "model.prior.network.frozen weights": "#5a0c...", ...}
 
 `description.py` says how an object is described. A long text is replaced by its digest after "#",
 an absolute path of this machine by its last part.
 
-Values that the fit itself changes, such as a count of calls, do not count. A private name that is
-missing on one side may be a cache, and does not count. A schedule of the learning rate counts by
-its code alone in a fit of more steps, because a longer schedule has other numbers.
+Values that the fit itself changes, such as a count of calls, do not count. A private list, dict,
+set or None that one side lacks may be a memory, and does not count. A schedule of the learning rate
+counts by its code alone in a fit of more steps, because a longer schedule has other numbers.
 """
 
 import re
@@ -48,14 +48,14 @@ class Fingerprint:
         before, now = saved["texts"], self.texts
         ignored = [*saved["changed"], "num_steps"]
         if before.get("num_steps") != now.get("num_steps"):
-            ignored += [name for name in now if name.startswith("optimizer.schedule.")]
+            ignored += [n for n in [*before, *now] if n.startswith("optimizer.schedule.")]
         names = [
             name
             for name in dict.fromkeys([*before, *now])
             if name.startswith("guide") == guide
             and before.get(name) != now.get(name)
             and not any(name == one or name.startswith(f"{one}.") for one in ignored)
-            and not _may_be_unfilled_cache(name, before, now)
+            and not _may_be_unfilled_memory(name, before, now)
         ]
         differences = [_difference(name, before, now) for name in names[:SHOWN]]
         more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
@@ -72,14 +72,14 @@ def _texts(parts: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def _may_be_unfilled_cache(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """True if a name is private, or below a private name, that one side lacks."""
-    ends = [match.end() for match in re.finditer(r"\._[^.]*", name)]
+def _may_be_unfilled_memory(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """True if a name is that of a memory, or below a memory, that one side lacks."""
+    ends = [match.end() for match in re.finditer(r"\._[^.]*\?(?=\.|$)", name)]
     return any((name[:end] in before) != (name[:end] in now) for end in ends)
 
 
 def _difference(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    shown = name.replace("._", ".")
+    shown = re.sub(r"\._([^.?]*)\??", r".\1", name)
     if name not in before:
         return f"no {shown}"
     if name not in now:

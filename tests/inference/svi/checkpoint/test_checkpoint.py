@@ -14,6 +14,7 @@ import threading
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -31,7 +32,7 @@ from guides import FineTuned, LoRA, MeanField, Twisted
 from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, cosine, fit
 from inference.objectives.self_play import SelfPlay
 from inference.svi.anneal import soften
-from inference.svi.checkpoint.description import is_installed
+from inference.svi.checkpoint.description import _targets, is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import (
     CheckpointError,
@@ -331,6 +332,48 @@ def test_a_cache_may_be_empty_and_a_list_of_words_may_not_be_another(words):
         )
 
 
+class Holder:
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def differences(one, other):
+    """Differences of the second object to the first, and the reverse."""
+    fits = Fingerprint(model=one), Fingerprint(model=other)
+    return tuple(b.differences(a.to_json(), guide=False) for a, b in (fits, fits[::-1]))
+
+
+@pytest.mark.parametrize("memory", [None, [1], {"a": Holder(b=1)}, {1}, ["word"] * 100])
+def test_a_private_part_that_one_side_lacks_counts_unless_it_may_be_a_memory(memory):
+    assert differences(Holder(), Holder(_memory=memory)) == ("", "")
+    for part in (0.5, "strict", Holder(a=1), torch.ones(2), (1, 2)):
+        missing, extra = differences(Holder(), Holder(_threshold=part))
+        assert missing.startswith("no model.threshold")
+        assert extra.startswith("model.threshold that is not there now")
+    for part in (0.5, ["other"], torch.ones(2)):
+        assert all(differences(Holder(_memory=memory), Holder(_memory=part)))
+
+
+class Lazy:
+    """Private parts of many kinds that are there from the first call on."""
+
+    def __init__(self):
+        self._list = self._scale = None
+
+    def __call__(self, texts):
+        self._list, self._scale = [1], 0.5
+        self._texts, self._last = {"a": texts}, len(texts)
+        return [self._scale for _ in texts]
+
+
+def test_a_reward_may_fill_its_private_parts_in_the_fit(tmp_path):
+    used = Lazy()
+    Case(reward=used).run(tmp_path, 1)
+    Case(reward=used).run(tmp_path, 2, resume=True)
+    Case(reward=Lazy()).run(tmp_path, 3, resume=True)
+    Case(reward=used).run(tmp_path, 4, resume=True)
+
+
 class Pair:
     def __init__(self, one, other):
         self._one, self._other = one, other
@@ -365,7 +408,11 @@ class Method:
 OTHERS = {
     "prompts": ({}, {"prompts": ["a", "c"]}, "other prompts"),
     "beta": ({}, {"beta": 0.25}, r"0\.5, got 0\.25 \(model\.beta\)"),
-    "weights of the prior": ({}, {"prior": moved(tiny())}, r"other model\.prior\.network\.weights"),
+    "weights of the prior": (
+        {},
+        {"prior": moved(tiny())},
+        r"other model\.prior\.network\.frozen weights",
+    ),
     "length": ({}, {"prior": tiny(max_new_tokens=2)}, r"max_new_tokens"),
     "temperature": (
         {},
@@ -466,6 +513,27 @@ def test_a_schedule_may_be_longer_and_not_another(tmp_path):
     case(5).run(tmp_path, 5, resume=True)
 
 
+class Halved:
+    """Schedule with a rate of half at each of its named steps."""
+
+    def __init__(self, **steps):
+        vars(self).update(steps)
+
+    def __call__(self, step):
+        return 0.5 ** sum(step >= one for one in vars(self).values())
+
+
+def test_a_schedule_of_another_number_of_steps_may_have_other_parts():
+    def fingerprint(num_steps, **steps):
+        optimizer = FusedOptimizer(options={"lr": 0.1}, schedule=Halved(**steps))
+        return Fingerprint(optimizer=optimizer, num_steps=num_steps)
+
+    saved = fingerprint(4, first=1, second=2).to_json()
+    assert not fingerprint(5, first=1).differences(saved, guide=False)
+    assert not fingerprint(5, first=1, second=2, third=3).differences(saved, guide=False)
+    assert "optimizer.schedule" in fingerprint(4, first=1).differences(saved, guide=False)
+
+
 def test_composed_rewards_differ_by_their_parts(tmp_path):
     def case(weight=1.0, threshold=0.5, penalty=None, index=3):
         prior = tiny()
@@ -506,7 +574,9 @@ def test_frozen_weights_of_a_guide_are_part_of_the_fit(tmp_path):
         return make
 
     Case(guide=guide(0.0)).run(tmp_path, 1)
-    with pytest.raises(CheckpointError, match=r"other guide\.language_model\.network\.weights"):
+    with pytest.raises(
+        CheckpointError, match=r"other guide\.language_model\.network\.frozen weights"
+    ):
         Case(guide=guide(1e-6)).run(tmp_path, 2, resume=True)
 
 
@@ -534,6 +604,33 @@ def test_a_saved_and_loaded_prior_is_the_same_prior(tmp_path, whole):
     assert torch.equal(Case(prior=load()).run(tmp_path / "fit", resume=True), whole)
 
 
+class HasParts(torch.nn.Module):
+    """A module whose attributes have the names of descriptions of its tensors."""
+
+    def __init__(self, number, scale):
+        super().__init__()
+        self.weights, self.trained = number, number
+        self.parameter = torch.nn.Parameter(torch.ones(1))
+        self.frozen = torch.nn.Parameter(torch.full((1,), scale), requires_grad=False)
+
+
+def test_names_of_attributes_and_of_tensors_of_a_module_are_apart():
+    def differences(number, scale):
+        saved = Fingerprint(guide=HasParts(1, 1.0)).to_json()
+        return Fingerprint(guide=HasParts(number, scale)).differences(saved, guide=True)
+
+    assert not differences(1, 1.0)
+    assert differences(2, 1.0) == "1, got 2 (guide.weights); 1, got 2 (guide.trained)"
+    assert "frozen weights" in differences(1, 2.0)
+
+
+def test_a_default_value_hides_no_variable_of_that_name():
+    def make(defaults):
+        return lambda texts, scale=1: [defaults for _ in texts]
+
+    assert differences(make(1), make(2))[0] == "1, got 2 (model.defaults)"
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -542,12 +639,16 @@ import pyro.distributions as dist
 from inference import FusedOptimizer, LeaveOneOut_ELBO, fit
 from tests.model.tiny import tiny
 prior, WEIGHT, NAMES = tiny(), float(sys.argv[2]), {"good", "bad", "fine", "dull"}
+class Word:
+    def __init__(self, text): self.names = {text, text + "s", text * 2}
+PAIRS = {frozenset(("good", "fine")), frozenset(("bad", "dull")), ("good", frozenset(NAMES))}
+WORDS, TABLE = set(map(Word, NAMES)), {frozenset(NAMES): 1.0}
 def helper(response):
     return WEIGHT * (response == 3).double().sum(-1)
 def model(prompts):
     with pyro.plate("prompts", len(prompts), dim=-1):
         response = pyro.sample("response", prior(prompts))
-        pyro.factor("reward", helper(response) if "good" in NAMES else 0)
+        pyro.factor("reward", helper(response) if PAIRS and WORDS and TABLE else 0)
 def guide(prompts):
     logits = pyro.param("logits", torch.zeros(3, 5, dtype=torch.float64))
     with pyro.plate("prompts", len(prompts), dim=-1):
@@ -654,6 +755,19 @@ def test_of_settings_only_those_that_are_read_count(kind):
     assert other == "1.0, got 2.0 (model.args.weight)"
 
 
+def test_items_of_sets_are_described_as_other_parts_are(tmp_path):
+    """The last part of a path counts, and the settings that are read."""
+    folders = [tmp_path / name / "prior" for name in ("here", "there")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert differences(*({Holder(path=folder)} for folder in folders)) == ("", "")
+    score = {lambda args, text: args.weight * len(text)}
+    for resume, weight in ((True, 1.0), (False, 2.0)):
+        args = (argparse.Namespace(weight=w, resume=r) for w, r in ((1.0, False), (weight, resume)))
+        one, other = (Holder(args=each, score=score) for each in args)
+        assert any(differences(one, other)) == (weight == 2.0)
+
+
 def test_functions_that_call_each_other_are_described_once():
     """Each of 30 functions is reached on twice as many ways as the one before."""
     code = "".join(
@@ -689,12 +803,27 @@ def nested(depth):
     return value
 
 
+class Color(Enum):
+    RED = 1
+    GREEN = 2
+    BLUE = 3
+
+
+def graph(size):
+    """Nodes that each hold the set of all others; the paths are too many to be followed."""
+    nodes = {Holder(number=number) for number in range(size)}
+    for node in nodes:
+        node.others = nodes - {node}
+    return nodes
+
+
 ODD = [
     Odd(1),
     Locked(),
     nested(500),
     {i: f"word {i}" for i in range(1_000)},
     np.array(["a", None], dtype=object),
+    np.array({"a": 1}, dtype=object),
     np.array(3.5),
     np.zeros(3, dtype=">f4"),
     np.datetime64("2020-01-01"),
@@ -708,6 +837,7 @@ ODD = [
     iter([1]),
     (n for n in "ab"),
     {"a", ("b", 1)},
+    graph(12),
     functools.lru_cache(len),
     re.compile("a"),
     operator.itemgetter(1),
@@ -741,6 +871,13 @@ def test_anything_can_be_described_and_is_the_same_when_described_again(value):
         ([1, [2, 3]], [1, [2, 4]]),
         ({"a": 1.0}, {"a": 1}),
         (np.float32(0.5), np.float32(0.25)),
+        (np.array({"a": 1}, dtype=object), np.array({"a": 2}, dtype=object)),
+        ({Holder(a=1)}, {Holder(a=2)}),
+        ({Holder(a=1): "b"}, {Holder(a=2): "b"}),
+        ({frozenset("ab")}, {frozenset("ac")}),
+        ({("a", Holder(a={1}))}, {("a", Holder(a={2}))}),
+        (list(Color), [Color.RED, Color.BLUE, Color.GREEN]),
+        ({Color.RED, Color.GREEN}, {Color.RED, Color.BLUE}),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -1059,7 +1196,7 @@ def test_the_fingerprint_can_be_read(tmp_path):
     texts = state["fingerprint"]["texts"]
     assert texts["model._beta"] == "0.5"
     assert texts["objective.num_particles"] == "4"
-    assert re.fullmatch("#[0-9a-f]{32}", texts["model.prior.network.weights"])
+    assert re.fullmatch("#[0-9a-f]{32}", texts["model.prior.network.frozen weights"])
     assert len(json.dumps(texts)) < 20_000
     assert pyro.get_param_store().keys() == set()
 
@@ -1075,3 +1212,22 @@ def test_packages_of_another_environment_are_installed(folder):
     place = f"/usr/lib/python3/{folder}/package/file.py"
     function.__code__ = function.__code__.replace(co_filename=place)
     assert is_installed(function)
+
+
+def test_packages_in_a_folder_of_the_path_are_installed(tmp_path, monkeypatch):
+    """Packages of `pip install --target` are in such a folder."""
+
+    def function():
+        pass
+
+    monkeypatch.syspath_prepend(tmp_path)
+    place = str(tmp_path / "package" / "file.py")
+    function.__code__ = function.__code__.replace(co_filename=place)
+    assert not is_installed(function)
+    (tmp_path / "package-1.0.dist-info").mkdir()
+    _targets.cache_clear()
+    assert is_installed(function)
+    monkeypatch.chdir(tmp_path)
+    _targets.cache_clear()
+    assert not is_installed(function), "the user's code"
+    _targets.cache_clear()
