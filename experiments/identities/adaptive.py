@@ -1,5 +1,7 @@
 """Adaptive rejection under a hard constraint: its trie against all responses, and its yield."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,9 +39,9 @@ def adaptive_rejection(world: World) -> list[Finding]:
         with random_state.isolated(0):
             for _ in range(CHUNKS):
                 search.draw(prior(world.prompts), CHUNK)
-                ratio = (_log_draw(world, trie) - world.log_prior)[is_allowed].exp()
-                errors.append((ratio * trie.left - 1).abs().max().item())
-                left.append(trie.left)
+                log_ratio = (_log_draw(world, trie) - world.log_prior)[is_allowed]
+                errors.append((log_ratio + trie.log_left).expm1().abs().max().item())
+                left.append(math.exp(trie.log_left))
     rising = [left[:CHUNKS], left[CHUNKS:]]
     return [
         exact("probability of a draw over p0, times the mass that is left, less 1", *errors),

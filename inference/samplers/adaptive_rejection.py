@@ -8,7 +8,7 @@ B_i, a set of responses that are not allowed. A trie of prefixes holds the share
 is ruled out. The next token is drawn in proportion to p0 times the share that is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,53 +25,79 @@ from model.common.checks import boolean, function, whole_number
 from model.prior.logits import sample_token
 from model.prior.response_space import ResponseSpace
 
-ALL = 1 - 1e-9
-"""Ruled-out share of a prefix above which the whole prefix counts as ruled out, for rounding."""
 Tokens = tuple[int, ...]
 
 
 @dataclass
 class Prefix:
-    """A prefix that was drawn.
+    """A prefix that was drawn, with logs of masses, nats.
 
     Attributes:
-        share: ruled-out share of the mass of the prefix.
-        shares: ruled-out shares of next tokens, by token.
+        log_rest: log p0 of the next tokens that were not drawn and may stand.
+        log_prob: log p0 of the next tokens that were drawn, by token.
+        log_share: log of the share of these tokens that is not ruled out, by token.
         forbidden: `[V]`, True at next tokens that were tested and may not stand; None before.
     """
 
-    share: float = 0.0
-    shares: dict[int, float] = field(default_factory=dict)
+    log_rest: float = 0.0
+    log_prob: dict[int, float] = field(default_factory=dict)
+    log_share: dict[int, float] = field(default_factory=dict)
     forbidden: Tensor | None = None
+
+    @property
+    def log_left(self) -> float:
+        """log of the share that is not ruled out, -inf only if nothing is left."""
+        drawn = [log_prob + self.log_share[token] for token, log_prob in self.log_prob.items()]
+        return torch.tensor([self.log_rest, *drawn], dtype=torch.float64).logsumexp(0).item()
 
 
 class Trie:
-    """Responses to one prompt that are ruled out, by their prefixes."""
+    """Responses to one prompt that are ruled out, by their prefixes.
+
+    The share of a prefix that is left is a sum over the tokens that are left. One less the share
+    that is ruled out would be 0 by rounding where little is left.
+    """
 
     def __init__(self) -> None:
         self.prefixes: dict[Tokens, Prefix] = {(): Prefix()}
 
     @property
-    def left(self) -> float:
-        """p0 of the responses that are not ruled out, an upper bound of Z."""
-        share = self.prefixes[()].share
-        return 0.0 if share > ALL else 1 - share
+    def log_left(self) -> float:
+        """log p0 of the responses that are not ruled out, an upper bound of log Z, nats."""
+        return self.prefixes[()].log_left
 
-    def rule_out(self, tokens: Tokens, prob: Sequence[float], share: float = 1.0) -> None:
-        """Set the ruled-out share of a prefix, whose tokens have the probabilities `prob`."""
-        for t in reversed(range(len(tokens))):
-            prefix = self.prefixes.setdefault(tokens[:t], Prefix())
-            prefix.share += prob[t] * (share - prefix.shares.get(tokens[t], 0.0))
-            prefix.shares[tokens[t]] = share
-            share = 1.0 if prefix.share > ALL else prefix.share
-
-    def forbid(
-        self, tokens: Tokens, prob: Sequence[float], next_prob: Tensor, forbidden: Tensor
+    def visit(
+        self,
+        tokens: Tokens,
+        log_prob: Tensor,
+        stands: Mapping[int, bool],
+        forbidden: Tensor | None = None,
     ) -> None:
-        """Rule out next tokens `[V]` of a prefix before any other that begins with the prefix."""
+        """Record a prefix that was drawn.
+
+        Args:
+            tokens: The prefix.
+            log_prob: log p0 of the next tokens, `[V]`.
+            stands: True for the next tokens that were drawn and may stand.
+            forbidden: True for the next tokens that may not stand, `[V]`, if all were tested.
+        """
         prefix = self.prefixes.setdefault(tokens, Prefix())
-        prefix.forbidden, prefix.share = forbidden, next_prob[forbidden].sum().item()
-        self.rule_out(tokens, prob, 1.0 if prefix.share > ALL else prefix.share)
+        if forbidden is not None:
+            prefix.forbidden = forbidden
+        for token, may in stands.items():
+            prefix.log_share[token] = prefix.log_share.get(token, 0.0) if may else -torch.inf
+        drawn = torch.tensor(list(prefix.log_share), device=log_prob.device)
+        prefix.log_prob = dict(zip(prefix.log_share, log_prob[drawn].tolist(), strict=True))
+        rest = log_prob.index_fill(0, drawn, -torch.inf)
+        if prefix.forbidden is not None:
+            rest[prefix.forbidden] = -torch.inf
+        prefix.log_rest = rest.logsumexp(0).item()
+
+    def update(self, tokens: Tokens) -> None:
+        """Tell the prefix before the last token how much is left; longer prefixes go first."""
+        if tokens:
+            before = self.prefixes[tokens[:-1]]
+            before.log_share[tokens[-1]] = self.prefixes[tokens].log_left
 
     def is_tested(self, tokens: Tokens) -> bool:
         """True if the next tokens of a prefix were tested."""
@@ -84,8 +110,8 @@ class Trie:
             return
         if prefix.forbidden is not None:
             log_prob[prefix.forbidden] = -torch.inf
-        for token, share in prefix.shares.items():
-            log_prob[token] += torch.tensor(1 - share, dtype=torch.float64).log().to(log_prob)
+        for token, log_share in prefix.log_share.items():
+            log_prob[token] += log_share
 
 
 @torch.no_grad()
@@ -128,23 +154,25 @@ def adaptive_rejection_sampling(
         prior = autoregressive(response_distribution(model, prompts, role="model"))
         search = Search(allowed, prompts, tries, num_tests, every_token, prior.space)
         for start in range(0, num_samples, chunk):
-            log_left = torch.tensor([trie.left for trie in tries], dtype=torch.float64).log()
-            if bool((empty := log_left.isneginf()).any()):
-                text = prompts.texts[int(empty.int().argmax())]
+            log_left = [trie.log_left for trie in tries]
+            if -torch.inf in log_left:
+                text = prompts.texts[log_left.index(-torch.inf)]
                 raise NoSupportError(
                     f"all responses to {text!r} are ruled out: no response may stand, loosen "
                     "`allowed`"
                 )
-            response, is_allowed = search.draw(prior, min(chunk, num_samples - start))
+            num = min(chunk, num_samples - start)
+            response, is_allowed, log_ratio = search.draw(prior, num)
             log_likelihood = log_likelihood_at(model, prompts, response).double()
             log_weight = log_likelihood.masked_fill(~is_allowed, -torch.inf)
-            parts.append((response, log_weight, log_weight + log_left.to(log_weight), is_allowed))
+            parts.append((response, log_weight, log_weight + log_ratio, is_allowed))
     response, log_weight, log_terms, is_allowed = map(torch.cat, zip(*parts, strict=True))
     check_support(log_weight, prompts.texts)
+    log_left = [trie.log_left for trie in tries]
     diagnostics = {
         "acceptance": is_allowed.double().mean(0),
         "num_tests": num_tests.to(response.device),
-        "bound": response.new_tensor([trie.left for trie in tries], dtype=torch.float64),
+        "bound": response.new_tensor(log_left, dtype=torch.float64).exp(),
     }
     return Posterior(response, log_weight, log_mean(log_terms), diagnostics)
 
@@ -167,42 +195,53 @@ class Search:
     every_token: bool
     space: ResponseSpace
 
-    def draw(self, prior: ResponseDistribution, num: int) -> tuple[Tensor, Tensor]:
-        """Draw K responses to each prompt, `[K, N, T]`, and tell which are allowed, `[K, N]`."""
+    def draw(self, prior: ResponseDistribution, num: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw K responses to each prompt outside the tries, and rule out what they show.
+
+        Returns:
+            Responses `[K, N, T]`; True where they are allowed, `[K, N]`; and log p0 less the log
+            density of the draw up to the last token drawn, `[K, N]`, nats, float64. This is the log
+            of the mass that is left, up to the rounding by which two passes of a network differ.
+        """
         particles, stream = Particles.unwritten(prior, num), Stream(prior, num)
         is_allowed = ~particles.ended
-        probs: dict[tuple[int, int], list[float]] = {}  # of the tokens of each draw
-        broken: list[tuple[int, Tokens, list[float]]] = []
-        new: dict[tuple[int, Tokens], tuple[list[float], Tensor]] = {}
+        log_ratio = torch.zeros_like(is_allowed, dtype=torch.float64)
+        visited: list[tuple[int, Tokens]] = []  # the shortest prefix first
         for t in range(1, prior.event_shape[0] + 1):
             log_prob = (stream.logits.double() / prior.temperature).log_softmax(-1)
             log_prob = log_prob.unflatten(0, (num, -1))  # [K, N, V]
             left, drawn = log_prob.clone(), particles.response[..., : t - 1].tolist()
             active = [(k, n) for k, n in (~particles.ended).nonzero().tolist()]
             for k, n in active:
-                tokens, prob = tuple(drawn[k][n]), probs.setdefault((k, n), [])
-                self.tries[n].restrict(tokens, left[k, n])
-                if self.every_token and not self.tries[n].is_tested(tokens):
-                    new.setdefault((n, tokens), (list(prob), log_prob[k, n].exp()))
+                self.tries[n].restrict(tuple(drawn[k][n]), left[k, n])
             token = sample_token(left.flatten(0, 1), 1.0).view(num, -1)
+            own = [part.gather(-1, token[..., None])[..., 0] for part in (log_prob, left)]
+            ratio = own[0] - own[1] + left.logsumexp(-1)
+            log_ratio = torch.where(particles.ended, log_ratio, log_ratio + ratio)
             particles.response[..., t - 1] = token.masked_fill(particles.ended, self.space.pad_id)
-            for (k, n), stands in zip(active, self._stand(particles, active, t), strict=True):
-                probs[k, n].append(log_prob[k, n, token[k, n]].exp().item())
-                if not stands:
-                    broken.append((n, (*drawn[k][n], int(token[k, n])), probs[k, n]))
-                    is_allowed[k, n] = False
+            stands: dict[tuple[int, Tokens], dict[int, bool]] = {}
+            rows = {}
+            next_token = token.tolist()
+            for (k, n), may in zip(active, self._stand(particles, active, t), strict=True):
+                place = n, tuple(drawn[k][n])
+                stands.setdefault(place, {})[next_token[k][n]] = may
+                rows[place] = log_prob[k, n]
+                is_allowed[k, n] = may
+            for (n, tokens), row in rows.items():
+                is_new = self.every_token and not self.tries[n].is_tested(tokens)
+                forbidden = self._forbidden(n, tokens) if is_new else None
+                self.tries[n].visit(tokens, row, stands[n, tokens], forbidden)
+            visited += rows
             particles.ended = particles.ended | self.space.is_end(token) | ~is_allowed
             if t == prior.event_shape[0] or bool(particles.ended.all()):
                 break
             stream.extend(particles.response[..., t - 1], None)
-        for (n, tokens), (prob, next_prob) in new.items():  # the shortest prefix first
-            self.tries[n].forbid(tokens, prob, next_prob, self._forbidden(n, tokens))
-        for n, tokens, prob in broken:
-            if not self.tries[n].is_tested(tokens[:-1]):
-                self.tries[n].rule_out(tokens, prob)
+        for n, tokens in reversed(visited):
+            self.tries[n].update(tokens)
         nothing = torch.full_like(particles.response[0, 0], self.space.pad_id)
         nothing[0] = self.space.end_ids[0]
-        return torch.where(is_allowed[..., None], particles.response, nothing), is_allowed
+        response = torch.where(is_allowed[..., None], particles.response, nothing)
+        return response, is_allowed, log_ratio
 
     def _stand(self, particles: Particles, active: list[tuple[int, int]], t: int) -> list[bool]:
         """True for the responses of which the first t tokens may stand."""

@@ -1,12 +1,20 @@
 """Adaptive rejection: exact draws, an unbiased Z, and a trie that holds what is ruled out."""
 
+import pyro
 import pytest
 import torch
 
 from inference.samplers.adaptive_rejection import adaptive_rejection_sampling
 from inference.samplers.posterior import NoSupportError
-from model import TokenReward
-from tests.inference.samplers.three_tokens import NUM_WORDS, World, assert_unbiased, graded
+from model import ResponseDistribution, TokenReward
+from tests.inference.samplers.three_tokens import (
+    NUM_WORDS,
+    TableDecoder,
+    World,
+    assert_unbiased,
+    code_of,
+    graded,
+)
 
 RUNS = 300
 
@@ -93,6 +101,87 @@ def test_draws_of_the_tested_tokens_are_all_accepted_once_the_trie_is_full(const
     mass = constrained.truth.log_prior.exp().where(even, 0.0).sum(0)
     assert torch.allclose(posterior.diagnostics["bound"], mass, rtol=0, atol=1e-9)
     assert (posterior.diagnostics["num_tests"] > 64 + NUM_WORDS).all()
+
+
+@pytest.mark.parametrize("log_share", [-23.0, -500.0])
+@pytest.mark.parametrize("every_token", [True, False])
+def test_a_small_mass_of_the_allowed_is_neither_lost_nor_rounded(
+    constrained, log_share, every_token
+):
+    """The first two words are 7 or 9, each of a share of its prefix that is nothing beside 1."""
+    rare, tables = torch.tensor([7, 9]), [constrained.log_prior[0]]
+    for t in (1, 2, 3):
+        table = constrained.log_prior[t].clone().unflatten(1, (NUM_WORDS, -1))
+        table[:, rare] += log_share
+        if t > 1:
+            table.unflatten(2, (NUM_WORDS, -1))[:, :, rare] += log_share
+        tables.append(table.flatten(1))
+    code = (rare[:, None] * NUM_WORDS + rare).flatten()
+    # a row of a table is of one prefix up to a factor
+    first = tables[1].log_softmax(-1)
+    second = tables[2].unflatten(1, (NUM_WORDS, -1)).log_softmax(-1).flatten(1)
+    log_z = (first.repeat_interleave(NUM_WORDS, 1) + second)[:, code].logsumexp(-1)
+
+    def begins_rarely(prompts, response, t):
+        return torch.isin(response[..., : min(t, 2)], rare).all(-1)
+
+    posterior = adaptive_rejection_sampling(
+        constrained.program(tables),
+        constrained.prompts,
+        begins_rarely,
+        num_samples=80,
+        chunk=1,
+        every_token=every_token,
+    )
+    # a draw is accepted with any probability worth naming only when all else is ruled out
+    acceptance = posterior.diagnostics["acceptance"]
+    assert (acceptance > 0.4).all()
+    assert torch.allclose(posterior.log_z - acceptance.log(), log_z, rtol=0, atol=1e-9)
+    assert torch.allclose(posterior.diagnostics["bound"], log_z.exp(), rtol=1e-9, atol=0)
+
+
+class Rounded(TableDecoder):
+    """Two tables by turns, as two passes of a network in half precision differ."""
+
+    def __init__(self, *tables):
+        super().__init__(tables[0])
+        self.tables, self.num_passes = tables, 0
+
+    def start(self, prompts):
+        self.log_tables = self.tables[self.num_passes % len(self.tables)]
+        self.num_passes += 1
+        return super().start(prompts)
+
+
+@pytest.mark.parametrize("every_token", [True, False])
+def test_z_is_unbiased_where_two_passes_over_a_prefix_differ(constrained, every_token):
+    """The shares in the trie are of other passes than the probabilities of a draw."""
+    noise = torch.randn(constrained.log_prior[3].shape, dtype=torch.float64)
+    log_mass = constrained.log_prior[3] + 0.7 * noise
+    second = [log_mass.unflatten(1, (NUM_WORDS**t, -1)).logsumexp(-1) for t in range(4)]
+    decoder = Rounded(constrained.log_prior, second)
+
+    def program(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            pyro.sample("response", ResponseDistribution(decoder, prompts, constrained.space))
+
+    posterior = adaptive_rejection_sampling(
+        program,
+        constrained.repeated(RUNS),
+        allowed,
+        num_samples=24,
+        chunk=4,
+        every_token=every_token,
+    )
+    assert decoder.num_passes % 2 == 0
+    code = code_of(constrained.truth.support)  # [S, 2]
+    is_allowed = may_stand(constrained.truth.support)
+    mass = [
+        table[3].T.gather(0, code).exp().where(is_allowed, 0.0).sum(0) / table[3].exp().sum(-1)
+        for table in (constrained.log_prior, second)
+    ]
+    assert (mass[0] / mass[1] - 1).abs().max() > 0.01
+    assert_unbiased(posterior.log_z.exp().view(-1, 2), (mass[0] + mass[1]) / 2)
 
 
 def test_nothing_that_may_stand_is_an_error(constrained):
