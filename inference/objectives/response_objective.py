@@ -7,7 +7,6 @@ them K is `num_particles`, N the number of prompts, T the longest response, and
     w = p0(x) likelihood(x) / q(x)
 """
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from inference.objectives.draws import Draws
+from inference.objectives.same_model import SameModel
 from inference.programs import (
     Joint,
     Program,
@@ -199,9 +199,8 @@ class ResponseObjective(SurrogateLoss):
 
     def _check_model(self, model: Program) -> None:
         """Refuse another model than in the steps before, if these left a state."""
-        program = inspect.unwrap(model)
-        own = getattr(program, "__self__", program)  # a bound method is a new object each time
-        if _MODELS.setdefault(self, own) is not own and self.get_state():
+        is_same = _MODELS.setdefault(self, SameModel(model))
+        if not is_same(model) and self.get_state():
             name, has = type(self).__name__, "log Z, ranks or responses of an earlier step"
             raise ValueError(
                 f"the {name} has {has}, and these are of another model: make a new objective for "
@@ -296,7 +295,7 @@ class ResponseObjective(SurrogateLoss):
         return trace.nodes["response"]["fn"], log_factors(trace)
 
 
-_MODELS: WeakKeyDictionary[ResponseObjective, Any] = WeakKeyDictionary()
+_MODELS: WeakKeyDictionary[ResponseObjective, SameModel] = WeakKeyDictionary()
 """Model of the first step of each objective; no attribute, which a copy would copy."""
 
 

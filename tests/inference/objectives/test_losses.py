@@ -1,5 +1,9 @@
 """The loss that each objective returns, and its other metrics; other tests look at gradients."""
 
+import gc
+import weakref
+from functools import partial
+
 import pyro
 import pytest
 import torch
@@ -163,6 +167,40 @@ def test_an_objective_that_has_learned_of_one_model_refuses_another(objective):
     gradient(objective, model.__call__, guide, ONE, response)
     with pytest.raises(ValueError, match="of another model: make a new objective"):
         gradient(objective, Target(seed=5), guide, ONE, response)
+
+
+def test_a_model_made_anew_of_the_same_parts_is_the_same():
+    """Partials and functions that are made for each step, alone and inside each other."""
+    model, guide, weight = Target(), Table(1), torch.ones(())
+
+    def weighted(prompts, *, model, weight):
+        return model(prompts)
+
+    def made(model, weight):
+        return lambda prompts: weighted(prompts, model=model, weight=weight)
+
+    response = guide.distribution(ONE).sample((4,))
+    for make in (lambda *parts: partial(weighted, model=parts[0], weight=parts[1]), made):
+        objective = FDivergence("forward-kl", 4)
+        for _ in range(2):
+            gradient(objective, make(model, weight), guide, ONE, response)
+        for parts in ((Target(seed=5), weight), (model, torch.ones(()))):
+            with pytest.raises(ValueError, match="of another model"):
+                gradient(objective, make(*parts), guide, ONE, response)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: partial(model)])
+def test_an_objective_does_not_keep_its_model_alive(wrap):
+    """A model has a network, which takes memory. A new one at its address is not the same."""
+    objective, model, guide = FDivergence("forward-kl", 4), Target(), Table(1)
+    response = guide.distribution(ONE).sample((4,))
+    gradient(objective, wrap(model), guide, ONE, response)
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+    with pytest.raises(ValueError, match="of another model"):
+        gradient(objective, wrap(Target()), guide, ONE, response)
 
 
 def test_an_objective_without_a_state_takes_any_model():
