@@ -20,6 +20,7 @@ from torch import Tensor
 
 from model.common import ranks
 from model.common.checks import finite, first_index, function
+from model.common.devices import generator_state, seed_generator
 from model.common.provenance import through
 from model.common.texts import quoted
 from model.prior.division import Block, division
@@ -185,16 +186,19 @@ def _values_of(
 def _called(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Tensor:
     """Value of a reward or a factor, refused if it writes to its arguments, which others read.
 
-    Behind a call that drew random numbers, the generator goes on from a seed that follows from its
-    state before the call: a reward that seeds the generator would repeat the draws of responses.
+    Behind a call that drew random numbers on the CPU or on the device of the responses, the
+    generator of that device goes on from a seed that follows from its state before the call: a
+    reward that seeds the generator would repeat the draws of responses.
     """
     given = [response, prompts.ids, prompts.mask]
     # an array of numpy shares the memory of a tensor on the CPU, and its changes have no version
     before = [tensor.clone() if tensor.is_cpu else _version(tensor) for tensor in given]
-    generator = torch.get_rng_state()
+    devices = {torch.device("cpu"), response.device}
+    generators = {device: generator_state(device) for device in devices}
     value = piece(prompts, response)
-    if not torch.equal(generator, torch.get_rng_state()):
-        torch.manual_seed(zlib.crc32(generator.numpy().tobytes()))
+    for device, state in generators.items():
+        if not torch.equal(state, generator_state(device)):
+            seed_generator(device, zlib.crc32(state.numpy().tobytes()))
     after = [tensor if tensor.is_cpu else _version(tensor) for tensor in given]
     if not all(map(_is_same, before, after)):
         fault = "changed responses or prompts in place"

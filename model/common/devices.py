@@ -36,6 +36,16 @@ def set_generator_state(device: torch.device, state: Tensor) -> None:
         torch.get_device_module(device).set_rng_state(state, device)
 
 
+def seed_generator(device: torch.device, seed: int) -> None:
+    """Seed torch's own generator on one device; `torch.manual_seed` seeds those of all devices."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        module = torch.get_device_module(device)
+        with module.device(device):
+            module.manual_seed(seed)
+
+
 def give_back_freed_memory() -> None:
     """Give freed memory back to the system, where the C library keeps it and can give it back.
 

@@ -1,10 +1,14 @@
 """Values of rewards and factors are checked where they enter the model."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from model import AlignmentModel, HardConstraintSupport, ImpossibleResponseError, LikelihoodError
+from model.common.devices import generator_state, seed_generator
+from model.likelihood import values_of
 from tests.model.tiny import tiny
 
 
@@ -89,14 +93,26 @@ def test_a_reward_that_changes_responses_through_numpy_is_refused():
         model.reward(prompts, torch.zeros(4, 2, prior.max_new_tokens, dtype=torch.long))
 
 
-def test_a_reward_that_seeds_the_generator_repeats_no_draws() -> None:
+def seed_all(_: torch.device) -> None:
+    torch.manual_seed(3)
+
+
+def seed_own(device: torch.device) -> None:
+    """As by `torch.cuda.manual_seed`."""
+    seed_generator(device, 3)
+
+
+@pytest.mark.parametrize("seed", [seed_all, seed_own])
+def test_a_reward_that_seeds_the_generator_repeats_no_draws(
+    seed: Callable[[torch.device], None],
+) -> None:
     """Functions of users seed the generator from which responses are drawn."""
     prior = tiny()
     prompts = prior.encode(["a"] * 64)
 
     def seeding(_: object, response: Tensor) -> Tensor:
-        torch.manual_seed(3)
-        return torch.rand(response.shape[:-1])
+        seed(response.device)
+        return torch.rand(response.shape[:-1], device=response.device)
 
     model = AlignmentModel(prior, seeding, beta=1.0)
     runs = []
@@ -105,3 +121,22 @@ def test_a_reward_that_seeds_the_generator_repeats_no_draws() -> None:
         runs.append(torch.stack([model(prompts) for _ in range(4)]))
     assert torch.equal(*runs)
     assert len(runs[0].unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("draws_on", ["no device", "cpu", "the device of the responses"])
+def test_generators_of_which_a_reward_draws_nothing_are_left_as_they_are(draws_on: str) -> None:
+    prior = tiny()
+    prompts = prior.encode(["a"])
+    response = prior(prompts).sample()
+    drawn = {"no device": None, "cpu": torch.device("cpu")}.get(draws_on, response.device)
+
+    def drawing(_: object, response: Tensor) -> Tensor:
+        if drawn is not None:
+            torch.rand((), device=drawn)
+        return response.new_zeros(response.shape[:-1], dtype=torch.float64)
+
+    devices = {torch.device("cpu"), response.device}
+    before = {device: generator_state(device) for device in devices}
+    values_of("reward", drawing, prompts, response)
+    for device in devices:
+        assert torch.equal(generator_state(device), before[device]) == (device != drawn)
