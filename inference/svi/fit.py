@@ -18,6 +18,7 @@ from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import (
+    Counts,
     agree,
     check_options,
     check_programs,
@@ -138,8 +139,9 @@ def fit(
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
     stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
+    counts = Counts.checked(prompts_per_step, micro_batch, checkpoint_every, seed)
+    prompts_per_step, micro_batch, checkpoint_every, seed = counts
     check_options(
-        {"prompts_per_step": prompts_per_step, "micro_batch": micro_batch},
         {
             "stop_at_noise": stop_at_noise,
             "keep_best": keep_best,
@@ -147,10 +149,8 @@ def fit(
             "resume": resume,
             "progress": progress,
         },
-        checkpoint_every=checkpoint_every,
         divide=divide,
         on_step=on_step,
-        seed=seed,
     )
     if resume and checkpoint_folder is None:
         raise ValueError(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import torch
 from pyro.infer import ELBO
@@ -24,26 +25,37 @@ from model.common.files import text_digest
 from model.prior.division import AXES
 
 
+class Counts(NamedTuple):
+    """Whole numbers among the arguments of `fit`, as plain numbers of Python."""
+
+    prompts_per_step: int | None
+    micro_batch: int | None
+    checkpoint_every: int
+    seed: int
+
+    @classmethod
+    def checked(
+        cls, prompts_per_step: int | None, micro_batch: int | None, checkpoint_every: int, seed: int
+    ) -> Self:
+        """The numbers, each in its range; a `ValueError` otherwise."""
+        if prompts_per_step is not None:
+            prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
+        if micro_batch is not None:
+            why = "responses at a time"
+            micro_batch = checks.whole_number("micro_batch", micro_batch, why=why)
+        checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
+        return cls(prompts_per_step, micro_batch, checkpoint_every, checks.seed("seed", seed))
+
+
 def check_options(
-    counts: dict[str, int | None],
-    flags: dict[str, bool],
-    *,
-    checkpoint_every: int,
-    divide: str,
-    on_step: Callable[..., object] | None,
-    seed: int,
+    flags: dict[str, bool], *, divide: str, on_step: Callable[..., object] | None
 ) -> None:
-    """Check the options of `fit` by name: counts, which may be None, flags, and some others."""
-    checks.whole_number("checkpoint_every", checkpoint_every)
-    for name, count in counts.items():
-        if count is not None:
-            checks.whole_number(name, count)
+    """Check the options of `fit` that are no numbers; flags by name."""
     for name, flag in flags.items():
         checks.boolean(name, flag)
     checks.one_of("divide", divide, AXES)
     if on_step is not None:
         checks.function("on_step", on_step, takes=1, why="the metrics of a step")
-    checks.seed("seed", seed)
 
 
 def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -46,6 +47,23 @@ ARGUMENTS = [
 def test_number_out_of_range_is_refused_by_name(name, value, model, small_prior, prompts):
     with pytest.raises(ValueError, match=f"^{name} is "):
         quiet(model, Tabular(small_prior, prompts), prompts, **({"num_steps": 1} | {name: value}))
+
+
+def test_numbers_of_numpy_become_numbers_of_python(model, small_prior, prompts, tmp_path):
+    """A step has 128 responses, more than an `int8` can count."""
+    numbers = {"seed": 3, "prompts_per_step": 1, "micro_batch": 100, "checkpoint_every": 2}
+    guides = []
+    for kind in (int, np.int8):
+        guides.append(Tabular(small_prior, prompts))
+        options = {name: kind(number) for name, number in numbers.items()}
+        options |= {"objective": LeaveOneOut_ELBO(128), "checkpoint_folder": tmp_path / str(kind)}
+        quiet(model, guides[-1], prompts, 3, **options)
+    assert torch.equal(guides[0].table, guides[1].table)
+
+
+def test_a_bad_micro_batch_says_that_responses_are_counted(model, small_prior, prompts):
+    with pytest.raises(ValueError, match=r"^micro_batch is 0, .*: responses at a time$"):
+        quiet(model, Tabular(small_prior, prompts), prompts, micro_batch=0)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf])
