@@ -98,7 +98,7 @@ def seed_all(_: torch.device) -> None:
 
 
 def seed_own(device: torch.device) -> None:
-    """As by `torch.cuda.manual_seed`."""
+    """Seed one device, as `torch.cuda.manual_seed` does."""
     seed_generator(device, 3)
 
 
