@@ -176,11 +176,11 @@ def test_a_model_made_anew_of_the_same_parts_is_the_same():
     def weighted(prompts, *, model, weight):
         return model(prompts)
 
-    def made(model, weight):
+    def closure(model, weight):
         return lambda prompts: weighted(prompts, model=model, weight=weight)
 
     response = guide.distribution(ONE).sample((4,))
-    for make in (lambda *parts: partial(weighted, model=parts[0], weight=parts[1]), made):
+    for make in (lambda *parts: partial(weighted, model=parts[0], weight=parts[1]), closure):
         objective = FDivergence("forward-kl", 4)
         for _ in range(2):
             gradient(objective, make(model, weight), guide, ONE, response)
