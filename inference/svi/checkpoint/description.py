@@ -81,7 +81,7 @@ def describe(value: Any, *, trains: bool) -> dict[str, str]:
 
 
 class _Description:
-    """The texts so far. The parts of an object that comes again are not described again.
+    """The texts so far. An object that comes again is described by the name of its first place.
 
     Args:
         in_set: True for the description of one item of a set.
@@ -90,7 +90,7 @@ class _Description:
     def __init__(self, trains: bool, *, in_set: bool = False) -> None:
         self.texts: dict[str, str] = {}
         self._trains, self._in_set = trains, in_set
-        self._objects: dict[int, Any] = {}  # by id
+        self._objects: dict[int, tuple[Any, str]] = {}  # with their first names, by id
         self._holders: dict[str, Any] = {}  # settings and the user's modules, by name
         self._read: set[str] = set()  # names in the user's code
 
@@ -100,10 +100,12 @@ class _Description:
             self.texts[name] = _plain(value)
             return
         text, parts = self._text_and_parts(name, value)
-        self.texts[name] = text
+        _, first = self._objects.get(id(value), (None, "?"))
+        # whether a memory has the object depends on its use
+        self.texts[name] = f"{text} as {first}" if parts and first and "?" not in first else text
         if id(value) in self._objects or name.count(".") > DEPTH:
             return
-        self._objects[id(value)] = value
+        self._objects[id(value)] = value, name
         start = len(self.texts)
         self._add_parts(name, parts)
         if isinstance(value, list | tuple | dict) and len(self.texts) - start > MANY:
