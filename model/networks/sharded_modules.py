@@ -1,7 +1,7 @@
 """Modules that may be sharded by `shards.py`: moved, copied, gathered for a draw or to be saved."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -51,15 +51,22 @@ def gathered(module: nn.Module) -> Iterator[None]:
         numbers = whole(tensor.detach())
         if torch.distributed.get_rank() == 0:
             copies[key] = nn.Parameter(numbers.cpu(), requires_grad=tensor.requires_grad)
+    with replaced_parameters(module, copies):
+        yield
+
+
+@contextmanager
+def replaced_parameters(module: nn.Module, new: Mapping[int, nn.Parameter]) -> Iterator[None]:
+    """Context in which a module has other parameters in place of its own, given by their ids."""
     places = [
         (owner, name, parameter)
         for owner in module.modules()
         for name, parameter in owner._parameters.items()
-        if id(parameter) in copies
+        if id(parameter) in new
     ]
     try:
         for owner, name, parameter in places:
-            owner._parameters[name] = copies[id(parameter)]
+            owner._parameters[name] = new[id(parameter)]
         yield
     finally:
         for owner, name, parameter in places:

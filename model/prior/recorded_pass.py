@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from model.common.graphs import lasting, record
 from model.common.sharded_tensors import copy_all
+from model.networks.sharded_modules import replaced_parameters
 
 MOST_PASSES = 8
 """Largest number of recorded passes of a network. One that has not run for long makes room."""
@@ -191,19 +192,8 @@ def _aliases(network: nn.Module, weights: list[Tensor]) -> Iterator[list[Tensor]
     recording must not wait for another stream.
     """
     aliases = {id(weight): nn.Parameter(weight.detach()) for weight in weights}
-    places = [
-        (module, name, weight)
-        for module in network.modules()
-        for name, weight in module._parameters.items()
-        if id(weight) in aliases
-    ]
-    try:
-        for module, name, weight in places:
-            module._parameters[name] = aliases[id(weight)]
+    with replaced_parameters(network, aliases):
         yield list(aliases.values())
-    finally:
-        for module, name, weight in places:
-            module._parameters[name] = weight
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

@@ -14,15 +14,10 @@ from tests.inference.samplers.three_tokens import (
     assert_unbiased,
     code_of,
     graded,
+    may_stand,
 )
 
 RUNS = 300
-
-
-def may_stand(response):
-    """No word 8, and after an odd word no other odd word."""
-    odd = response % 2 == 1
-    return ~(response == 8).any(-1) & ~(odd[..., 1:] & odd[..., :-1]).any(-1)
 
 
 def allowed(prompts, response, t):

@@ -10,15 +10,15 @@ from inference.samplers.posterior import NoSupportError
 from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.token_rejection import TokenRejection
 from model import TokenReward
-from tests.inference.samplers.three_tokens import NUM_WORDS, World, assert_unbiased, graded
+from tests.inference.samplers.three_tokens import (
+    NUM_WORDS,
+    World,
+    assert_unbiased,
+    graded,
+    may_stand,
+)
 
 RUNS = 1_000
-
-
-def may_stand(response):
-    """No word 8, and after an odd word no other odd word."""
-    odd = response % 2 == 1
-    return ~(response == 8).any(-1) & ~(odd[..., 1:] & odd[..., :-1]).any(-1)
 
 
 def allowed(prompts, response, t):

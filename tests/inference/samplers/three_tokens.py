@@ -169,3 +169,9 @@ def _functions(response):
     return torch.isin(response[..., 2], torch.tensor([7, 0])).double(), torch.isin(
         response[..., 0], torch.tensor([5, 2])
     ).double()
+
+
+def may_stand(response):
+    """No word 8, and after an odd word no other odd word."""
+    odd = response % 2 == 1
+    return ~(response == 8).any(-1) & ~(odd[..., 1:] & odd[..., :-1]).any(-1)
