@@ -26,7 +26,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, multiple, number
-from experiments.shared.claims import Finding, conclude
+from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import table_of
 from guides import FineTuned
@@ -97,8 +97,8 @@ def list_findings(noise: Mapping[str, Mapping[str, Estimate]]) -> list[Finding]:
     gain = max(difference.value / difference.standard_error for difference in differences)
     subject = f"noise of {baseline} at the posterior, by that of"
     return [
-        Finding.of_limits(f"{subject} {' and '.join(token_level)}", ratios, below=1e-4),
-        Finding.of_limits("largest gain away from the posterior, standard errors", [gain], above=3),
+        within(f"{subject} {' and '.join(token_level)}", *ratios, below=1e-4),
+        within("largest gain away from the posterior, standard errors", gain, above=3),
     ]
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from experiments.shared.argument_types import Seed, count, number
-from experiments.shared.claims import Finding, conclude, largest
+from experiments.shared.claims import Finding, conclude, largest, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import table_of
 from inference.diagnostics.gradients import relative_error
@@ -205,10 +205,10 @@ def judged(rows: dict[str, dict[str, float]]) -> list[Finding]:
     noise = [row[AT_TARGET] for row in right]
     reached = f"{len(right)} of {len(rows)} choices reach the target off-policy (expected 4)"
     return [
-        Finding.of_limits("largest bias with draws of the guide", [largest(bias)], below=ZERO),
+        within("largest bias with draws of the guide", largest(bias), below=ZERO),
         Finding(reached, len(right) == 4),
-        Finding.of_limits("their largest noise at the target", [largest(noise)], below=1e-6),
-        Finding.of_limits("KL of the others to the target, nats", wrong, above=APART),
+        within("their largest noise at the target", largest(noise), below=1e-6),
+        within("KL of the others to the target, nats", *wrong, above=APART),
     ]
 
 

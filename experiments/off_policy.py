@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from experiments.shared.argument_types import Count, Positive, Seed, number
-from experiments.shared.claims import Finding, conclude, largest
+from experiments.shared.claims import Finding, conclude, largest, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import table_of
 from inference.enumeration import kl
@@ -200,10 +200,10 @@ def judged(tables: dict[str, Rows]) -> list[Finding]:
     biases = [row[BIAS] for row in others.values()]
     noises = [noise / far[RESPONSE][NOISE] for noise in limited]
     return [
-        Finding.of_limits("bias of the ratio of the response", [largest(exact)], below=ZERO),
-        Finding.of_limits("smallest bias of the others, far", [min(biases)], above=0.01),
-        Finding.of_limits("smallest bias without the last word", [min(cut)], above=0.1),
-        Finding.of_limits("noise truncated and masked, over that of the ratio", noises, below=1.0),
+        within("bias of the ratio of the response", largest(exact), below=ZERO),
+        within("smallest bias of the others, far", min(biases), above=0.01),
+        within("smallest bias without the last word", min(cut), above=0.1),
+        within("noise truncated and masked, over that of the ratio", *noises, below=1.0),
     ]
 
 

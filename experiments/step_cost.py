@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from experiments.shared.argument_types import Count, Only, Threads, chosen, count
-from experiments.shared.claims import Finding, conclude
+from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
 from experiments.shared.worlds import WORLDS, WorldName
@@ -62,7 +62,7 @@ def main(args: StepCost) -> list[Finding]:
     rows = {name: [f"{mean[name]:.3f}", f"{ratios[name]:.2f}"] for name in steps}
     title = f"{args.world}, {world.particles} responses a step, threads: {args.threads}"
     cost = [ratios[name] for name in ratios if name == CHEAP]
-    findings = [Finding.of_limits(f"cost of {CHEAP}, by trace", cost, below=MOST)] if cost else []
+    findings = [within(f"cost of {CHEAP}, by trace", *cost, below=MOST)] if cost else []
     return conclude(__doc__, [f"{title}\n{text_table(['CPU s', 'ratio'], rows)}"], findings)
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 
 from experiments.shared.argument_types import DISTINCT, DtypeName, Length, Name, count
-from experiments.shared.claims import Finding, conclude
+from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
@@ -84,7 +84,7 @@ def main(args: StepMemory) -> list[Finding]:
         growth = peaks[many, size] / peaks[few, size] - 1
         limits = {"below": SAME} if size else {"above": SAME}
         subject = f"{how}, growth of the peak from {few} to {many} responses, as a share"
-        findings.append(Finding.of_limits(subject, [growth], **limits))
+        findings.append(within(subject, growth, **limits))
     return conclude(__doc__, [text_table(["peak, MB", "CPU s"], rows)], findings)
 
 

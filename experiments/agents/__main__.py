@@ -29,7 +29,7 @@ from torch import Tensor
 from experiments.agents import speakers
 from experiments.agents.speakers import AGENTS, log_agent_weights
 from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
-from experiments.shared.claims import FigureArguments, Finding, conclude
+from experiments.shared.claims import FigureArguments, Finding, conclude, within
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import legend_below, looks, new_axes, save_all
 from experiments.shared.tables import Row, summary, table_of
@@ -100,9 +100,9 @@ def main(args: Agents) -> list[Finding]:
     twice, error_twice = speakers.bayes_twice(prior, prompts, reward, args.betas[-1])
     share = "guides, share of the KL between the agents of prior and posterior that is left"
     findings = [
-        Finding.of_limits("error of Bayes' rule for the posterior's weights", errors, below=EXACT),
-        Finding.of_limits("error of Bayes' rule applied twice", [error_twice], below=EXACT),
-        Finding.of_limits(share, shares, below=0.1),
+        within("error of Bayes' rule for the posterior's weights", *errors, below=EXACT),
+        within("error of Bayes' rule applied twice", error_twice, below=EXACT),
+        within(share, *shares, below=0.1),
     ]
     title = f'After "{args.prompt}", rewarded for sentiment; {args.steps} steps, {args.seeds} seeds'
     figure = agents_figure(truth, model.reward(prompts, truth.support), rho, guide_weights)

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from experiments.best_of_n.best import EXACT, Best, exact_best, measured_best
 from experiments.shared.argument_types import DISTINCT, count
-from experiments.shared.claims import FigureArguments, Finding, conclude, largest
+from experiments.shared.claims import FigureArguments, Finding, conclude, largest, within
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import PRIOR, legend_below, plane_figure, save_all
 from experiments.shared.tables import Row, table_of
@@ -110,7 +110,7 @@ def findings_of(best: Mapping[int, Best], where: str) -> list[Finding]:
         Finding(f"no KL {where} is above log n - (n-1)/n", slack <= EXACT),
         Finding(f"no win rate {where} is above n/(n+1), by 3 errors if measured", wins <= EXACT),
         Finding(f"no best of n {where} is above the posteriors", over <= EXACT),
-        Finding.of_limits(f"least share of the posterior's gain {where}", [least], above=NEAR),
+        within(f"least share of the posterior's gain {where}", least, above=NEAR),
     ]
 
 

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, legend_below, new_axes
 from experiments.shared.training import PENALISED, PURE
 from inference import Enumeration, Estimate, entropy, random_state
@@ -47,7 +47,7 @@ def findings_of(metrics: Mapping[str, Mapping[str, Estimate]]) -> list[Finding]:
     def share(objective: str, metric: str, **limits: float) -> Finding:
         means = [row[metric].value for name, row in metrics.items() if name.startswith(objective)]
         shares = [mean / metrics["prior"][metric].value for mean in means]
-        return Finding.of_limits(f"{objective}, share of the prior's {metric}", shares, **limits)
+        return within(f"{objective}, share of the prior's {metric}", *shares, **limits)
 
     findings = []
     for metric, limit in COLLAPSED.items():

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments.distribution_matching.tasks import GDC, PENALISED, PURE, Task
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from experiments.shared.figures import POSTERIOR, legend_below, looks
 from experiments.shared.tables import summary, table_of
 from guides import Guide
@@ -90,7 +90,7 @@ def lambda_finding(moments: MomentMatch) -> Finding:
     base, target = moments.base_moments["positive"].value, moments.targets["positive"]
     exact = math.log(target / (1 - target) * (1 - base) / base)
     error = abs(moments.multipliers["positive"] - exact)
-    return Finding.of_limits("lambda, distance from its closed form", [error], below=1e-6)
+    return within("lambda, distance from its closed form", error, below=1e-6)
 
 
 def findings_of(goal: float, rows: Mapping[str, Row]) -> list[Finding]:
@@ -100,7 +100,7 @@ def findings_of(goal: float, rows: Mapping[str, Row]) -> list[Finding]:
     def diversity(name: str, **limits: float) -> Finding:
         share = rows[name]["distinct-2"].value / target["distinct-2"].value
         subject = f"goal {goal:.0%}, {name}, share of the distinct-2 of p*"
-        return Finding.of_limits(subject, [share], **limits)
+        return within(subject, share, **limits)
 
     away = pure["nearer"].times(-1)
     rate, bleu = pure["constraint"].value, pure["self-BLEU-5"].value

@@ -27,7 +27,7 @@ from experiments.dpo.few import few
 from experiments.dpo.from_file import Study, compare
 from experiments.dpo.options import DPO
 from experiments.dpo.worlds import FAMILIES, RICH, SHARPNESS, World
-from experiments.shared.claims import Finding, conclude
+from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import run_script
 from experiments.shared.tables import table_of
 from guides import GUIDES, Guide
@@ -121,13 +121,13 @@ def judged(optima: dict[str, Measures]) -> list[Finding]:
         gap = {name: row[KL] for name, row in rows.items()}
         if family == RICH:
             values = [gap[INFERENCE], gap["dpo"]]
-            findings.append(Finding.of_limits(f"{family}, KL of the optima", values, below=ZERO))
+            findings.append(within(f"{family}, KL of the optima", *values, below=ZERO))
             others = [gap["ipo"], gap["kto"]]
-            findings.append(Finding.of_limits(f"{family}, KL of IPO and KTO", others, above=GAP))
+            findings.append(within(f"{family}, KL of IPO and KTO", *others, above=GAP))
         else:
             more = gap["dpo"] - gap[INFERENCE]
             subject = f"{family}, KL of DPO above the smallest of the family"
-            findings.append(Finding.of_limits(subject, [more], above=GAP))
+            findings.append(within(subject, more, above=GAP))
     return findings
 
 

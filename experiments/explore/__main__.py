@@ -16,7 +16,7 @@ from experiments.explore.learned import learned_reviews
 from experiments.explore.pages import PAGES, page_text
 from experiments.explore.world import World, largest_error, modes, reviews
 from experiments.shared.argument_types import Out, Threads
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import text_table
 
@@ -50,8 +50,8 @@ def main(args: Explore) -> list[Finding]:
         size, error = len(text.encode()), largest_error(data)
         rows[f"{name}.html"] = [f"{size / 1000:.1f}", f"{error:.1g}"]
         findings += [
-            Finding.of_limits(f"{name}, bytes", [size], below=MOST_BYTES),
-            Finding.of_limits(f"{name}, difference from Enumeration", [error], below=TOLERANCE),
+            within(f"{name}, bytes", size, below=MOST_BYTES),
+            within(f"{name}, difference from Enumeration", error, below=TOLERANCE),
         ]
     print(text_table(["kB", "difference from Enumeration"], rows))
     print(f"Pages: {args.out}")

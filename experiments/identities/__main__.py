@@ -43,7 +43,7 @@ from experiments.identities import (
     tilts,
     training,
 )
-from experiments.identities.world import World, kl
+from experiments.identities.world import World
 from experiments.shared import argument_types
 from experiments.shared.argument_types import Only
 from experiments.shared.claims import ClaimArguments, Finding, conclude
@@ -157,8 +157,8 @@ def main(args: Identities) -> list[Finding]:
     world = World.of()
     size, to_prior, to_guide = (
         len(world.reward),
-        kl(world.log_prior, world.log_posterior),
-        kl(world.log_guide, world.log_posterior),
+        world.gap(world.log_prior),
+        world.gap(world.log_guide),
     )
     about = f"{size} responses, log Z {world.log_z:.3f}, beta {world.model.beta:g}; from p* in KL: "
     table = f"{about}prior {to_prior:.2f} nats, guide {to_guide:.2f} nats"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from experiments.identities.findings import agrees, exact
 from experiments.identities.world import World
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference import Enumeration, Estimate, random_state
 from inference.samplers.adaptive_rejection import Search, Trie, adaptive_rejection_sampling
 from model import AlignmentModel, Prompts, grammar_prior
@@ -45,16 +45,16 @@ def adaptive_rejection(world: World) -> list[Finding]:
     rising = [left[:CHUNKS], left[CHUNKS:]]
     return [
         exact("probability of a draw over p0, times the mass that is left, less 1", *errors),
-        Finding.of_limits(
+        within(
             f"mass left after the last of {CHUNKS} updates, all next tokens or the drawn one "
             f"tested (allowed: {z:.3g})",
-            [part[-1] for part in rising],
+            *(part[-1] for part in rising),
             above=z,
             below=1.0,
         ),
-        Finding.of_limits(
+        within(
             "largest change of the mass left from one update to the next",
-            [torch.tensor(part).diff().max().item() for part in rising],
+            *(torch.tensor(part).diff().max().item() for part in rising),
             below=1e-12,
         ),
         *_on_the_grammar(),
@@ -98,9 +98,9 @@ def _on_the_grammar() -> list[Finding]:
     assert posterior.log_z is not None
     return [
         agrees(f"{subject}, estimate of Z", Estimate.of_mean(posterior.log_z.exp()[:, None]), z),
-        Finding.of_limits(
+        within(
             f"{subject}, share accepted (by rejection: {z:.3g})",
-            [posterior.diagnostics["acceptance"].mean().item()],
+            posterior.diagnostics["acceptance"].mean().item(),
             above=2 * z,
         ),
     ]

@@ -11,7 +11,7 @@ from experiments.identities.preferences import judged, least, loss_of, optimum
 from experiments.identities.prefixes import next_token, soft_value, token_by_token
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, bco, positive_dpo, with_chosen
 from inference.direct_preferences.likelihoods import Likelihood, odds, of_chosen
 from inference.roots import root
@@ -37,7 +37,7 @@ def odds_ratio(world: World) -> list[Finding]:
         return length * logsigmoid(4.0 * world.reward + shift)
 
     log_target = at(root(lambda shift: at(shift).logsumexp(0).item(), -50.0, 50.0))
-    prior = kl(world.log_prior, world.log_posterior)
+    prior = world.gap(world.log_prior)
     rewards = [(log.exp() @ world.reward).item() for log in (world.log_prior, both)]
     return [
         exact(
@@ -45,24 +45,22 @@ def odds_ratio(world: World) -> list[Finding]:
             kl(of_odds, log_target),
             limit=1e-5,
         ),
-        Finding.of_limits(
+        within(
             f"beta 0.1, E[r] at the optimum (the prior's: {rewards[0]:.3g})",
-            rewards[1:],
+            rewards[1],
             above=rewards[0],
         ),
-        Finding.of_limits(
+        within(
             f"beta 0.1, KL(optimum || p*), nats (the prior's: {prior:.2g})",
-            [kl(both, world.log_posterior)],
+            world.gap(both),
             below=prior,
         ),
-        Finding.of_limits(
+        within(
             "beta 0.1, KL(optimum || optimum of the chosen alone), nats",
-            [kl(both, of_chosen_alone)],
+            kl(both, of_chosen_alone),
             below=0.01,
         ),
-        Finding.of_limits(
-            "odds alone, KL(optimum || p*), nats", [kl(of_odds, world.log_posterior)], above=prior
-        ),
+        within("odds alone, KL(optimum || p*), nats", world.gap(of_odds), above=prior),
     ]
 
 
@@ -87,12 +85,8 @@ def held_on_to(world: World) -> list[Finding]:
     )
     subject = "share of preferred responses that become rarer"
     return [
-        Finding.of_limits(
-            f"RPO, {subject} (DPO: {rarer(dpo):.2g})", [rarer(rpo)], below=rarer(dpo)
-        ),
-        Finding.of_limits(
-            "RPO, KL(optimum || p*), nats", [kl(rpo, world.log_posterior)], above=0.01
-        ),
+        within(f"RPO, {subject} (DPO: {rarer(dpo):.2g})", rarer(rpo), below=rarer(dpo)),
+        within("RPO, KL(optimum || p*), nats", world.gap(rpo), above=0.01),
     ]
 
 
@@ -116,12 +110,10 @@ def positive(world: World) -> list[Finding]:
 
     subject = "least slope of the loss at p0 of all moves of mass from a response to another, nats"
     return [
-        Finding.of_limits(f"weight 50, {subject}", [slope(50.0)], above=0.0),
-        Finding.of_limits(f"weight 5, {subject}", [slope(5.0)], below=0.0),
+        within(f"weight 50, {subject}", slope(50.0), above=0.0),
+        within(f"weight 5, {subject}", slope(5.0), below=0.0),
         exact(f"weight 2 (max a / min a - 1), {subject}", slope(bound), limit=1e-8),
-        Finding.of_limits(
-            "least weight that holds the optimum at p0 (the paper's: 50)", [bound], below=50.0
-        ),
+        within("least weight that holds the optimum at p0 (the paper's: 50)", bound, below=50.0),
     ]
 
 
@@ -152,18 +144,18 @@ def classifier(world: World) -> list[Finding]:
 
     right = -beta * (world.log_prior + nats / beta).logsumexp(0).item()
     shift = _mean_as_shift(prior, is_good, beta, right)
-    of_mean, start = fitted(shift), kl(world.log_prior, world.log_posterior)
+    of_mean, start = fitted(shift), world.gap(world.log_prior)
     subject = "the mean of all responses as the shift"
     return [
         exact(
             "-beta log Z as the shift, KL(optimum || p*), nats",
-            kl(fitted(right), world.log_posterior),
+            world.gap(fitted(right)),
             limit=1e-6,
         ),
         exact(f"{subject}, mean reward less the shift", mean(of_mean) - shift, limit=1e-6),
-        Finding.of_limits(
+        within(
             f"{subject}, KL(optimum || p*), nats (the prior's: {start:.2g})",
-            [kl(of_mean, world.log_posterior)],
+            world.gap(of_mean),
             above=0.1,
             below=start,
         ),
@@ -214,8 +206,7 @@ def token_level(world: World) -> list[Finding]:
 
     log_mean = world.log_prior + world.reward.log()
     log_target = token_by_token(
-        world,
-        lambda t: of_prior[t] + soft_value(world, log_mean, t + 1).exp() / world.model.beta,
+        world, lambda t: of_prior[t] + soft_value(world, log_mean, t + 1).exp() / world.model.beta
     )
     log_guide = least(world, LIKELIHOODS["dpo"], weight, beta, head)
     nats = [kl(world.log_prior, log) for log in (log_guide, world.log_posterior)]
@@ -225,12 +216,8 @@ def token_level(world: World) -> list[Finding]:
             kl(log_guide, log_target),
             limit=1e-6,
         ),
-        Finding.of_limits(
-            f"KL(p0 || optimum), nats (of DPO: {nats[1]:.3g})", nats[:1], below=nats[1]
-        ),
-        Finding.of_limits(
-            "KL(optimum || p*), nats", [kl(log_guide, world.log_posterior)], above=0.01
-        ),
+        within(f"KL(p0 || optimum), nats (of DPO: {nats[1]:.3g})", nats[0], below=nats[1]),
+        within("KL(optimum || p*), nats", world.gap(log_guide), above=0.01),
     ]
 
 
@@ -254,15 +241,11 @@ def offsets(world: World) -> list[Finding]:
     nearest = betas[distances.index(least_nats)].item()
     rewards = [(log.exp() @ world.reward).item() for log in (world.log_posterior, log_guide)]
     return [
-        Finding.of_limits(
-            f"E[r] at the optimum (of DPO: {rewards[0]:.3g})", rewards[1:], above=rewards[0]
-        ),
-        Finding.of_limits(
-            "KL(optimum || p*), nats", [kl(log_guide, world.log_posterior)], above=0.01
-        ),
-        Finding.of_limits(
+        within(f"E[r] at the optimum (of DPO: {rewards[0]:.3g})", rewards[1], above=rewards[0]),
+        within("KL(optimum || p*), nats", world.gap(log_guide), above=0.01),
+        within(
             f"KL(optimum || posterior of beta {nearest:.2f}), nats (beta is {world.model.beta:g})",
-            [least_nats],
+            least_nats,
             below=1e-3,
         ),
     ]

@@ -9,7 +9,7 @@ from torch import Tensor
 from experiments.identities.findings import agrees, exact
 from experiments.identities.prefixes import next_token
 from experiments.identities.world import PROMPT, World
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference import Estimate, random_state, sequential_monte_carlo
 from inference.importance_weights import effective_sample_size
 from inference.samplers.particles import Particles, Stream
@@ -37,7 +37,7 @@ def token_rejection(world: World) -> list[Finding]:
     one, more = (variance[extra, 5] / variance[1, 1] for extra in (1, 2))
     findings = [
         exact("sum over all orders of W 1[token] - q(token) 1[allowed]", *errors),
-        Finding.of_limits("variance of W, 1 and 2 tests more, over one test", [one, more], below=1),
+        within("variance of W, 1 and 2 tests more, over one test", one, more, below=1),
     ]
     for limit in (60, 190):
         cost, name = _cost(limit, 4), f"{WORDS} words, {limit} allowed"
@@ -45,21 +45,21 @@ def token_rejection(world: World) -> list[Finding]:
         subject = f"{name}, 4 tests more"
         findings += [
             agrees(f"{subject}, W over the weight of masking, given the draws", cost.ratio, 1.0),
-            Finding.of_limits(
+            within(
                 f"{subject}, tests for an effective response ({masking})",
-                [cost.tests],
+                cost.tests,
                 below=cost.masking,
             ),
-            Finding.of_limits(
+            within(
                 f"{subject}, tokens read for an effective response ({whole})",
-                [cost.read],
+                cost.read,
                 below=cost.whole,
             ),
         ]
     noisy = _cost(60, 1)
     ratio = noisy.read / noisy.read_by_masking
     subject = f"{WORDS} words, 60 allowed, 1 test more, tokens read for an effective response"
-    return [*findings, Finding.of_limits(f"{subject} over those of masking", [ratio], above=2.0)]
+    return [*findings, within(f"{subject} over those of masking", ratio, above=2.0)]
 
 
 class Order(Stream):

@@ -8,7 +8,7 @@ from experiments.identities.findings import exact
 from experiments.identities.preferences import optimum
 from experiments.identities.residuals import minimum
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS
 from inference.targets.fixed_points import TARGETS
 
@@ -38,22 +38,18 @@ def noise_contrast(world: World) -> list[Finding]:
     ]
     chosen = 2 * prior * (wins @ prior)  # probability of a response as the chosen of a pair
     rarer = [(chosen @ (log < world.log_prior).double()).item() for log in (info, nca)]
-    start = kl(world.log_prior, world.log_posterior)
+    start = world.gap(world.log_prior)
     return [
-        exact(
-            "InfoNCA, 2 draws, KL(optimum || p*), nats",
-            kl(info, world.log_posterior),
-            limit=1e-6,
-        ),
+        exact("InfoNCA, 2 draws, KL(optimum || p*), nats", world.gap(info), limit=1e-6),
         exact("NCA, 2 and 3 draws, KL(optimum || soft best of n), nats", *errors, limit=1e-6),
-        Finding.of_limits(
+        within(
             f"NCA, share of the chosen that become rarer (InfoNCA: {rarer[0]:.2g})",
-            rarer[1:],
+            rarer[1],
             below=rarer[0],
         ),
-        Finding.of_limits(
+        within(
             f"NCA, 2 draws, KL(optimum || p*), nats (the prior's: {start:.2g})",
-            [kl(nca, world.log_posterior)],
+            world.gap(nca),
             above=0.1 * start,
             below=start,
         ),

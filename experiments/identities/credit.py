@@ -10,7 +10,7 @@ from experiments.identities.gradients import elbo_of
 from experiments.identities.prefixes import next_token, soft_value
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, noise
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.diagnostics.gradients import relative_error
 from inference.programs import log_guide_at
 
@@ -45,10 +45,10 @@ def rollouts(world: World) -> list[Finding]:
     subject = "noise over that of the mean of all draws as the baseline"
     return [
         exact("mean gradient - grad ELBO", relative_error(mean, elbo_of(world))),
-        Finding.of_limits(f"9 draws of each prefix, {subject}", [share(9)], below=1.0),
-        Finding.of_limits(f"exact values, {subject}", [of_exact / plain], below=1.0),
-        Finding.of_limits(f"1 draw of each prefix, {subject}", [share(1)], above=1.0),
-        Finding.of_limits(f"1 and 9 draws, at equal tokens drawn, {subject}", cost, above=1.0),
+        within(f"9 draws of each prefix, {subject}", share(9), below=1.0),
+        within(f"exact values, {subject}", of_exact / plain, below=1.0),
+        within(f"1 draw of each prefix, {subject}", share(1), above=1.0),
+        within(f"1 and 9 draws, at equal tokens drawn, {subject}", *cost, above=1.0),
     ]
 
 
@@ -82,10 +82,7 @@ def token_rewards(world: World) -> list[Finding]:
         )
         tokens, sparse = of_target - of_guide, of_prior - of_guide
         at_end = world.reward / world.model.beta
-        return (
-            [tokens[t:].sum(0) for t in places],
-            [sparse[t:].sum(0) + at_end for t in places],
-        )
+        return ([tokens[t:].sum(0) for t in places], [sparse[t:].sum(0) + at_end for t in places])
 
     def moments(advantage: list[Tensor]) -> tuple[Tensor, float]:
         """Mean and noise of the gradient of one draw of the guide."""
@@ -111,18 +108,16 @@ def token_rewards(world: World) -> list[Finding]:
             *(gap.abs().max().item() for gap in gaps),
         ),
         exact("largest advantage at q = p*, token rewards, nats", largest[0]),
-        Finding.of_limits(
-            "largest advantage at q = p*, a reward at the end, nats", largest[1:], above=1.0
-        ),
-        Finding.of_limits(
+        within("largest advantage at q = p*, a reward at the end, nats", largest[1], above=1.0),
+        within(
             "noise with token rewards over noise with a reward at the end, away from p*",
-            [noise_of_tokens / noise_of_end],
+            noise_of_tokens / noise_of_end,
             below=1.0,
         ),
-        Finding.of_limits(
+        within(
             "noise with token rewards over noise with a reward at the end and its mean as the "
             "baseline, away from p*",
-            [noise_of_tokens / noise_with_baseline],
+            noise_of_tokens / noise_with_baseline,
             above=1.0,
         ),
     ]
@@ -151,17 +146,13 @@ def optimal_baseline(world: World) -> list[Finding]:
     cosine = torch.cosine_similarity(coefficient @ score, exact_mean, dim=0).item()
     gain, subject = plain - by_score, "share of the noise that the mean reward as the baseline has"
     return [
-        Finding.of_limits(
+        within(
             f"weights of squared scores, the largest gain by a theorem, {subject}",
-            [gain / plain],
+            gain / plain,
             above=0.0,
         ),
-        Finding.of_limits(
-            "weights of length, share of this gain", [(plain - by_length) / gain], above=0.5
-        ),
-        Finding.of_limits(
-            "groups of 2, 1 - cosine of mean gradient and gradient", [1 - cosine], above=1e-6
-        ),
+        within("weights of length, share of this gain", (plain - by_length) / gain, above=0.5),
+        within("groups of 2, 1 - cosine of mean gradient and gradient", 1 - cosine, above=1e-6),
     ]
 
 

@@ -9,7 +9,7 @@ from experiments.identities.findings import agrees, exact
 from experiments.identities.prefixes import next_token, soft_value, token_by_token, twist_of
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference import Estimate, random_state, sequential_monte_carlo
 from model import AlignmentModel, TokenReward
 
@@ -59,7 +59,7 @@ def product_of_experts(
     return [
         exact("whole responses, log q - log posterior", (log_whole - log_exact).abs().max().item()),
         exact("token by token, sum of q - 1", log_tokens.logsumexp(0).item()),
-        Finding.of_limits(subject, [nats], above=above, below=below),
+        within(subject, nats, above=above, below=below),
     ]
 
 
@@ -84,7 +84,7 @@ def controlled(world: World) -> list[Finding]:
             lambda t: soft_value(world, log_mean, t).exp() / world.model.beta,
         )
     )
-    nats, of_prior = (kl(log, world.log_posterior) for log in (by_mean, world.log_prior))
+    nats, of_prior = (world.gap(log) for log in (by_mean, world.log_prior))
     is_good = success.isfinite()
     error = (given - success.log_softmax(0))[is_good].abs().max().item()
     return [
@@ -92,8 +92,8 @@ def controlled(world: World) -> list[Finding]:
             "log E[exp(r/beta)], log q - log p*", (soft - world.log_posterior).abs().max().item()
         ),
         exact("log P(success), log q - log p0 given success", error),
-        Finding.of_limits("E[r]/beta, KL(q || p*), nats", [nats], above=0.01),
-        Finding.of_limits("KL(p0 || p*), nats (above that of E[r]/beta)", [of_prior], above=nats),
+        within("E[r]/beta, KL(q || p*), nats", nats, above=0.01),
+        within("KL(p0 || p*), nats (above that of E[r]/beta)", of_prior, above=nats),
     ]
 
 
@@ -119,11 +119,8 @@ def particles(world: World) -> list[Finding]:
             log_z = torch.stack([_log_z(world, model, value) for _ in range(RUNS)])
         ratio = (log_z - log_joint.logsumexp(0)).exp()
         findings.append(agrees(f"{name}, mean of Z_hat/Z", Estimate.of_mean(ratio), 1.0))
-    nats = kl(log_filter, world.log_posterior)
-    return [
-        *findings,
-        Finding.of_limits("weights of the whole psi, KL(target || p*), nats", [nats], above=0.01),
-    ]
+    nats = world.gap(log_filter)
+    return [*findings, within("weights of the whole psi, KL(target || p*), nats", nats, above=0.01)]
 
 
 def _rewards(world: World, values: Tensor) -> TokenReward:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from guides import GUIDES, Guide
 from inference import random_state
 from inference.programs import autoregressive, log_guide_at
@@ -26,12 +26,10 @@ def on_policy(world: World) -> list[Finding]:
     of_table = _after(world, "tabular", whole=False)
     excess = 100 * (left / of_whole - 1)
     return [
-        Finding.of_limits(
-            "a table of all prefixes, KL(q || p0) where it ends, nats", [of_table], below=0.01
-        ),
-        Finding.of_limits(
+        within("a table of all prefixes, KL(q || p0) where it ends, nats", of_table, below=0.01),
+        within(
             f"bigrams, KL(q || p0) where it ends above the least of {of_whole:.3f} nats, %",
-            [excess],
+            excess,
             above=1.0,
         ),
     ]

@@ -6,7 +6,7 @@ from torch import Tensor
 from experiments.identities.findings import exact
 from experiments.identities.off_policy import ascended
 from experiments.identities.world import World, kl, mean_gradient
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.diagnostics.gradients import relative_error
 
 
@@ -28,15 +28,17 @@ def entropy_change(world: World) -> list[Finding]:
     unexplained = 1 - torch.corrcoef(points)[0, 1].square().item()
     return [
         exact("slope of the entropy + covariance, natural gradient and gradient", *errors),
-        Finding.of_limits(
-            "covariance by rewards r, natural gradient and gradient, nats", signs[:2], below=0.0
+        within(
+            "covariance by rewards r, natural gradient and gradient, nats", *signs[:2], below=0.0
         ),
-        Finding.of_limits(
-            "covariance by rewards 1 - r, natural gradient and gradient, nats", signs[2:], above=0.0
+        within(
+            "covariance by rewards 1 - r, natural gradient and gradient, nats",
+            *signs[2:],
+            above=0.0,
         ),
-        Finding.of_limits(
+        within(
             "variance of E[r] that a line in exp(entropy) leaves, on the posteriors of all beta",
-            [unexplained],
+            unexplained,
             above=0.01,
         ),
     ]
@@ -74,9 +76,9 @@ def dynamic_fine_tuning(world: World) -> list[Finding]:
             kl(log_data, plain),
             limit=1e-5,
         ),
-        Finding.of_limits(
+        within(
             f"at the end, probability of the most likely of the data ({log_data[mode].exp():.2g})",
-            [dft[mode].exp().item()],
+            dft[mode].exp().item(),
             above=0.99,
         ),
     ]

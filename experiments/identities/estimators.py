@@ -6,7 +6,7 @@ from torch import Tensor
 from experiments.identities.findings import beyond, exact
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, scores
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference import Estimate, random_state
 from inference.diagnostics.gradients import relative_error
 from inference.kl_estimators import KL_ESTIMATORS
@@ -31,16 +31,15 @@ def approximating(_: World) -> list[Finding]:
     return [
         exact("bias of k1 at mu 0.1, of k3 at mu 0.1 and 1, over the KL", *biases, limit=1e-8),
         Finding(f"mu 0.1, deviation over the KL: {deviations}", held),
-        Finding.of_limits(
+        within(
             "mu 0.1 and 1, bias of k2 over the KL",
-            [near["k2"][0], moments(1.0)["k2"][0]],
+            near["k2"][0],
+            moments(1.0)["k2"][0],
             above=0.0,
             below=0.26,
         ),
-        Finding.of_limits(
-            "mu 3, deviation of k3 over the deviation of k1",
-            [far["k3"][1] / far["k1"][1]],
-            above=1.0,
+        within(
+            "mu 3, deviation of k3 over the deviation of k1", far["k3"][1] / far["k1"][1], above=1.0
         ),
     ]
 
@@ -79,11 +78,9 @@ def rao_blackwell(world: World) -> list[Finding]:
         exact(
             "mean of the estimate - KL(q || p0), nats", ((prob * exact_steps).sum() - truth).item()
         ),
-        Finding.of_limits("smallest estimate, nats", [exact_steps.min().item()], above=-1e-12),
-        Finding.of_limits(
-            "deviation over that of log q/p0",
-            [deviation(exact_steps) / deviation(plain)],
-            below=1.0,
+        within("smallest estimate, nats", exact_steps.min().item(), above=-1e-12),
+        within(
+            "deviation over that of log q/p0", deviation(exact_steps) / deviation(plain), below=1.0
         ),
     ]
 
@@ -125,8 +122,8 @@ def self_normalised_baseline(world: World) -> list[Finding]:
     return [
         exact("mean gradient of pairs with - without the baseline", relative_error(mean, plain)),
         exact("noise with the baseline at q = p*", at[1]),
-        Finding.of_limits("noise without the baseline at q = p*", at[:1], above=0.01),
-        Finding.of_limits("noise with over without, away from p*", [quiet / noisy], below=1.0),
+        within("noise without the baseline at q = p*", at[0], above=0.01),
+        within("noise with over without, away from p*", quiet / noisy, below=1.0),
     ]
 
 

@@ -7,7 +7,7 @@ from experiments.identities.findings import exact
 from experiments.identities.prefixes import next_token
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, noise, scores
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference import DIVERGENCES
 from inference.diagnostics.gradients import relative_error
 from inference.objectives.leave_one_out import leave_one_out
@@ -28,7 +28,7 @@ def black_box(world: World) -> list[Finding]:
     ratio = left / noise(world.log_guide, log_weight)
     return [
         exact("mean of log w grad log q - grad ELBO", relative_error(mean, elbo_of(world))),
-        Finding.of_limits("noise with control variates over noise without", [ratio], below=1.0),
+        within("noise with control variates over noise without", ratio, below=1.0),
     ]
 
 
@@ -62,7 +62,7 @@ def baseline_for_free(world: World) -> list[Finding]:
         left = (4 * (k - 2) * of_one + 2 * of_pair) / (k * (k - 1))
         subject = f"{k} draws, noise with leave-one-out over noise without"
         side = {"above": 1.0} if k == min(SIZES) else {"below": 1.0}
-        findings.append(Finding.of_limits(subject, [(left * k / plain).item()], **side))
+        findings.append(within(subject, (left * k / plain).item(), **side))
     return findings
 
 
@@ -86,9 +86,9 @@ def greedy(world: World) -> list[Finding]:
     return [
         exact("mean with the baseline - grad ELBO", relative_error(mean, elbo_of(world))),
         exact(f"{subject}, at q = p*", ratio(world.log_posterior)),
-        Finding.of_limits(
+        within(
             f"{subject}, away from p* (the mean as the baseline: {of_mean:.2g})",
-            [ratio(log_guide)],
+            ratio(log_guide),
             above=1.0,
         ),
     ]
@@ -146,8 +146,8 @@ def matching_baseline(world: World) -> list[Finding]:
     away, at = noises(world.log_guide), noises(world.log_posterior)
     return [
         exact("noise with the baseline at q = p*", at[0]),
-        Finding.of_limits("noise without the baseline at q = p*", [at[1]], above=0.01),
-        Finding.of_limits("noise with over without, away from p*", [away[0] / away[1]], below=1),
+        within("noise without the baseline at q = p*", at[1], above=0.01),
+        within("noise with over without, away from p*", away[0] / away[1], below=1),
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from model.common.minimise import minimise
 
 N, SHARES, SHAPE = 4, 400, 10.0
@@ -49,11 +49,11 @@ def inference_aware(_: World) -> list[Finding]:
     return [
         exact("share of wins of p0 - 1/2", wins(uniform.exp()).item() - 0.5),
         exact("KL(optimum || fixed point of p0 exp(R/beta)/Z), nats", *errors, limit=1e-8),
-        Finding.of_limits(f"{subject} the posterior of the rank lacks, {at}", one, above=0.02),
-        Finding.of_limits(f"{subject} the posterior of exp(10 u) lacks", other, below=0.02),
-        Finding.of_limits(
+        within(f"{subject} the posterior of the rank lacks, {at}", *one, above=0.02),
+        within(f"{subject} the posterior of exp(10 u) lacks", *other, below=0.02),
+        within(
             "what exp(10 u) lacks over what the rank lacks",
-            [second / first for first, second in lacks],
+            *(second / first for first, second in lacks),
             below=0.5,
         ),
     ]

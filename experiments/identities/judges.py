@@ -8,7 +8,7 @@ from torch import Tensor
 from experiments.identities.findings import exact, spread
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl, mean_gradient
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference import random_state
 from inference.targets.fixed_points.nash import nash
 
@@ -36,8 +36,8 @@ def equilibrium(world: World) -> list[Finding]:
     reward = BETA * (log_nash - world.log_prior) - wins @ log_nash.exp()
     return [
         exact("spread of beta log q/p0 - P(x beats q) at the equilibrium", spread(reward)),
-        Finding.of_limits(f"largest payoff of {len(players):,} other guides", [most], below=0.5),
-        Finding.of_limits("largest payoff against the target of IPO", [against], above=0.501),
+        within(f"largest payoff of {len(players):,} other guides", most, below=0.5),
+        within("largest payoff against the target of IPO", against, above=0.501),
     ]
 
 
@@ -58,9 +58,9 @@ def online_ipo(world: World) -> list[Finding]:
             "gradient of online IPO + 4 times that of self-play",
             (descent + 4 * of_play).abs().max().item(),
         ),
-        Finding.of_limits(
+        within(
             "KL(equilibrium || target of IPO on draws of the prior), nats",
-            [kl(_nash(world, wins), log_ipo)],
+            kl(_nash(world, wins), log_ipo),
             above=0.01,
         ),
     ]
@@ -91,14 +91,12 @@ def self_play_steps(world: World) -> list[Finding]:
     best = (steps @ wins.T).max(-1).values
     of_mean = (wins @ steps.mean(0)).max().item()
     return [
-        Finding.of_limits("eta 0.5, KL(least loss || exact step), nats", distances[:1], below=1e-3),
-        Finding.of_limits("eta 16, KL(least loss || exact step), nats", distances[1:], above=0.01),
-        Finding.of_limits(
-            f"best win rate against the mean of {num_steps:,} iterates", [of_mean], below=0.51
-        ),
-        Finding.of_limits(
+        within("eta 0.5, KL(least loss || exact step), nats", distances[0], below=1e-3),
+        within("eta 16, KL(least loss || exact step), nats", distances[1], above=0.01),
+        within(f"best win rate against the mean of {num_steps:,} iterates", of_mean, below=0.51),
+        within(
             f"best win rate against each of the last {num_steps // 4:,} iterates",
-            [best[-num_steps // 4 :].min().item()],
+            best[-num_steps // 4 :].min().item(),
             above=0.52,
         ),
     ]

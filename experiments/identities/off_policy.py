@@ -7,7 +7,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.world import World
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.roots import root
 from inference.targets.fixed_points import TARGETS
 
@@ -53,13 +53,13 @@ def tapered(world: World) -> list[Finding]:
     failures = [q[~success].sum().item() for q in (topr, good)]
     subject = "total variation from the prior given success"
     return [
-        Finding.of_limits(f"TOPR, 2,000 steps, {subject}", distances[:1], below=0.02),
-        Finding.of_limits(
+        within(f"TOPR, 2,000 steps, {subject}", distances[0], below=0.02),
+        within(
             f"TOPR, 2,000 steps, failures (successes alone: {failures[1]:.2g})",
-            failures[:1],
+            failures[0],
             below=failures[1],
         ),
-        Finding.of_limits(f"no ratio, 2,000 steps, {subject}", distances[1:], above=0.5),
+        within(f"no ratio, 2,000 steps, {subject}", distances[1], above=0.5),
     ]
 
 
@@ -85,12 +85,12 @@ def asymmetric(world: World) -> list[Finding]:
     entropy = -(above.exp() * above).sum().item()
     return [
         exact("V 0.6 and 0.1 below E[r], total variation from the limit", *errors, limit=1e-3),
-        Finding.of_limits(
+        within(
             f"V 0.6 and 0.1 below E[r], E[r] at the limit (of the draws: {mean:.2g})",
-            rewards,
+            *rewards,
             above=mean,
         ),
-        Finding.of_limits("V 0.1 above E[r], entropy at the end, nats", [entropy], below=0.01),
+        within("V 0.1 above E[r], entropy at the end, nats", entropy, below=0.01),
     ]
 
 

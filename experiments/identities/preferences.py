@@ -9,7 +9,7 @@ from torch import Tensor
 from experiments.identities.findings import exact
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, bradley_terry, kto, robust, smoothed
 from inference.direct_preferences.likelihoods import Likelihood
 from model.preferences import FIRST
@@ -77,9 +77,7 @@ def identity(world: World) -> list[Finding]:
     nats = kl(log_guide, world.log_prior)
     of_dpo = kl(optimum(world, LIKELIHOODS["dpo"], certain, beta), world.log_prior)
     subject = "a certain judge, KL(q || p0) where the descent of DPO ends"
-    findings.append(
-        Finding.of_limits(f"{subject}, nats (IPO: {nats:.2g})", [of_dpo], above=2 * nats)
-    )
+    findings.append(within(f"{subject}, nats (IPO: {nats:.2g})", of_dpo, above=2 * nats))
     return findings
 
 
@@ -112,9 +110,9 @@ def displacement(world: World) -> list[Finding]:
     prob = weight / weight.sum()  # of a pair of different responses
     preferred, both = (prob.sum(1) @ loses).item(), (loses @ prob @ loses).item()
     return [
-        exact("KL(optimum || p*), nats", kl(log_guide, world.log_posterior), limit=1e-6),
-        Finding.of_limits("share of preferred responses that become rarer", [preferred], above=0.1),
-        Finding.of_limits("share of pairs of which both become rarer", [both], above=0.1),
+        exact("KL(optimum || p*), nats", world.gap(log_guide), limit=1e-6),
+        within("share of preferred responses that become rarer", preferred, above=0.1),
+        within("share of pairs of which both become rarer", both, above=0.1),
     ]
 
 
@@ -129,19 +127,16 @@ def noisy_labels(world: World) -> list[Finding]:
         "DPO": LIKELIHOODS["dpo"],
         "cDPO": smoothed(flip),
     }
-    nats = {
-        name: kl(optimum(world, loss, noisy, beta), world.log_posterior)
-        for name, loss in losses.items()
-    }
+    nats = {name: world.gap(optimum(world, loss, noisy, beta)) for name, loss in losses.items()}
     subject = f"{100 * flip:.0f}% reversed, KL(optimum || p*), nats"
     wide = torch.tensor([[40 / beta], [0.0]], dtype=torch.float64)
     gain = [losses[name](wide, torch.tensor([FIRST]), beta).item() for name in list(losses)[:2]]
     one = "log-likelihood of one pair at beta h = 40, nats"
     return [
         *[exact(f"{subject}, {name}", nats.pop(name), limit=1e-6) for name in list(losses)[:2]],
-        *[Finding.of_limits(f"{subject}, {name}", [nats[name]], above=0.01) for name in nats],
-        Finding.of_limits(f"{one}, the likelihood with flips", gain[1:], below=0.0),
-        Finding.of_limits(f"{one}, rDPO", gain[:1], above=0.0),
+        *[within(f"{subject}, {name}", nats[name], above=0.01) for name in nats],
+        within(f"{one}, the likelihood with flips", gain[1], below=0.0),
+        within(f"{one}, rDPO", gain[0], above=0.0),
     ]
 
 
@@ -149,12 +144,9 @@ def other(world: World, likelihood: Likelihood) -> list[Finding]:
     """Distance of the optimum of a loss from the posterior, beside the distance of the prior."""
     wins, beta = judged(world)
     distances = [
-        kl(log, world.log_posterior)
-        for log in (optimum(world, likelihood, wins, beta), world.log_prior)
+        world.gap(log) for log in (optimum(world, likelihood, wins, beta), world.log_prior)
     ]
     return [
-        Finding.of_limits("KL(optimum || p*), nats", distances[:1], above=0.01),
-        Finding.of_limits(
-            "KL(p0 || p*), nats (above the optimum's)", distances[1:], above=distances[0]
-        ),
+        within("KL(optimum || p*), nats", distances[0], above=0.01),
+        within("KL(p0 || p*), nats (above the optimum's)", distances[1], above=distances[0]),
     ]

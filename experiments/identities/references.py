@@ -12,7 +12,7 @@ from experiments.identities.findings import exact
 from experiments.identities.preferences import judged, least, loss_of
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, margin
 from inference.targets.fixed_points import TARGETS
 
@@ -43,9 +43,9 @@ def imitation(world: World) -> list[Finding]:
     return [
         exact("KL(optimum || q_old (p_data/q_old)^(1/lam)/Z), nats", *errors, limit=1e-6),
         exact("lam 1, KL(p_data || q) after one round, nats", left[1.0]),
-        Finding.of_limits(f"lam 5, {subject}", [left[5.0]], below=start),
-        Finding.of_limits(f"lam 0.4, {subject}", [left[0.4]], above=start),
-        Finding.of_limits(f"lam 0.1, {subject}", [left[0.1]], above=start),
+        within(f"lam 5, {subject}", left[5.0], below=start),
+        within(f"lam 0.4, {subject}", left[0.4], above=start),
+        within(f"lam 0.1, {subject}", left[0.1], above=start),
     ]
 
 
@@ -79,9 +79,9 @@ def moving(world: World) -> list[Finding]:
             *(kl(log, truth) for log, truth in zip(rounds, exact_rounds, strict=True)),
             limit=1e-6,
         ),
-        Finding.of_limits(
+        within(
             f"KL(optimum || p0) after {ROUNDS} rounds, nats (of DPO: {of_one:.2g})",
-            [of_all],
+            of_all,
             above=of_one,
         ),
     ]
@@ -107,19 +107,13 @@ def none(world: World) -> list[Finding]:
         least(world, margin(gamma), weight, beta, per_token, max_steps=2000)
         for gamma in (0.0, 0.5)
     )
-    prior, target = (kl(log, world.log_posterior) for log in (world.log_prior, log_target))
+    prior, target = (world.gap(log) for log in (world.log_prior, log_target))
     means = [(log.exp() @ world.reward).item() for log in (world.log_prior, log_target)]
     return [
         exact("no margin, KL(optimum || target), nats", kl(without, log_target), limit=1e-5),
-        Finding.of_limits(
-            f"E[r] of the target (the prior's: {means[0]:.2g})", means[1:], above=means[0]
-        ),
-        Finding.of_limits(
-            f"KL(target || p*), nats (the prior's: {prior:.2g})", [target], above=prior
-        ),
-        Finding.of_limits(
-            "margin 0.5, KL(optimum || target), nats", [kl(with_margin, log_target)], above=1e-3
-        ),
+        within(f"E[r] of the target (the prior's: {means[0]:.2g})", means[1], above=means[0]),
+        within(f"KL(target || p*), nats (the prior's: {prior:.2g})", target, above=prior),
+        within("margin 0.5, KL(optimum || target), nats", kl(with_margin, log_target), above=1e-3),
     ]
 
 
@@ -143,14 +137,14 @@ def sources(world: World) -> list[Finding]:
     errors, nats = [], {}
     for name, log_draw in draws.items():
         weight = 2 * pairs(log_draw).sum(0).exp() * wins  # of a pair, the winner first
-        errors.append(kl(least(world, LIKELIHOODS["dpo"], weight, beta, head), world.log_posterior))
+        errors.append(world.gap(least(world, LIKELIHOODS["dpo"], weight, beta, head)))
         loss = partial(loss_of, LIKELIHOODS["dpo"], weight, beta, head)
         inverse = torch.linalg.pinv(hessian(loss, world.log_posterior), hermitian=True)
         nats[name] = torch.trace(of_kl @ inverse).item() / 2
     best, prior, alike = nats.values()
     subject = "pairs times E[KL(p* || q)], nats"
     return [
-        Finding.of_limits(f"pairs from p*, {subject} (from p0: {prior:.0f})", [best], below=prior),
-        Finding.of_limits(f"from all alike, {subject}", [alike], below=best),
+        within(f"pairs from p*, {subject} (from p0: {prior:.0f})", best, below=prior),
+        within(f"from all alike, {subject}", alike, below=best),
         exact("pairs without end from p*, p0, all alike, KL(optimum || p*)", *errors, limit=1e-6),
     ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.identities.findings import agrees, beyond, exact
 from experiments.identities.prefixes import masses, soft_value, twist_of
 from experiments.identities.world import PROMPT, World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference import Enumeration, Estimate, random_state, sequential_monte_carlo
 from inference.estimate import log_mean
 from inference.importance_weights import pareto_k
@@ -69,8 +69,8 @@ def rationale(world: World) -> list[Finding]:
     two = bound_of_two(log_weight, log_guide.exp())
     return [
         exact("E_q[log p(y given z)] - KL(q || p0) + KL(q || p*) - log p(y)", elbo + gap - log_z),
-        Finding.of_limits("bound of two rationales less that of one, nats", [two - elbo], above=0),
-        Finding.of_limits("log p(y) less the bound of two, nats", [log_z - two], above=0),
+        within("bound of two rationales less that of one, nats", two - elbo, above=0),
+        within("log p(y) less the bound of two, nats", log_z - two, above=0),
     ]
 
 
@@ -118,7 +118,7 @@ def steering(world: World) -> list[Finding]:
         ratio = torch.stack([constrained(world) for _ in range(RUNS)]) - log_z
     return [
         exact("masked decoding, sum over allowed responses - 1", masked.logsumexp(0).item()),
-        Finding.of_limits("masked decoding, KL(p* || q), nats", [kl(good, masked)], above=1e-3),
+        within("masked decoding, KL(p* || q), nats", kl(good, masked), above=1e-3),
         exact("masked decoding with weights, log E[w] - log Z", error),
         agrees("SMC of 16 particles, mean of Z_hat/Z", Estimate.of_mean(ratio.exp()), 1.0),
     ]
@@ -187,7 +187,7 @@ def trade_off(_: World) -> list[Finding]:
             f"total variation of proposal, b = 1, 2, 3: {distances}; acceptance: {shares}",
             distance == sorted(distance, reverse=True) and distance[0] < start,
         ),
-        Finding.of_limits("total variation less its bound", excess, below=1e-12),
+        within("total variation less its bound", *excess, below=1e-12),
     ]
 
 

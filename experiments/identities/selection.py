@@ -8,7 +8,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding, largest
+from experiments.shared.claims import Finding, largest, within
 from inference.order_statistics import (
     best_of_n_kl,
     best_of_n_kl_bound,
@@ -37,14 +37,15 @@ def bounds(_: World) -> list[Finding]:
             wins.append(best_of_n_win_rate(prob, cdf, left, n).item() - best_of_n_win_rate_bound(n))
         name = f"{levels:,} equally likely rewards, n to {max(SIZES)}"
         findings.append(
-            Finding.of_limits(
+            within(
                 f"{name}, largest excess over both bounds",
-                [largest(excess), largest(wins)],
+                largest(excess),
+                largest(wins),
                 below=1e-12,
             )
         )
         limits = {"above": 0.5} if levels == 10 else {"below": 0.01}
-        findings.append(Finding.of_limits(f"{name}, slack of the KL, nats", [slack], **limits))
+        findings.append(within(f"{name}, slack of the KL, nats", slack, **limits))
     return findings
 
 
@@ -76,8 +77,8 @@ def frontier(_: World) -> list[Finding]:
             f"win rates of best of {n}, Poisson, optimum at {nats:.3f} nats: {numbers}",
             rates[0] < rates[1] < rates[2],
         ),
-        Finding.of_limits(f"win rate that best of {n} lacks", [rates[2] - rates[0]], below=1e-3),
-        Finding.of_limits("win rate that Poisson lacks", [rates[2] - rates[1]], below=1e-4),
+        within(f"win rate that best of {n} lacks", rates[2] - rates[0], below=1e-3),
+        within("win rate that Poisson lacks", rates[2] - rates[1], below=1e-4),
     ]
 
 
@@ -99,9 +100,7 @@ def soft(world: World) -> list[Finding]:
     numbers = ", ".join(f"{value:.3g}" for value in nats.values())
     values = list(nats.values())
     return [
-        Finding.of_limits(
-            "largest excess of the KL over the bound, nats", [largest(over)], below=0.0
-        ),
+        within("largest excess of the KL over the bound, nats", largest(over), below=0.0),
         Finding(
             f"KL(p* || soft best of n) falls, n of {', '.join(map(str, SIZES))}: {numbers}",
             values == sorted(values, reverse=True),
@@ -122,9 +121,9 @@ def bond(world: World) -> list[Finding]:
     log_tilted = (world.log_prior + (n - 1) * cdf.log()).log_softmax(0)
     return [
         exact(f"best of {n}, log of the two forms of q/p0", error),
-        Finding.of_limits(
+        within(
             f"KL(best of {n} || posterior of log F at beta 1/{n - 1}), nats",
-            [kl(log_best, log_tilted)],
+            kl(log_best, log_tilted),
             below=0.05,
         ),
     ]

@@ -6,7 +6,7 @@ from torch import Tensor
 from experiments.identities.findings import exact
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, kl, mean_gradient, scores
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.diagnostics.gradients import relative_error
 
 ROUNDS = 300
@@ -48,30 +48,30 @@ def rounds(world: World) -> list[Finding]:
             "all correct draws, gradient of the fit - gradient of the accuracy",
             relative_error(of_fit, of_accuracy),
         ),
-        Finding.of_limits(
+        within(
             f"as many draws for each prompt, {subject}, sum of log accuracies, nats",
-            [by_prompt.log().sum(1).diff().min().item()],
+            by_prompt.log().sum(1).diff().min().item(),
             above=-1e-12,
         ),
-        Finding.of_limits(
+        within(
             f"all correct draws, {subject}, sum of log accuracies, nats",
-            [by_draw.log().sum(1).diff().min().item()],
+            by_draw.log().sum(1).diff().min().item(),
             below=-0.01,
         ),
-        Finding.of_limits(
+        within(
             f"all correct draws, {subject}, mean accuracy",
-            [by_draw.mean(1).diff().min().item()],
+            by_draw.mean(1).diff().min().item(),
             above=-1e-12,
         ),
-        Finding.of_limits(
+        within(
             "as many draws for each prompt, least accuracy at the end (at the start: "
             f"{by_prompt[0].min():.2g})",
-            [by_prompt[-1].min().item()],
+            by_prompt[-1].min().item(),
             above=0.1,
         ),
-        Finding.of_limits(
+        within(
             f"all correct draws, least accuracy at the end (at the start: {by_draw[0].min():.2g})",
-            [by_draw[-1].min().item()],
+            by_draw[-1].min().item(),
             below=0.01,
         ),
         *_rationalisation(world, first, prob),
@@ -97,7 +97,5 @@ def _rationalisation(world: World, correct: Tensor, prob: Tensor) -> list[Findin
     subject = "correct draws of another guide, as with a hint"
     return [
         exact(f"{subject}, weighed by p0/q, KL(p0 given correct || fit), nats", weighed),
-        Finding.of_limits(
-            f"{subject}, not weighed, KL(p0 given correct || fit), nats", [plain], above=0.01
-        ),
+        within(f"{subject}, not weighed, KL(p0 given correct || fit), nats", plain, above=0.01),
     ]

@@ -3,7 +3,7 @@
 import torch
 
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from guides import FineTuned
 from inference import Enumeration
 from inference.svi.ascend import ascend
@@ -41,19 +41,20 @@ def mean_of_weights(_: World) -> list[Finding]:
     fast, of_fast = nats[1][2:]
     subject = "KL(q || posterior of the mean reward)"
     return [
-        Finding.of_limits(
+        within(
             f"{subject}, mean of weights, nats (nearest guide: {min(one, other):.2g})",
-            [slow],
+            slow,
             below=min(one, other),
         ),
-        Finding.of_limits(
+        within(
             f"{subject}, mean of weights over product of the guides",
-            [slow / product, fast / of_fast],
+            slow / product,
+            fast / of_fast,
             above=2,
         ),
-        Finding.of_limits(
+        within(
             f"{subject}, mean of weights, three times the learning rate over the first",
-            [fast / slow],
+            fast / slow,
             above=2,
         ),
     ]

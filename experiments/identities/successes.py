@@ -11,7 +11,7 @@ from experiments.identities.findings import exact, spread
 from experiments.identities.off_policy import ascended
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, mean_gradient, noise
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.diagnostics.gradients import relative_error
 from inference.diagnostics.pass_at_k import exact_pass_at_k, pass_at_k
 from inference.targets.fixed_points import TARGETS, Problem
@@ -47,14 +47,12 @@ def training(world: World) -> list[Finding]:
     return [
         exact("mean gradient - grad pass@4", relative_error(mean, _gradient(world, success))),
         exact("log q/p0 at the target, spread among successes and among failures", *spreads),
-        Finding.of_limits(
+        within(
             f"trained for pass@4, successes from {RARE:g} (for one draw: {rare_one:.2g})",
-            [rare_k],
+            rare_k,
             above=rare_one,
         ),
-        Finding.of_limits(
-            f"trained for one draw, pass@4 (for pass@4: {of_k:.3g})", [one], above=of_k
-        ),
+        within(f"trained for one draw, pass@4 (for pass@4: {of_k:.3g})", one, above=of_k),
     ]
 
 
@@ -90,21 +88,21 @@ def negative(world: World) -> list[Finding]:
     return [
         exact("step by one failure, change of another logit - its probability", to_others),
         exact("mean gradient of failures alone - of successes alone", relative_error(bad, good)),
-        Finding.of_limits(
-            "slope of the entropy of the successes along this gradient", spread_of[:1], below=0.0
+        within(
+            "slope of the entropy of the successes along this gradient", spread_of[0], below=0.0
         ),
         exact("slope of the same along the natural gradient", spread_of[1]),
-        Finding.of_limits(f"{subject} from {EASY:g}", noises[:1], below=1.0),
-        Finding.of_limits(f"{subject} from {HARD:g}", noises[1:], above=1.0),
-        Finding.of_limits(
+        within(f"{subject} from {EASY:g}", noises[0], below=1.0),
+        within(f"{subject} from {HARD:g}", noises[1], above=1.0),
+        within(
             "fixed draws of the prior, failures alone, largest probability at the end",
-            [of_bad.max().item()],
+            of_bad.max().item(),
             above=0.9,
         ),
-        Finding.of_limits(
+        within(
             "fixed draws of the prior, successes alone, total variation from the prior given "
             "success",
-            [distance],
+            distance,
             below=0.02,
         ),
     ]

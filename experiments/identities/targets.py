@@ -8,7 +8,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact, spread
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LINKS
 from inference.targets.fixed_points import TARGETS, Problem
 
@@ -26,7 +26,7 @@ def of(world: World, target: str, **options: float) -> Tensor:
 def reached(name: str, log_target: Tensor, world: World) -> Finding:
     """Distance of a target from the posterior, more than rounding."""
     subject = f"KL({name} || p*), nats"
-    return Finding.of_limits(subject, [kl(log_target, world.log_posterior)], above=0.01)
+    return within(subject, world.gap(log_target), above=0.01)
 
 
 def chi_po(world: World) -> list[Finding]:
@@ -39,8 +39,8 @@ def chi_po(world: World) -> list[Finding]:
     of_posterior = (world.log_posterior - world.log_prior).max().exp().item()
     return [
         exact("spread of beta (z + log z) - r over all responses", spread(shift)),
-        Finding.of_limits("largest q/p0 (the bound is 1 + 1/beta)", [ratio], below=1 + 1 / beta),
-        Finding.of_limits("largest p*/p0 (above the largest q/p0)", [of_posterior], above=ratio),
+        within("largest q/p0 (the bound is 1 + 1/beta)", ratio, below=1 + 1 / beta),
+        within("largest p*/p0 (above the largest q/p0)", of_posterior, above=ratio),
         reached("chi-PO", log_target, world),
     ]
 
@@ -70,7 +70,7 @@ def modes(world: World) -> list[Finding]:
     return [
         exact("forward KL: spread of r + beta p0/q", spread(ceiling)),
         exact(f"mode-anchored: {subject}", spread(log_anchored[is_good])),
-        Finding.of_limits(f"posterior: {subject}", of_posterior, above=1.0),
+        within(f"posterior: {subject}", *of_posterior, above=1.0),
     ]
 
 
@@ -93,7 +93,7 @@ def quantile(world: World) -> list[Finding]:
     (fine, error), (coarse, of_few) = errors.items()
     return [
         exact(f"{fine}, log Z - log(beta (e^(1/beta) - 1))", error, limit=1e-3),
-        Finding.of_limits(f"{coarse}, error of the formula, nats", [of_few], above=1e-3),
+        within(f"{coarse}, error of the formula, nats", of_few, above=1e-3),
     ]
 
 
@@ -118,7 +118,7 @@ def rounds(world: World) -> list[Finding]:
         problem = replace(problem, log_prior=TARGETS["posterior"](problem))
         log_guide = problem.log_prior[:, 0]
         log_means.append((log_guide + world.reward / world.model.beta).logsumexp(0).item())
-        nats.append(kl(log_guide, world.log_posterior))
+        nats.append(world.gap(log_guide))
     numbers = ", ".join(f"{value:.3f}" for value in log_means)
     at_quarter = (world.log_prior + 4 * world.reward / world.model.beta).log_softmax(0)
     return [
@@ -128,7 +128,7 @@ def rounds(world: World) -> list[Finding]:
         ),
         exact("one round, KL(q || p*), nats", nats[0]),
         exact("four rounds, KL(q || posterior at beta/4), nats", kl(log_guide, at_quarter)),
-        Finding.of_limits("four rounds, KL(q || p*), nats", nats[3:], above=0.01),
+        within("four rounds, KL(q || p*), nats", *nats[3:], above=0.01),
     ]
 
 
@@ -144,9 +144,7 @@ def mean_reward(world: World) -> list[Finding]:
     return [
         exact("spread of ((r - mean r)/tau - s) e^-s", spread(share)),
         reached("step with the mean", log_target, world),
-        Finding.of_limits(
-            "at tau = 20 beta, KL(step || posterior at tau), nats", [kl(*parts)], below=1e-4
-        ),
+        within("at tau = 20 beta, KL(step || posterior at tau), nats", kl(*parts), below=1e-4),
     ]
 
 
@@ -161,9 +159,7 @@ def amplification(world: World) -> list[Finding]:
     subject = f"successes from {RATE:g} at beta {beta:g}, by GRPO"
     return [
         exact("logit p - logit p0 - 1/(beta sqrt(p (1 - p)))", shift.item()),
-        Finding.of_limits(
-            f"{subject} (posterior: {of_posterior:.3g})", [rate.item()], above=of_posterior + 0.1
-        ),
+        within(f"{subject} (posterior: {of_posterior:.3g})", rate.item(), above=of_posterior + 0.1),
     ]
 
 
@@ -179,9 +175,7 @@ def aggregation(world: World) -> list[Finding]:
     log_tilted = (world.log_prior + world.reward / beta).log_softmax(0)
     return [
         exact("q (1 - A/beta)/p0 - 1", error),
-        Finding.of_limits(
-            "KL(target || p0 exp(r/beta)/Z), nats", [kl(log_target, log_tilted)], above=0.01
-        ),
+        within("KL(target || p0 exp(r/beta)/Z), nats", kl(log_target, log_tilted), above=0.01),
     ]
 
 

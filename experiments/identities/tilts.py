@@ -12,7 +12,7 @@ from experiments.identities.prefixes import masses, soft_value
 from experiments.identities.residuals import minimum
 from experiments.identities.targets import THRESHOLD, of
 from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from guides import Fixed
 from inference import Enumeration, match_moments, solve_beta
 from inference.programs import autoregressive
@@ -58,9 +58,7 @@ def soft_values(world: World) -> list[Finding]:
         gaps.append((soft - mean).max().item())
     return [
         exact("beta log q/p0 of the tokens so far - soft value, all prefixes", *errors),
-        Finding.of_limits(
-            "largest soft value less E_p0[r | tokens so far]", [max(gaps)], above=1e-3
-        ),
+        within("largest soft value less E_p0[r | tokens so far]", max(gaps), above=1e-3),
     ]
 
 
@@ -100,7 +98,7 @@ def filtering(world: World) -> list[Finding]:
     distance = kl(good, world.log_posterior[is_good])
     return [
         exact("one round and two rounds, log q - log p0 given accepted", *errors),
-        Finding.of_limits("KL(q || p*), nats", [distance], above=0.01),
+        within("KL(q || p*), nats", distance, above=0.01),
     ]
 
 
@@ -113,7 +111,7 @@ def power(_: World) -> list[Finding]:
     text = f"P(first token a), by power and by temperature {by_temperature:.4f}"
     return [
         exact("p0^2 - posterior of r = log p0 at beta 1", first_is_a - as_reward),
-        Finding.of_limits(text, [first_is_a], above=by_temperature),
+        within(text, first_is_a, above=by_temperature),
     ]
 
 
@@ -142,7 +140,7 @@ def entropy(world: World) -> list[Finding]:
         exact(
             "entropy bonus, gradient at its posterior", slope(log_bonus, beta, bonus, world.reward)
         ),
-        Finding.of_limits("beta 0.5, largest probability at the end", [largest], above=0.9),
+        within("beta 0.5, largest probability at the end", largest, above=0.9),
     ]
 
 
@@ -168,7 +166,5 @@ def moments(world: World) -> list[Finding]:
     return [
         exact("lambda - its closed form", match.multipliers["good"] - closed, limit=1e-6),
         exact(f"mean of the feature - {SHARE:g}", match.moments["good"].value - SHARE, limit=1e-6),
-        Finding.of_limits(
-            f"{subject} (below a posterior of r with that share)", [match.kl.value], below=nats
-        ),
+        within(f"{subject} (below a posterior of r with that share)", match.kl.value, below=nats),
     ]

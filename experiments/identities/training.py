@@ -4,7 +4,7 @@ from torch import Tensor
 
 from experiments.identities.findings import beyond
 from experiments.identities.world import World
-from experiments.shared.claims import Finding
+from experiments.shared.claims import Finding, within
 from experiments.shared.tables import mean_and_error
 from experiments.shared.training import train
 from guides import FineTuned, NGram
@@ -70,9 +70,9 @@ def gaps(world: World) -> list[Finding]:
     alone = sum(nats_left(world, prompts[[n]]) for n in range(len(prompts))) / len(prompts)
     shared = together - alone
     return [
-        Finding.of_limits("approximation gap, a table for each prompt, nats", [alone], above=0),
-        Finding.of_limits("amortisation gap, one table for all prompts, nats", [shared], above=0),
-        Finding.of_limits("approximation less amortisation gap, nats", [alone - shared], above=0),
+        within("approximation gap, a table for each prompt, nats", alone, above=0),
+        within("amortisation gap, one table for all prompts, nats", shared, above=0),
+        within("approximation less amortisation gap, nats", alone - shared, above=0),
     ]
 
 

@@ -81,6 +81,10 @@ class World:
         """Prior, reward and beta, as a trainer is given them."""
         return Problem.of(self.model, self.prompts)
 
+    def gap(self, log_guide: Tensor) -> float:
+        """KL(q || p*), nats."""
+        return kl(log_guide, self.log_posterior)
+
     def draws(self, log_prob: Tensor, *shape: int) -> Tensor:
         """Numbers of responses drawn from a distribution, of a shape."""
         size = int(torch.tensor(shape).prod())

@@ -24,7 +24,7 @@ from typing import Annotated
 
 from experiments.kl_estimators.gradients import Gradients, Rows
 from experiments.shared.argument_types import Seed, count, number
-from experiments.shared.claims import Finding, conclude
+from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import table_of
 from guides import FineTuned
@@ -97,13 +97,9 @@ def findings_of(rows: Rows, older: Rows) -> list[Finding]:
     findings = [distance(name, goal, rows[name], below=EXACT) for name, goal in has]
     findings += [distance(name, goal, rows[name], above=APART) for name, goal in lacks]
     k1, k3 = "k1 as a loss, token by token", "k3 as a loss, token by token (GRPO)"
-    findings.append(
-        Finding.of_limits(f"{k1}, size of the gradient", [rows[k1]["size"]], below=EXACT)
-    )
+    findings.append(within(f"{k1}, size of the gradient", rows[k1]["size"], below=EXACT))
     error = abs(rows[k3]["value"] - 1)
-    findings.append(
-        Finding.of_limits(f"{k3}, value over KL(q || p0), less 1", [error], below=EXACT)
-    )
+    findings.append(within(f"{k3}, value over KL(q || p0), less 1", error, below=EXACT))
     name = "k1 in the reward, returns-to-go"
     whole, token = (f"{name}, ratio of the {part}" for part in ("response", "token"))
     return [
@@ -115,7 +111,7 @@ def findings_of(rows: Rows, older: Rows) -> list[Finding]:
 
 def distance(name: str, goal: str, row: Mapping[str, float], **limits: float) -> Finding:
     """Relative distance of a mean gradient from the gradient of an objective."""
-    return Finding.of_limits(f"{name}, distance from grad {goal}", [row[goal]], **limits)
+    return within(f"{name}, distance from grad {goal}", row[goal], **limits)
 
 
 def moved(prior: LanguageModel, distance: float, seed: int) -> FineTuned:

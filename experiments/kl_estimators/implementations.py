@@ -38,8 +38,7 @@ def in_reward(k: Estimator) -> Implementation:
 def in_own_reward(k: Estimator) -> Implementation:
     """REINFORCE with minus k of each token as the reward of this token alone."""
     return Implementation(
-        lambda log_ratio: k(log_ratio).detach() * log_ratio,
-        lambda log_ratio: k(log_ratio).sum(-1),
+        lambda log_ratio: k(log_ratio).detach() * log_ratio, lambda log_ratio: k(log_ratio).sum(-1)
     )
 
 
@@ -51,8 +50,7 @@ def as_loss(k: Estimator) -> Implementation:
 def of_response(k: Estimator) -> Implementation:
     """k of the whole response's log-ratio, differentiated with the samples fixed."""
     return Implementation(
-        lambda log_ratio: k(log_ratio.sum(-1, keepdim=True)),
-        lambda log_ratio: k(log_ratio.sum(-1)),
+        lambda log_ratio: k(log_ratio.sum(-1, keepdim=True)), lambda log_ratio: k(log_ratio.sum(-1))
     )
 
 

@@ -321,11 +321,7 @@ TRAINERS = {
             "prompt, least accuracy",
             ", weighed by p0/q",
         ),
-        against=(
-            "draws, least gain of a round, sum",
-            "draws, least accuracy",
-            ", not weighed",
-        ),
+        against=("draws, least gain of a round, sum", "draws, least accuracy", ", not weighed"),
         caveat="All correct draws are EM for the mean accuracy, which gives up a prompt. As many "
         "draws for each prompt are EM for the likelihood, the sum of log accuracies, and give up "
         "no prompt; the least accuracy can still fall. Draws with the answer as a hint, as STaR "

@@ -36,7 +36,7 @@ from experiments.roofline.floors import Work
 from experiments.roofline.networks import load, prompt_of
 from experiments.roofline.phases import phases
 from experiments.shared import argument_types as types
-from experiments.shared.claims import Finding, conclude
+from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.refusals import blamed
 from experiments.shared.tables import text_table
@@ -146,12 +146,12 @@ def measure(name: str, ceilings: Ceilings, args: Roofline) -> list[Finding]:
     )
     whole, job = costs[STEP], (name, args.dtype, device.type)
     subject = f"step by the same work by hand, {name}"
-    findings = [Finding.of_limits(subject, [whole.to_hand], below=TO_HAND)]
+    findings = [within(subject, whole.to_hand, below=TO_HAND)]
     if (*job, *sizes[::2]) == ("gpt2-small", "bfloat16", "cuda", 512, 40):
         ratio = whole.seconds / whole.floor
-        findings.append(Finding.of_limits(f"step by its floor, {name}", [ratio], below=TO_FLOOR))
+        findings.append(within(f"step by its floor, {name}", ratio, below=TO_FLOOR))
     if (*job, args.guide) == ("smollm2", "bfloat16", "cpu", "lora"):
-        findings.append(Finding.of_limits(f"peak memory of {name}, GB", [stepped], below=MEMORY))
+        findings.append(within(f"peak memory of {name}, GB", stepped, below=MEMORY))
     return findings
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from experiments.sampled_not_scored.samplers import AS_SCORED, SAMPLERS, Sampler
 from experiments.sampled_not_scored.tree import Tree, ascend
 from experiments.shared.argument_types import Count, Positive, count
-from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.claims import ClaimArguments, Finding, conclude, within
 from experiments.shared.command_line import run_script
 from experiments.shared.tables import table_of
 from inference import Enumeration
@@ -88,12 +88,12 @@ def judged(name: str, numbers: dict[str, float], *, is_scored: bool) -> list[Fin
     """Findings about one sampler."""
     if is_scored:
         subject = f"{name}, KL of the sampler to the posterior given its support"
-        return [Finding.of_limits(subject, [numbers[WITHIN]], below=EXACT)]
+        return [within(subject, numbers[WITHIN], below=EXACT)]
     subject = f"{name}, KL of the guide to the posterior, both given the support"
-    findings = [Finding.of_limits(subject, [numbers[GUIDE_WITHIN]], below=EXACT)]
+    findings = [within(subject, numbers[GUIDE_WITHIN], below=EXACT)]
     if name != AS_SCORED:
         subject = f"{name}, KL of the sampler to the posterior"
-        findings.append(Finding.of_limits(subject, [numbers["sampler"]], above=100 * EXACT))
+        findings.append(within(subject, numbers["sampler"], above=100 * EXACT))
     return findings
 
 

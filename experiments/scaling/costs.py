@@ -117,10 +117,7 @@ class Step:
             "copy to undo a step": 12 * self.trained / held,
             "copy of the best step": 4 * self.trained / held,
         }
-        draw = {
-            "draw: gathered": for_draw,
-            "draw: keys and values": self.own * tokens * net.cache,
-        }
+        draw = {"draw: gathered": for_draw, "draw: keys and values": self.own * tokens * net.cache}
         score = {
             "score: two layers gathered": pair,
             "score: activations of a micro-batch": self.micro_batch * tokens * activations,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,16 +38,13 @@ class Finding(NamedTuple):
     statement: str
     held: bool
 
-    @classmethod
-    def of_limits(
-        cls, subject: str, values: Iterable[float], *, above: float = -inf, below: float = inf
-    ) -> Self:
-        """All values lie strictly between two limits, and none is NaN; the subject names them."""
-        values = list(values)
-        numbers = " and ".join(f"{value:.2g}" for value in values)
-        limits = {"above": above, "below": below}
-        text = ", ".join(f"{name} {value:.3g}" for name, value in limits.items() if isfinite(value))
-        return cls(f"{subject}: {numbers} ({text})", all(above < value < below for value in values))
+
+def within(subject: str, *values: float, above: float = -inf, below: float = inf) -> Finding:
+    """Finding that all values lie strictly between two limits; NaN does not."""
+    numbers = " and ".join(f"{value:.2g}" for value in values)
+    limits = {"above": above, "below": below}
+    text = ", ".join(f"{name} {value:.3g}" for name, value in limits.items() if isfinite(value))
+    return Finding(f"{subject}: {numbers} ({text})", all(above < value < below for value in values))
 
 
 def largest(values: Iterable[float]) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from experiments.shared.claims import Finding, largest
+from experiments.shared.claims import Finding, largest, within
 from experiments.shared.tables import Row, table_of
 from experiments.shared.training import PENALISED, PURE
 from experiments.verifiable.success import Success
@@ -90,14 +90,14 @@ def exact_findings(
     posterior, prior = exact["posterior"].pass_at_k, exact["prior"].pass_at_k
     gains = [posterior[k].value - prior[k].value for k in prior]
     return [
-        Finding.of_limits('posterior given "correct", largest error', [filtered], below=EXACT),
-        Finding.of_limits(ODDS, odds, below=EXACT),
-        Finding.of_limits("error of the two parts", [largest(chain_rule)], below=EXACT),
-        Finding.of_limits("least diversity lost, nats", [least], above=-EXACT),
-        Finding.of_limits(f"{PENALISED}, diversity lost, nats", [penalised], below=KEPT),
-        Finding.of_limits(f"{PURE}, diversity lost, nats", [pure], above=KEPT),
-        Finding.of_limits("gain of pass@k of the posterior", gains, above=0.0),
-        Finding.of_limits("largest error in standard errors", [largest(scores)], below=ERRORS),
+        within('posterior given "correct", largest error', filtered, below=EXACT),
+        within(ODDS, *odds, below=EXACT),
+        within("error of the two parts", largest(chain_rule), below=EXACT),
+        within("least diversity lost, nats", least, above=-EXACT),
+        within(f"{PENALISED}, diversity lost, nats", penalised, below=KEPT),
+        within(f"{PURE}, diversity lost, nats", pure, above=KEPT),
+        within("gain of pass@k of the posterior", *gains, above=0.0),
+        within("largest error in standard errors", largest(scores), below=ERRORS),
     ]
 
 

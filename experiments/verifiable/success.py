@@ -107,9 +107,7 @@ def estimated(guide: Draws, prior: Draws, beta: float, ks: tuple[int, ...]) -> S
         of_all,
         Estimate.of_influence(kl, d_log_ratio - d_rate / beta, z_slope * d_base),
         Estimate.of_influence(
-            bernoulli_kl(rate, best),
-            (slope - 1 / beta) * d_rate,
-            (base_slope + z_slope) * d_base,
+            bernoulli_kl(rate, best), (slope - 1 / beta) * d_rate, (base_slope + z_slope) * d_base
         ),
         Estimate.of_influence(
             kl_prior - bernoulli_prior, d_log_ratio - slope * d_rate, -base_slope * d_base

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments.shared.claims import Finding, conclude
+from experiments.shared.claims import Finding, conclude, within
 from inference.svi.early_stops import early_stops
 from tests.experiments.scripts import FILES, returned_by
 
@@ -22,11 +22,11 @@ from tests.experiments.scripts import FILES, returned_by
     ],
 )
 def test_a_finding_holds_if_all_values_are_strictly_within_the_limits(values, limits, held):
-    assert Finding.of_limits("share", values, **limits).held is held
+    assert within("share", *values, **limits).held is held
 
 
 def test_a_finding_states_values_and_limits():
-    finding = Finding.of_limits("share", [0.123, 2.0], above=0.1, below=3)
+    finding = within("share", 0.123, 2.0, above=0.1, below=3)
     assert finding.statement == "share: 0.12 and 2 (above 0.1, below 3)"
 
 
