@@ -150,7 +150,7 @@ def check_adapter(network: "transformers.PreTrainedModel", layers: dict[str, nn.
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
-    from model.networks.adapted_linear import AdaptedLinear
+    from model.networks.layers.adapted_linear import AdaptedLinear
 
     kinds = (Linear, AdaptedLinear)
     for name, module in network.named_modules():
@@ -169,7 +169,7 @@ def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    from model.networks.adapted_linear import faster_adapters
+    from model.networks.layers.adapted_linear import faster_adapters
 
     adapters = {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer)}
     active = {

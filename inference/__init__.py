@@ -13,7 +13,7 @@ from inference.objectives import (
     RewardToGo_ELBO,
     SquaredResidual,
 )
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import (
     Program,

@@ -13,8 +13,8 @@ leave-one-out gradient.
 from torch import Tensor
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
-from inference.objectives.prior_rewards import PriorRewards
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.prior_rewards import PriorRewards
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.order_statistics import best_of_n_log_ratio
 from inference.programs import Program
 from model import Prompts

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import log_mean
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
 from model import Prompts
 

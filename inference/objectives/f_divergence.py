@@ -27,8 +27,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from inference.estimate import log_mean
-from inference.objectives.log_z_average import LogZAverage
-from inference.objectives.response_objective import Losses, ResponseObjective, part_of, with_prefix
+from inference.objectives.parts.log_z_average import LogZAverage
+from inference.objectives.parts.response_objective import (
+    Losses,
+    ResponseObjective,
+    part_of,
+    with_prefix,
+)
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import finite, one_of, whole_number

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from inference.objectives.leave_one_out import BASELINE
-from inference.objectives.response_gradients import response_gradients
-from inference.objectives.response_memory import ResponseMemory
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_gradients import response_gradients
+from inference.objectives.parts.response_memory import ResponseMemory
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import positive, whole_number

@@ -37,10 +37,10 @@ import torch
 from torch import Tensor
 
 from inference.kl_estimators import KL_ESTIMATORS
-from inference.objectives.engine import Engine
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
-from inference.objectives.repeated_batch import RepeatedBatchObjective
-from inference.objectives.response_objective import Losses
+from inference.objectives.parts.engine import Engine
+from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
+from inference.objectives.parts.response_objective import Losses
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts
 from model.common.checks import finite, one_of, positive

@@ -16,7 +16,7 @@ import math
 import torch
 
 from inference.estimate import log_mean
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program
 from model import Prompts
 

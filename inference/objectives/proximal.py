@@ -13,10 +13,10 @@ of the gradient of the ELBO at any q that does not depend on the batch.
 import torch
 from torch import Tensor
 
-from inference.objectives.engine import Engine
 from inference.objectives.leave_one_out import BASELINE
-from inference.objectives.repeated_batch import RepeatedBatchObjective
-from inference.objectives.response_objective import Losses
+from inference.objectives.parts.engine import Engine
+from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
+from inference.objectives.parts.response_objective import Losses
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import positive

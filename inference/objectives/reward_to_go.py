@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
 from model import Prompts, ResponseDistribution
 from model.common.checks import one_of, whole_number

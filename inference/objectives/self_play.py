@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from inference.objectives.leave_one_out import leave_one_out
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import first_index, function, positive

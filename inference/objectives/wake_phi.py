@@ -8,7 +8,7 @@ of W: the self-normalised baseline of BRAIn (Pandey et al. 2024, arXiv 2402.0247
 """
 
 from inference.estimate import log_mean
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import boolean

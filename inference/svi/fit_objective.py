@@ -20,8 +20,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
 
-from inference.objectives.draws import Draws
-from inference.objectives.response_objective import ResponseObjective
+from inference.objectives.parts.draws import Draws
+from inference.objectives.parts.response_objective import ResponseObjective
 from inference.programs import Program
 from inference.response_site import is_sample
 from model import Prompts

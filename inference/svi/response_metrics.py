@@ -20,7 +20,7 @@ from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from inference.objectives.draws import Draws, joined, responses
+from inference.objectives.parts.draws import Draws, joined, responses
 from inference.programs import Program
 from model import AlignmentModel, ResponseSpace
 

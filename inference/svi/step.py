@@ -16,7 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from guides.guide import GuideRegistrationError
-from inference.objectives.draws import Draws
+from inference.objectives.parts.draws import Draws
 from inference.programs import Program
 from inference.response_site import ResponseSiteError, SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
@@ -27,7 +27,7 @@ from inference.svi.rollback import Rollback
 from inference.svi.step_numbers import StepNumbers, step_numbers, step_size
 from model import Prompts, ResponseDistribution, ResponseSpace
 from model.common.ranks import average_gradients
-from model.networks.layer_checkpoints import checkpointed_layers
+from model.networks.layers.layer_checkpoints import checkpointed_layers
 from model.prior.division import Axis, divided
 
 

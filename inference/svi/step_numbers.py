@@ -21,7 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from inference.estimate import expectation
-from inference.objectives.draws import DrawMatrices, Draws, matrices, total
+from inference.objectives.parts.draws import DrawMatrices, Draws, matrices, total
 from inference.programs import Program
 from inference.svi.fit_objective import FitObjective, elbo_of
 from inference.svi.response_metrics import Metrics, read, response_numbers, with_kl

@@ -16,14 +16,14 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from model.common.devices import is_asynchronous, total_memory
 from model.common.graphs import NOT_COMPILED, has_graphs
-from model.networks import layer_checkpoints
-from model.networks.attention import faster_attention
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
-from model.networks.fused_layers import fused_layers
-from model.networks.growing_layer import GrowingLayer
-from model.networks.head import logits_of, splits_head
-from model.networks.packed_layers import PackedLayers, RoundedAdapters, packs
-from model.networks.pointwise_recomputation import pointwise_recomputation
+from model.networks.layers import layer_checkpoints
+from model.networks.layers.attention import faster_attention
+from model.networks.layers.fused_layers import fused_layers
+from model.networks.layers.growing_layer import GrowingLayer
+from model.networks.layers.head import logits_of, splits_head
+from model.networks.layers.packed_layers import PackedLayers, RoundedAdapters, packs
+from model.networks.layers.pointwise_recomputation import pointwise_recomputation
 from model.networks.positions import (
     first_position,
     longest_context,
@@ -113,7 +113,9 @@ class CachedDecoder(Decoder):
             network.set_experts_implementation("eager")  # torch has no such product in float64
         check_causal(network.eval())
         if any(hasattr(module, "lora_A") for module in network.modules()):
-            from model.networks.adapted_linear import faster_adapters  # takes seconds to import
+            from model.networks.layers.adapted_linear import (
+                faster_adapters,  # takes seconds to import
+            )
 
             faster_adapters(network)
         fused_layers(network)

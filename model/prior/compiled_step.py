@@ -18,7 +18,7 @@ from pyro.distributions.util import is_validation_enabled, validation_enabled
 from torch import Tensor
 
 from model.common.graphs import NOT_COMPILED, has_graphs, lasting, record, sizes_of_graphs
-from model.networks.packed_layers import Decoding
+from model.networks.layers.packed_layers import Decoding
 from model.prior.cached_decoder import CachedState
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState

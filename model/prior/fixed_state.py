@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from model.networks.growing_layer import GrowingLayer
+from model.networks.layers.growing_layer import GrowingLayer
 
 PLAIN_LAYERS = (DynamicLayer, GrowingLayer)
 """Layers of a cache with keys and values at every column."""

@@ -31,7 +31,7 @@ from guides.model_card import ModelCard
 from guides.saved import save_guide
 from inference import OBJECTIVES, FusedOptimizer, fit, response_distribution
 from model import AlignmentModel, LanguageModel, TextReward
-from model.networks.fused_layers import fused_layers
+from model.networks.layers.fused_layers import fused_layers
 from tests.model.generation import assert_generates
 from tests.model.tiny import NETWORKS, PROMPTS, SPECIAL, WORDS, tiny, tiny_tokenizer
 

@@ -47,8 +47,8 @@ from inference.objectives import Proximal_ELBO
 from inference.objectives.best_of_n import BestOfN_ELBO
 from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.gauss_newton import GaussNewton
-from inference.objectives.log_z_average import LogZAverage
-from inference.objectives.off_policy import ReplayBuffer
+from inference.objectives.parts.log_z_average import LogZAverage
+from inference.objectives.parts.off_policy import ReplayBuffer
 from inference.objectives.pyro_objectives import renyi
 from inference.order_statistics import (
     best_of_n_kl,

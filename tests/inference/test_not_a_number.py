@@ -26,7 +26,7 @@ from inference import (
 )
 from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
 from inference.estimate import NotANumberError, expectation
-from inference.objectives.log_z_average import LogZAverage
+from inference.objectives.parts.log_z_average import LogZAverage
 from inference.programs import NotNormalisedError
 from inference.samplers import annealed_smc
 from inference.samplers.log_z_bounds import log_z_bounds

@@ -8,7 +8,7 @@ import torch
 from guides import FineTuned
 from inference import Enumeration, fit, log_guide_at
 from inference.objectives import GRPO, Proximal_ELBO
-from inference.objectives.engine import EngineDraws, TransformersEngine
+from inference.objectives.parts.engine import EngineDraws, TransformersEngine
 from inference.objectives.squared_residual import SquaredResidual
 from inference.response_site import ResponseSiteError
 from model import AlignmentModel, LanguageModel

@@ -4,7 +4,7 @@ import pyro
 import torch
 
 from inference.objectives import LeaveOneOut_ELBO, WakePhi
-from inference.objectives.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from tests.guides.test_examples import example
 from tests.inference.objectives.table import TWO, Table, Target, gradient
 

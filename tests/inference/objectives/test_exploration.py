@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from inference import Enumeration, SquaredResidual, random_state
-from inference.objectives.off_policy import DECAY, GROWTH, LARGEST, START, Exploration
-from inference.objectives.response_objective import tempered
+from inference.objectives.parts.off_policy import DECAY, GROWTH, LARGEST, START, Exploration
+from inference.objectives.parts.response_objective import tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 
 

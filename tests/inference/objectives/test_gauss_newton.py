@@ -9,7 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from guides import Fixed, LoRA, NGram, Twisted
 from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
 from inference.objectives.gauss_newton import GaussNewton
-from inference.objectives.response_gradients import response_gradients
+from inference.objectives.parts.response_gradients import response_gradients
 from inference.svi.fit_checks import new_objective, new_optimizer
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import AlignmentModel, LanguageModel
@@ -74,7 +74,7 @@ def test_rows_of_a_twist_are_the_gradients_of_each_response(top_k, temperature, 
     distribution = response_distribution(guide, prompts)
     response = distribution.sample((5,))
     chunk = 2 * response.shape[-1] * prior.vocab_size
-    monkeypatch.setattr("inference.objectives.response_gradients.CHUNK", chunk)
+    monkeypatch.setattr("inference.objectives.parts.response_gradients.CHUNK", chunk)
     log_guide, rows = response_gradients(distribution, response, trained(guide))
     expected = distribution.log_prob(response)
     assert torch.allclose(log_guide, expected.detach(), atol=1e-9)

@@ -20,7 +20,7 @@ from inference import (
 )
 from inference.objectives import AnalyticKL_ELBO, GaussNewton, Proximal_ELBO
 from inference.objectives.leave_one_out import leave_one_out
-from inference.objectives.response_objective import Losses, ResponseObjective, tempered
+from inference.objectives.parts.response_objective import Losses, ResponseObjective, tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 from tests.inference.objectives.test_matrix import exact_loss, proposal_state
 

@@ -8,8 +8,8 @@ import torch
 
 from inference import OBJECTIVES, BestOfN_ELBO, Enumeration, ResponseObjective
 from inference.objectives.f_divergence import in_place, snapshot
-from inference.objectives.log_z_average import LogZAverage
-from inference.objectives.off_policy import ReplayBuffer
+from inference.objectives.parts.log_z_average import LogZAverage
+from inference.objectives.parts.off_policy import ReplayBuffer
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from model import Prompts
 from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient

@@ -9,7 +9,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guides import GUIDES, FineTuned
 from inference import OBJECTIVES, RewardToGo_ELBO
-from inference.objectives.draws import Draws, matrices
+from inference.objectives.parts.draws import Draws, matrices
 from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.anneal import soften
 from inference.svi.response_metrics import ModelRuns, read, response_numbers, with_kl

@@ -11,8 +11,8 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 
 from guides import GUIDES, FineTuned, MeanField, SoftPrompt, Tabular
 from inference import OBJECTIVES, Enumeration, LeaveOneOut_ELBO, fit
-from inference.objectives.draws import DrawMatrices, matrices
 from inference.objectives.f_divergence import DIVERGENCES
+from inference.objectives.parts.draws import DrawMatrices, matrices
 from inference.programs import joint_at, log_guide_at, response_distribution
 from inference.svi import step_numbers
 from inference.svi.fit_objective import fit_objective

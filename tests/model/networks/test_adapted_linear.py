@@ -10,8 +10,8 @@ from torch import Tensor
 
 from guides import LoRA
 from model import LanguageModel, ResponseDistribution
-from model.networks.adapted_linear import AdaptedLinear
-from model.networks.packed_layers import RoundedAdapters
+from model.networks.layers.adapted_linear import AdaptedLinear
+from model.networks.layers.packed_layers import RoundedAdapters
 from model.prior import cached_decoder
 from tests.model.tiny import PROMPTS, tiny
 

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from guides import LoRA
-from model.networks import attention
-from model.networks.attention import FasterAttention
-from model.networks.layer_checkpoints import checkpointed_layers
+from model.networks.layers import attention
+from model.networks.layers.attention import FasterAttention
+from model.networks.layers.layer_checkpoints import checkpointed_layers
 from tests.model.tiny import PROMPTS, tiny
 
 pytestmark = pytest.mark.on_cpu

@@ -13,7 +13,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from guides import FineTuned
-from model.networks.fused_layers import FusedGELU, FusedNorm, fused_layers, fused_norm
+from model.networks.layers.fused_layers import FusedGELU, FusedNorm, fused_layers, fused_norm
 from tests.model.tiny import tiny
 
 

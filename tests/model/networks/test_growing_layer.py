@@ -6,8 +6,8 @@ import torch
 from torch.testing import assert_close
 from transformers.cache_utils import DynamicLayer
 
-from model.networks import growing_layer
-from model.networks.growing_layer import GrowingLayer
+from model.networks.layers import growing_layer
+from model.networks.layers.growing_layer import GrowingLayer
 
 
 def tokens(seed: int, length: int = 1, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

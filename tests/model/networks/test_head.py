@@ -25,8 +25,8 @@ from transformers import (
 
 from guides import LoRA
 from model import LanguageModel, Prompts
-from model.networks import head
-from model.networks.head import logits_of, splits_head
+from model.networks.layers import head
+from model.networks.layers.head import logits_of, splits_head
 from model.prior import batch, logits
 from tests.model.tiny import WORDS, tiny_tokenizer
 

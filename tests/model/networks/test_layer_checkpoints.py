@@ -9,7 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from guides import FineTuned, Guide, LoRA, SoftPrompt
 from inference import LeaveOneOut_ELBO, fit
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
-from model.networks.layer_checkpoints import NoLayersError, around, checkpointed_layers
+from model.networks.layers.layer_checkpoints import NoLayersError, around, checkpointed_layers
 from tests.model.networks.test_head import NETWORKS, PROMPTS, network
 from tests.model.tiny import tiny_tokenizer
 

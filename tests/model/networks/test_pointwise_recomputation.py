@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.networks import pointwise_recomputation as recomputation
+from model.networks.layers import pointwise_recomputation as recomputation
 from model.prior import cached_decoder
 from tests.model.networks.test_adapted_linear import adapted_twice
 from tests.model.tiny import PROMPTS

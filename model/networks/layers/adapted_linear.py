@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from model.common.devices import HALF
-from model.networks.packed_layers import BASES, weight_of
+from model.networks.layers.packed_layers import BASES, weight_of
 
 
 class AdaptedLinear(Linear):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inference.objectives.response_objective import part_of
+from inference.objectives.parts.response_objective import part_of
 from model import Prompts
 from model.common.checks import finite, whole_number
 

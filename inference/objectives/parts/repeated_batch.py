@@ -9,8 +9,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from inference.objectives.engine import Engine, checked_draws
-from inference.objectives.response_objective import (
+from inference.objectives.parts.engine import Engine, checked_draws
+from inference.objectives.parts.response_objective import (
     Losses,
     ResponseObjective,
     part_of,

@@ -20,8 +20,8 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from inference.objectives.draws import Draws
-from inference.objectives.same_model import SameModel
+from inference.objectives.parts.draws import Draws
+from inference.objectives.parts.same_model import SameModel
 from inference.programs import (
     Joint,
     Program,

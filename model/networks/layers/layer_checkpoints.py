@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 
-from model.networks.attention import FasterAttention
+from model.networks.layers.attention import FasterAttention
 
 recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 _active = False

@@ -1,0 +1,1 @@
+"""Parts that objectives share: the base class, draws, buffers and averages."""

@@ -1,0 +1,1 @@
+"""Layers of networks of `transformers`, replaced or wrapped: faster, or with less memory."""
