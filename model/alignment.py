@@ -26,13 +26,12 @@ from model.likelihood import (
     check_reward,
     for_each_prompt,
     is_partial,
-    total_of,
     upper_bound_of,
-    values_of,
 )
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 from model.prior.response_index import indexed_if_enumerated, is_enumerated
+from model.values import total_of, values_of
 
 
 class Term(NamedTuple):

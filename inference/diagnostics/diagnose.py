@@ -26,7 +26,7 @@ from inference.diagnostics.prior_alone import PriorAlone
 from inference.estimate import Estimate, log_mean_exp
 from inference.importance_weights import WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
-from inference.programs import Program, log_guide_at, response_distribution
+from inference.programs import Joint, Program, log_guide_at, response_distribution
 from inference.response_site import SameResponses, check_arguments
 from inference.samplers.proposal import counted, draw_and_score
 from model import Prompts
@@ -187,16 +187,9 @@ def diagnose(
         draw = partial(sample_prior, model, prompts, num_prior_draws, independent=True)
         prior_sample = draw(log_likelihood_bound=log_likelihood_bound, chunk=chunk)
     _check(prior_sample, prompts)
-    with SameResponses() as same, random_state.measuring():
-        draws = draw_and_score(model, guide, prompts, num_samples, chunk=chunk)
-        responses, log_guides, joints = zip(*draws, strict=True)
-    response, log_guide = torch.cat(responses), torch.cat(log_guides)
-    is_token = torch.ones_like(response, dtype=torch.bool)
-    if same.space is not None:  # without, there is no padding
-        is_token = same.space.is_token(response)
-    log_prior = torch.cat([joint.log_prior for joint in joints]).double()
-    log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
-    log_weight = log_prior + log_likelihood - log_guide  # [K, N]
+    response, is_token, log_guide, joint = _draw(model, guide, prompts, num_samples, chunk)
+    log_prior, log_likelihood = joint.log_prior, joint.log_likelihood
+    log_weight = joint.log_joint - log_guide  # [K, N]
     elbo = Estimate.of_mean(log_weight)
     own_prior, own_guide = _score(model, guide, prompts, prior_sample, chunk)
     own_likelihood = prior_sample.log_likelihood.double()
@@ -238,6 +231,21 @@ def _check(sample: object, prompts: Prompts) -> None:
     if sample.exact:
         fix = "pass independent=True to `sample_prior`, or measure by `Enumeration`"
         raise ValueError(f"prior_sample lists all responses, expected independent draws: {fix}")
+
+
+def _draw(
+    model: Program, guide: Program, prompts: Prompts, num_samples: int, chunk: int
+) -> tuple[Tensor, Tensor, Tensor, Joint]:
+    """Draws of the guide `[K, N, T]`, their tokens, and log q and joint `[K, N]`, float64."""
+    with SameResponses() as same, random_state.measuring():
+        draws = draw_and_score(model, guide, prompts, num_samples, chunk=chunk)
+        responses, log_guides, joints = zip(*draws, strict=True)
+    response = torch.cat(responses)
+    is_token = torch.ones_like(response, dtype=torch.bool)
+    if same.space is not None:  # without, there is no padding
+        is_token = same.space.is_token(response)
+    log_prior, log_likelihood = map(torch.cat, zip(*joints, strict=True))
+    return response, is_token, torch.cat(log_guides), Joint(log_prior.double(), log_likelihood)
 
 
 def _score(

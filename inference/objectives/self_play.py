@@ -23,7 +23,8 @@ from inference.objectives.parts.response_objective import Losses, ResponseObject
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import first_index, function, positive
-from model.likelihood import LikelihoodError, values_of
+from model.likelihood import LikelihoodError
+from model.values import values_of
 
 Judge = Callable[[Prompts, Tensor, Tensor], Tensor]
 """A function judge(prompts, first, second) -> P(first beats second), `[M, N]`, of responses

@@ -87,14 +87,8 @@ def sequential_monte_carlo(
             proposal = Stream(q, num_samples)
         num_tokens, num_tests = prior.event_shape[0], torch.zeros_like(particles.num_resamplings)
         for t in range(1, num_tokens + 1):
-            if rejection is None:
-                token = proposal.sample()
-                if retained is not None:
-                    token[0] = torch.where(particles.ended[0], token[0], retained[:, t - 1])
-            else:
-                token, log_allowed, tests = rejection.draw(particles, proposal, prompts, t)
-                particles.weigh(log_allowed)
-                num_tests = num_tests + tests
+            token, tests = draw_token(particles, proposal, prompts, t, retained, rejection)
+            num_tests = num_tests + tests
             set_token(particles, target, proposal, token, t, prior)
             if t == num_tokens or bool(particles.ended.all()):
                 break
@@ -118,6 +112,25 @@ def sequential_monte_carlo(
         diagnostics["num_tests"] = num_tests
     log_z = particles.log_z + log_mean(log_weight)
     return Posterior(particles.response, log_weight, log_z, diagnostics, particles.root)
+
+
+def draw_token(
+    particles: Particles,
+    proposal: Stream,
+    prompts: Prompts,
+    t: int,
+    retained: Tensor | None,
+    rejection: TokenRejection | None,
+) -> tuple[Tensor, Tensor]:
+    """Token t of all responses, `[K, N]`, and the number of tests of a rejection, `[N]`."""
+    if rejection is not None:
+        token, log_allowed, num_tests = rejection.draw(particles, proposal, prompts, t)
+        particles.weigh(log_allowed)
+        return token, num_tests
+    token = proposal.sample()
+    if retained is not None:
+        token[0] = torch.where(particles.ended[0], token[0], retained[:, t - 1])
+    return token, torch.zeros_like(particles.num_resamplings)
 
 
 def set_token(

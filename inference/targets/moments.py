@@ -25,13 +25,8 @@ from inference.samplers.posterior import check_support
 from inference.targets.moment_dual import MomentDual, room
 from model import Prompts, ResponseDistribution, Reward, Tilt
 from model.common.checks import finite, function, instance
-from model.likelihood import (
-    ImpossibleResponseError,
-    LikelihoodError,
-    Values,
-    check_made_for,
-    values_of,
-)
+from model.likelihood import ImpossibleResponseError, LikelihoodError, check_made_for
+from model.values import Values, values_of
 
 MARGIN = 1e-9  # share of the base that an attainable target leaves room for
 

@@ -8,17 +8,15 @@ from torch import Tensor
 from model.common.checks import finite, instance
 from model.likelihood import (
     Reward,
-    Values,
     applies_to,
     bound_at,
     check_product,
     check_reward,
     for_each_prompt,
-    total_of,
     upper_bound_of,
-    values_of,
 )
 from model.prior.prompts import Prompts
+from model.values import Values, total_of, values_of
 
 
 class WeightedSum:

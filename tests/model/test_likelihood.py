@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model import AlignmentModel, HardConstraintSupport, ImpossibleResponseError, LikelihoodError
 from model.common.devices import generator_state, seed_generator
-from model.likelihood import values_of
+from model.values import values_of
 from tests.model.tiny import tiny
 
 
