@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from model import LanguageModel
-from model.prior.cached_decoder import CachedState
+from model.prior.cached_state import CachedState
 from model.prior.decoder import Decoder
 
 

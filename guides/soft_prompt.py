@@ -21,7 +21,7 @@ from guides.prior_decoder import PriorDecoder
 from guides.prior_match import match_prior
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, one_of, whole_number
-from model.prior.cached_decoder import CachedState
+from model.prior.cached_state import CachedState
 from model.prior.tokenization import token_rows
 
 Kind = Literal["prompt", "prefix"]

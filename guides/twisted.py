@@ -20,7 +20,7 @@ from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, whole_number
 from model.common.sharded_tensors import whole
 from model.networks.checks import evaluating
-from model.prior.cached_decoder import CachedState
+from model.prior.cached_state import CachedState
 from model.prior.logits import of_states, scaled
 
 

@@ -1,18 +1,14 @@
 """A causal network read with a key-value cache: once over the prompts, then token by token."""
 
-import copy
 import inspect
-import threading
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import Cache, DynamicLayer
 
 from model.common.devices import is_asynchronous, total_memory
 from model.common.graphs import NOT_COMPILED, has_graphs
@@ -20,8 +16,7 @@ from model.networks.checks import check_causal, checked_network, evaluating, wit
 from model.networks.layers import layer_checkpoints
 from model.networks.layers.attention import faster_attention
 from model.networks.layers.fused_layers import fused_layers
-from model.networks.layers.growing_layer import GrowingLayer
-from model.networks.layers.head import logits_of, splits_head
+from model.networks.layers.head import logits_of, splits_head, states_before_head
 from model.networks.layers.packed_layers import PackedLayers, RoundedAdapters, packs
 from model.networks.layers.pointwise_recomputation import pointwise_recomputation
 from model.networks.positions import (
@@ -31,6 +26,7 @@ from model.networks.positions import (
     without_padding,
 )
 from model.networks.sharded_modules import gathered_once
+from model.prior.cached_state import CachedState, cache_of, rows_of
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState, is_plain
 from model.prior.prompts import Prompts
@@ -48,35 +44,6 @@ CACHE = ("cache", "past_key_values")
 """Names of the keys and values of a network, from `transformers` 5.24 on and before."""
 WIDE = {"eager", "sdpa"}
 """Implementations of attention that take a mask for each sequence, query and column."""
-
-
-@dataclass(frozen=True)
-class CachedState:
-    """The keys and values of B sequences, with the mask of their real tokens.
-
-    Mask and positions also cover the columns to come: a step of the decode takes a view of them.
-
-    Attributes:
-        cache: cache object of Hugging Face.
-        num_read: number of columns in the cache.
-        mask: `[B, P + T]`, 1 where a column holds a real token, or will.
-        positions: `[B, P + T]`, position of each column.
-        is_padded: True if the mask has a 0.
-        hidden: `[B, L, H]`, input of the output layer for the L tokens read last; for a prompt the
-            last token alone, if the network can.
-    """
-
-    cache: Any
-    num_read: int
-    mask: Tensor
-    positions: Tensor
-    is_padded: bool
-    hidden: Tensor
-
-    def select(self, rows: Tensor) -> Self:
-        cache, mask, positions = _rows_of(self.cache, rows), self.mask[rows], self.positions[rows]
-        hidden = self.hidden[rows]
-        return replace(self, cache=cache, mask=mask, positions=positions, hidden=hidden)
 
 
 class CachedDecoder(Decoder):
@@ -149,13 +116,13 @@ class CachedDecoder(Decoder):
         num_read, cache = 0, None
         if prefix is not None:
             num_read = prefix.get_seq_length()
-            cache = _rows_of(prefix, prompts.ids.new_zeros(len(prompts)))
+            cache = rows_of(prefix, prompts.ids.new_zeros(len(prompts)))
         mask = pad(prompts.mask.long(), (num_read, self.max_new_tokens), value=1)
         state = self._unread(mask, prompts.is_padded, cache, num_read)
         if self.records and prefix is None and not torch.is_grad_enabled():
             own = prompts.mask.long() if prompts.is_padded else None
             logits, hidden, *parts = recorded_passes(self)(self, self._start, prompts.ids, own)
-            cache, num_read = _cache_of(parts), prompts.ids.shape[1]
+            cache, num_read = cache_of(parts), prompts.ids.shape[1]
             return logits, replace(state, cache=cache, num_read=num_read, hidden=hidden)
         logits, state = self._run(state, prompts.ids, last_only=True)
         return logits[:, -1], state
@@ -350,30 +317,13 @@ class CachedDecoder(Decoder):
         batch |= {"attention_mask": mask, self._cache: state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1
-        hidden: list[Tensor] = []
-        thread = threading.get_ident()
-
-        def record(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if threading.get_ident() != thread:
-                return None  # a pass of another thread with the same network
-            # strided states: torch would copy the frozen output layer once for each prompt
-            states = inputs[0]
-            if last_only:
-                states = states.clone(memory_format=torch.contiguous_format)
-            hidden.append(states)
-            return (states[:, :0] if skip_head else states, *inputs[1:])
-
-        # a hook, since some networks scale or cap the logits of the output layer
-        hook = self.network.get_output_embeddings().register_forward_pre_hook(record)
-        try:
-            with (
-                layer_checkpoints.around(self.network),
-                pointwise_recomputation(self.network),
-                faster_attention(self.network),
-            ):
-                out = self.network(**batch, use_cache=True)
-        finally:
-            hook.remove()
+        with (
+            layer_checkpoints.around(self.network),
+            pointwise_recomputation(self.network),
+            faster_attention(self.network),
+            states_before_head(self.network, copies=last_only, skip_head=skip_head) as hidden,
+        ):
+            out = self.network(**batch, use_cache=True)
         cache = out[self._cache]
         # some decoders of encoder-decoders, such as RemBERT, keep their keys and values in a part
         cache = getattr(cache, "self_attention_cache", cache)
@@ -388,25 +338,3 @@ def _experts(network: "transformers.PreTrainedModel") -> str | None:
 
 def _no_warning(*_: Any) -> None:
     """No warning of padding in a pass without a mask."""
-
-
-def _cache_of(parts: Sequence[Tensor]) -> Cache:
-    """A cache of the keys and values of each layer, in turns."""
-    layers = []
-    for keys, values in zip(parts[::2], parts[1::2], strict=True):
-        layer = GrowingLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        layers.append(layer)
-    return Cache(layers=layers)
-
-
-def _rows_of(cache: Any, rows: Tensor) -> Any:
-    """The sequences at `rows` of a cache, repeats allowed; the original stays as it was."""
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in selected.layers:
-        if type(layer) is DynamicLayer:
-            layer.__class__ = GrowingLayer
-    selected.batch_select_indices(rows)
-    return selected

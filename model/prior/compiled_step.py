@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.common.graphs import NOT_COMPILED, has_graphs, lasting, record, sizes_of_graphs
 from model.networks.layers.packed_layers import Decoding
-from model.prior.cached_decoder import CachedState
+from model.prior.cached_state import CachedState
 from model.prior.decoder import Decoder
 from model.prior.fixed_state import FixedState
 from model.prior.logits import draw_token

@@ -4,6 +4,9 @@ Some networks scale or cap the logits of the output layer. The head is therefore
 `forward`, around a body that returns hidden states as they are. No list of architectures is needed.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,25 +84,43 @@ def logits_of(network: "transformers.PreTrainedModel", hidden: Tensor) -> Tensor
     return head(inputs_embeds=hidden[None], attention_mask=mask, use_cache=False).logits[0]
 
 
+@contextmanager
+def states_before_head(
+    network: "transformers.PreTrainedModel", *, copies: bool = False, skip_head: bool = False
+) -> Iterator[list[Tensor]]:
+    """Inputs of the output layer, `[B, L, H]`, in the passes of this thread inside.
+
+    With `skip_head` the layer reads none of them. With `copies` they are contiguous: of strided
+    states torch would copy the frozen output layer once for each prompt.
+    """
+    hidden: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def record(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if threading.get_ident() != thread:
+            return None  # a pass of another thread with the same network
+        states = inputs[0].clone(memory_format=torch.contiguous_format) if copies else inputs[0]
+        hidden.append(states)
+        return (states[:, :0] if skip_head else states, *inputs[1:])
+
+    # a hook, since some networks scale or cap the logits of the output layer
+    hook = network.get_output_embeddings().register_forward_pre_hook(record)
+    try:
+        yield hidden
+    finally:
+        hook.remove()
+
+
 @torch.no_grad()
 def splits_head(network: "transformers.PreTrainedModel") -> bool:
     """True if `logits_of` gives the logits of the network, and if the network runs on no states."""
-    states: list[Tensor] = []
-
-    def record(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        states.append(inputs[0])
-        return (inputs[0][:, :0], *inputs[1:])
-
     ids = torch.arange(min(3, network.get_input_embeddings().weight.shape[0]))[None]
     ids = ids.to(network.device)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     try:
         expected = network(**batch).logits[0]
-        hook = network.get_output_embeddings().register_forward_pre_hook(record)
-        try:
+        with states_before_head(network, skip_head=True) as states:
             empty = network(**batch).logits
-        finally:
-            hook.remove()
         logits = logits_of(network, states[0][0])
     except Exception:  # any error of the network's own code: the logits are computed whole
         return False

@@ -18,7 +18,7 @@ from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.twist import LikelihoodTwist
 from model import AlignmentModel, TokenReward
 from model.prior import decode
-from model.prior.cached_decoder import CachedState
+from model.prior.cached_state import CachedState
 from tests.inference.samplers.three_tokens import assert_unbiased, graded
 
 RUNS = 1_000
