@@ -1,6 +1,7 @@
 """The exact posterior of a model with few responses: the reference for all algorithms."""
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from inference.estimate import check_numbers, expectation
@@ -11,9 +12,10 @@ from inference.programs import (
     log_guide_at,
     name_of,
     response_distribution,
+    run,
 )
 from inference.response_site import SameResponses
-from model import ImpossibleResponseError, Prompts
+from model import ImpossibleResponseError, Prompts, ResponseDistribution
 from model.common.checks import instance
 
 CHUNK = 8192  # number of responses scored at a time
@@ -49,11 +51,13 @@ class Enumeration:
         self.prompts = prompts
         self._same = SameResponses()
         with self._same, torch.no_grad():
-            self.support = response_distribution(model, prompts, role="model").enumerate_support()
+            prior = response_distribution(model, prompts, role="model")
+            self.support = prior.enumerate_support()
             self._chunk_size = max(1, CHUNK // len(prompts))  # once the prompts are checked
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
         log_prior = torch.cat([joint.log_prior for joint in joints])
-        self.log_prior = check_normalised(log_prior, f"the prior of {name_of(model)}")
+        name = f"the prior of {name_of(model)}"
+        self.log_prior = check_normalised(log_prior, name, is_half=_is_half(prior))
         self.log_likelihood = torch.cat([joint.log_likelihood for joint in joints])
         self.log_joint = self.log_prior + self.log_likelihood
         self.log_z = self.log_joint.logsumexp(0)
@@ -67,7 +71,9 @@ class Enumeration:
         """log q of every response, `[S, N]`, nats, float64, without gradient."""
         with self._same, torch.no_grad():
             parts = [log_guide_at(guide, self.prompts, chunk) for chunk in self._chunks()]
-        return check_normalised(torch.cat(parts), f"the guide {name_of(guide)}")
+            site = run(guide, self.prompts, self.support[:1], role="guide").nodes["response"]
+        name = f"the guide {name_of(guide)}"
+        return check_normalised(torch.cat(parts), name, is_half=_is_half(site["fn"]))
 
     def elbo(self, guide: Program) -> Tensor:
         """ELBO = sum_x q(x) (log p0(x) + log likelihood(x) - log q(x)), `[N]`, nats."""
@@ -129,6 +135,10 @@ class Enumeration:
 
     def _chunks(self) -> tuple[Tensor, ...]:
         return self.support.split(self._chunk_size)
+
+
+def _is_half(distribution: TorchDistribution) -> bool:
+    return isinstance(distribution, ResponseDistribution) and distribution.is_half
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:

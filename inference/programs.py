@@ -22,13 +22,15 @@ from inference.response_site import (
 )
 from model import HardConstraintSupport, LikelihoodError, Prompts, ResponseDistribution
 from model.common.checks import first_index, instance
+from model.common.devices import HALF
 from model.common.thread_lock import THREAD_LOCK
 
 Program = Callable[[Prompts], Any]
 """A Pyro program over prompts with a sample site `response`: a model or a guide."""
-TOLERANCE = 0.05
-"""Largest distance of a sum of probabilities to 1. bfloat16 rounds a prefix differently in another
-batch."""
+TOLERANCE = 1e-3
+"""Largest distance of a sum of probabilities to 1. Rounding in float32 is below 1e-5."""
+HALF_TOLERANCE = 0.05
+"""The same in half precision, which rounds a prefix differently in another batch."""
 
 
 class NotNormalisedError(ValueError):
@@ -195,21 +197,24 @@ def check_log_prob(log_prob: Tensor, program: object, role: str) -> Tensor:
     return log_prob
 
 
-def check_normalised(log_prob: Tensor, name: str) -> Tensor:
+def check_normalised(log_prob: Tensor, name: str, *, is_half: bool = False) -> Tensor:
     """Log probabilities of all responses, `[S, N]`, nats, in float64.
+
+    With `is_half`, the sum may be that of a network in half precision, and is divided out.
 
     Raises:
         NotNormalisedError: if the probabilities of a prompt do not sum to 1, or are NaN.
     """
-    log_prob = log_prob.double()
+    is_half, log_prob = is_half or log_prob.dtype in HALF, log_prob.double()
+    tolerance = HALF_TOLERANCE if is_half else TOLERANCE
     for prompt, total in enumerate(log_prob.exp().sum(0).tolist()):
-        if not abs(total - 1) <= TOLERANCE:
+        if not abs(total - 1) <= tolerance:
             raise NotNormalisedError(
                 f"the probabilities of {name} over all {len(log_prob)} responses to prompt "
                 f"{prompt} sum to {total:.6g}, expected 1: they are NaN, or of another set of "
                 "responses (vocabulary, end ids, length), or of no distribution"
             )
-    return log_prob
+    return log_prob.log_softmax(0) if is_half else log_prob
 
 
 def name_of(program: object) -> str:

@@ -98,6 +98,11 @@ class ResponseDistribution(TorchDistribution):
         return self._batch.temperature
 
     @property
+    def is_half(self) -> bool:
+        """True if a parameter is in half precision: another batch rounds the logits differently."""
+        return any(p.dtype.itemsize < torch.float32.itemsize for p in self.decoder.parameters())
+
+    @property
     def division(self) -> Division | None:
         """Division of responses over ranks; None for one rank."""
         return self._batch.division
@@ -151,7 +156,7 @@ class ResponseDistribution(TorchDistribution):
             float64.
         """
         response, log_prob = self._draw(sample_shape)
-        if any(p.dtype.itemsize < torch.float32.itemsize for p in self.decoder.parameters()):
+        if self.is_half:
             with torch.no_grad():
                 log_prob = self.log_prob(response).double()
         return response, log_prob

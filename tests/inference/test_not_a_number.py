@@ -1,5 +1,6 @@
 """NaN and infinity never pass for numbers: guides, weights, values, draws are refused by name."""
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -176,21 +177,32 @@ def small_prior_as_guide(prior):
 
 def test_a_guide_over_other_responses_is_not_normalised_here(truth, small_prior, prompts):
     """Guide that ends after one token, but the truth lists two: some mass is on other rows."""
-    half = lambda prompts: Halved(small_prior)(prompts)  # noqa: E731
-    with pytest.raises(NotNormalisedError, match=r"sum to 0\.5, expected 1"):
-        truth.kl_guide_posterior(half)
+    for mass in (0.5, 0.96, 0.998):
+        guide = lambda prompts: Scaled(small_prior, mass)(prompts)  # noqa: B023, E731
+        with pytest.raises(NotNormalisedError, match=f"sum to {mass}, expected 1"):
+            truth.kl_guide_posterior(guide)
+
+
+def test_probabilities_in_half_precision_are_divided_by_their_sum(truth, small_prior, prompts):
+    """Another batch rounds them differently: a sum within 5% is rounding."""
+    rounded = Scaled(copy.deepcopy(small_prior).to(torch.bfloat16), 0.96)
+    log_guide = truth.log_guide(lambda prompts: rounded(prompts))
+    assert log_guide.exp().sum(0).sub(1).abs().max() < 1e-9
 
 
 @dataclass
-class Halved:
-    """A program whose log-probabilities are log 2 too low."""
+class Scaled:
+    """A program whose probabilities sum to `mass`."""
 
     prior: object
+    mass: float
 
     def __call__(self, prompts):
+        mass = self.mass
+
         class Lower(type(self.prior(prompts))):
             def log_prob(self, value):
-                return super().log_prob(value) - math.log(2)
+                return super().log_prob(value) + math.log(mass)
 
         distribution = self.prior(prompts)
         distribution.__class__ = Lower
