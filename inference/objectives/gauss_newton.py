@@ -23,6 +23,7 @@ before, SPRING, Goldshlager et al. 2024, arXiv 2401.10190. Here the memory is of
 """
 
 import os
+import weakref
 
 import pyro
 import torch
@@ -60,6 +61,7 @@ class GaussNewton(ResponseObjective):
 
     Raises:
         ValueError: In a step, if M gradients are more than the memory of the device.
+        ValueError: In a step with another guide than the steps before.
         NotImplementedError: In a step, if the parameters are sharded.
     """
 
@@ -86,6 +88,7 @@ class GaussNewton(ResponseObjective):
         distribution, response = self.draw(guide, prompts)
         joint = self.score(model, prompts, response)
         parameters = _trained()
+        self._check_same(parameters)
         with torch.enable_grad():
             log_guide, gradient = response_gradients(distribution, response, parameters)
         log_weight = joint.log_joint - log_guide.double()
@@ -101,6 +104,15 @@ class GaussNewton(ResponseObjective):
         surrogate = torch.stack([-(p * part.view_as(p)).sum() for p, part in pairs]).sum()
         draws = (response, log_guide, log_weight, joint.log_likelihood)
         return Losses(-log_weight.mean(0).sum(), surrogate, *draws)
+
+    def _check_same(self, parameters: dict[str, Tensor]) -> None:
+        """Refuse the parameters of another guide than that whose gradients are in memory."""
+        first = _PARAMETERS.setdefault(self, [weakref.ref(p) for p in parameters.values()])
+        is_same = [id(reference()) for reference in first] == [id(p) for p in parameters.values()]
+        if self.memory is not None and not is_same:
+            raise ValueError(
+                "GaussNewton has gradients of another guide: make a new objective for each guide"
+            )
 
     def _step(self) -> Tensor:
         """Step from the parameters now to the solution of the least squares, `[D]`."""
@@ -133,6 +145,11 @@ class GaussNewton(ResponseObjective):
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.memory = ResponseMemory.from_state(state) if state else None
+
+
+_PARAMETERS: weakref.WeakKeyDictionary[GaussNewton, list[weakref.ref[Tensor]]]
+_PARAMETERS = weakref.WeakKeyDictionary()
+"""Parameters of the first step of each objective; no attribute, which a copy would copy."""
 
 
 def _centred_system(product: Tensor, root: Tensor, one_hot: Tensor, means: Tensor) -> Tensor:

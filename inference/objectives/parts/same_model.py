@@ -25,7 +25,7 @@ class SameModel:
             return True
         parts = _parts(model)
         return len(parts) == len(self.parts) and all(
-            _is_same(reference(), part) for reference, part in zip(self.parts, parts, strict=True)
+            _is_same(reference, part) for reference, part in zip(self.parts, parts, strict=True)
         )
 
 
@@ -53,7 +53,10 @@ def _reference(part: Any) -> Callable[[], Any]:
         return lambda: part
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """True for one object, and for equal numbers and texts."""
+def _is_same(reference: Callable[[], Any], other: Any) -> bool:
+    """True for one object, and for equal numbers and texts; False for an object that is gone."""
+    one = reference()
+    if one is None and isinstance(reference, weakref.ref):
+        return False
     plain = isinstance(one, int | float | str) and type(one) is type(other)
     return one is other or (plain and one == other)

@@ -117,9 +117,10 @@ def test_rows_in_half_precision_add_up_to_the_gradient_of_the_sum():
 
 def steps(objective, *batches):
     """Step of the objective, `[D]`, after batches of responses drawn by guides of other seeds."""
-    model = Target()
+    model, guide = Target(), Table(1)
     for seed, (prompts, response) in enumerate(batches, start=1):
-        _, grad = gradient(objective, model, Table(seed), prompts, response)
+        guide.load_state_dict(Table(seed).state_dict())
+        _, grad = gradient(objective, model, guide, prompts, response)
     return -grad
 
 

@@ -167,6 +167,9 @@ def test_an_objective_that_has_learned_of_one_model_refuses_another(objective):
     gradient(objective, model.__call__, guide, ONE, response)
     with pytest.raises(ValueError, match="of another model: make a new objective"):
         gradient(objective, Target(seed=5), guide, ONE, response)
+    if isinstance(objective, GaussNewton):
+        with pytest.raises(ValueError, match="gradients of another guide"):
+            gradient(objective, model, Table(1), ONE, response)
 
 
 def test_a_model_made_anew_of_the_same_parts_is_the_same():
@@ -187,6 +190,10 @@ def test_a_model_made_anew_of_the_same_parts_is_the_same():
         for parts in ((Target(seed=5), weight), (model, torch.ones(()))):
             with pytest.raises(ValueError, match="of another model"):
                 gradient(objective, make(*parts), guide, ONE, response)
+        objective = FDivergence("forward-kl", 4)
+        gradient(objective, make(model, torch.ones(())), guide, ONE, response)
+        with pytest.raises(ValueError, match="of another model"):  # a part that is gone is not None
+            gradient(objective, make(model, None), guide, ONE, response)
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: partial(model)])

@@ -102,8 +102,10 @@ def gradients(name, reward, prompts, batches):
     """Gradients of three steps on the same draws, each on some of the prompts."""
     pyro.set_rng_seed(3)
     objective, model, actual = OBJECTIVES[name](num_particles=4), Target(reward), []
+    guide = Table(0)
     for seed, batch in enumerate(batches):
-        guide, some = Table(seed), prompts[batch]
+        guide.load_state_dict(Table(seed).state_dict())
+        some = prompts[batch]
         response = guide.distribution(some).sample((4,))
         actual.append(gradient(objective, model, guide, some, response)[1])
     return torch.stack(actual)
