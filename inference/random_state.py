@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from model.common import checks
+from model.common.devices import accelerators
 from model.common.thread_lock import THREAD_LOCK
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state: tensors, and values that JSON can hold."""
     tensors = {"cpu": torch.get_rng_state()}
-    for device in _devices():
+    for device in accelerators():
         tensors[str(device)] = torch.get_device_module(device).get_rng_state(device)
     kind, keys, *rest = np.random.get_state(legacy=True)
     return tensors, {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
@@ -27,7 +28,7 @@ def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     """Put back a state from `capture`. Warns of devices that this machine lacks."""
     torch.set_rng_state(tensors["cpu"].cpu())
-    devices = {str(device): device for device in _devices()}
+    devices = {str(device): device for device in accelerators()}
     missing = sorted(tensors.keys() - devices.keys() - {"cpu"})
     if missing:
         warnings.warn(
@@ -73,12 +74,3 @@ def preserved() -> Iterator[None]:
             yield
         finally:
             restore(*before)
-
-
-def _devices() -> list[torch.device]:
-    """Accelerators of this machine, such as a GPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return []
-    count = torch.accelerator.device_count()
-    return [torch.device(accelerator.type, index) for index in range(count)]

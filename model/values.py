@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from model.common import ranks
-from model.common.devices import generator_state, seed_generator
+from model.common.devices import accelerators, generator_state, seed_generator
 from model.common.provenance import through
+from model.common.thread_lock import THREAD_LOCK
 from model.likelihood import Factor, LikelihoodError, Reward, applies_to, check_values
 from model.prior.division import Block, division
 from model.prior.prompts import Prompts
@@ -90,16 +91,17 @@ def _values_of(
 def _called(label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor) -> Tensor:
     """Value of a reward or a factor, refused if it writes to its arguments, which others read.
 
-    Behind a call that drew random numbers on the CPU or on the device of the responses, the
-    generator of that device goes on from a seed that follows from its state before the call: a
-    reward that seeds the generator would repeat the draws of responses.
+    Behind a call that drew random numbers on a device, the generator of that device goes on from a
+    seed that follows from its state before the call: a reward that seeds the generator would repeat
+    the draws of responses.
     """
     given = [response, prompts.ids, prompts.mask]
     # an array of numpy shares the memory of a tensor on the CPU, and its changes have no version
     before = [tensor.clone() if tensor.is_cpu else _version(tensor) for tensor in given]
-    devices = {torch.device("cpu"), response.device}
+    devices = [torch.device("cpu"), *accelerators()]
     generators = {device: generator_state(device) for device in devices}
-    value = piece(prompts, response)
+    with THREAD_LOCK.calling():
+        value = piece(prompts, response)
     for device, state in generators.items():
         if not np.array_equal(state.numpy(), generator_state(device).numpy()):
             seed_generator(device, zlib.crc32(state.numpy().tobytes()))

@@ -21,6 +21,15 @@ def total_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
+def accelerators() -> list[torch.device]:
+    """Accelerators of this machine, such as a GPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return []
+    count = torch.accelerator.device_count()
+    return [torch.device(accelerator.type, index) for index in range(count)]
+
+
 def generator_state(device: torch.device) -> Tensor:
     """State of torch's own generator on a device."""
     if device.type == "cpu":

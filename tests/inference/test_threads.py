@@ -1,6 +1,7 @@
 """Two threads: one waits for the other, and each result is the same as alone, bit for bit."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pyro
 import pytest
@@ -19,6 +20,7 @@ from inference import (
     sample_prior,
 )
 from inference.samplers.log_z_bounds import log_z_bounds
+from model import AlignmentModel, LikelihoodError, TextReward
 from model.common.thread_lock import THREAD_LOCK
 from tests.inference.conftest import quiet
 
@@ -108,7 +110,7 @@ class EachDraw(TorchFunctionMode):
         before = torch.get_rng_state()
         result = function(*args, **kwargs or {})
         if not torch.equal(before, torch.get_rng_state()):
-            self.locked.append(THREAD_LOCK._is_owned())
+            self.locked.append(THREAD_LOCK.is_owned())
         return result
 
 
@@ -127,6 +129,31 @@ def test_every_draw_holds_the_lock(name, model, small_prior, prompts, truth):
             SAMPLERS[name](model, prompts, num_samples=128).resample(4)
     assert draws.locked
     assert all(draws.locked)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_thread_of_a_reward_that_would_wait_for_the_fit_is_refused(
+    is_async, model, small_prior, prompts
+):
+    """The fit waits for the reward; threads of pools and event loops outlive the first call."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def draw(texts):
+            sample_prior(model, prompts, 8, independent=True)
+            return [1.0] * len(texts)
+
+        async def drawn(texts):
+            return draw(texts)
+
+        def pooled(texts):
+            return pool.submit(draw, texts).result()
+
+        judge = drawn if is_async else pooled
+        other = AlignmentModel(small_prior, TextReward(judge, small_prior), beta=1.0)
+        for _ in range(2):
+            with pytest.raises(LikelihoodError, match="which a reward or a factor has started"):
+                quiet(other, FineTuned(small_prior), prompts, 1)
+        assert other.reward(prompts, small_prior(prompts).sample((1,))).sum() == len(prompts)
 
 
 @pytest.mark.parametrize("step", [1, 3])

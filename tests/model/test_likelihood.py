@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model import AlignmentModel, HardConstraintSupport, ImpossibleResponseError, LikelihoodError
-from model.common.devices import generator_state, seed_generator
+from model.common.devices import accelerators, generator_state, seed_generator
 from model.values import values_of
 from tests.model.tiny import tiny
 
@@ -100,6 +100,23 @@ def seed_all(_: torch.device) -> None:
 def seed_own(device: torch.device) -> None:
     """Seed one device, as `torch.cuda.manual_seed` does."""
     seed_generator(device, 3)
+
+
+@pytest.mark.on_cpu
+@pytest.mark.skipif(not accelerators(), reason="a device apart from the CPU is needed")
+def test_a_reward_that_seeds_another_device_than_that_of_the_responses_is_watched() -> None:
+    (device, *_), prior, states = accelerators(), tiny(), []
+    prompts = prior.encode(["a"])
+
+    def seeding(_: object, response: Tensor) -> Tensor:
+        seed_own(device)
+        return torch.rand(response.shape[:-1], device=device).cpu()
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        values_of("reward", seeding, prompts, prior(prompts).sample())
+        states.append(generator_state(device))
+    assert not torch.equal(*states)
 
 
 @pytest.mark.parametrize("seed", [seed_all, seed_own])
