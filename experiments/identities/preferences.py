@@ -1,16 +1,18 @@
 """Preferences: the optimum of each loss on preferences without end, over all distributions."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from experiments.identities.findings import exact
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
-from inference.direct_preferences import LIKELIHOODS, bradley_terry, kto, robust, smoothed
+from inference.direct_preferences import LIKELIHOODS, bradley_terry, exo, kto, robust, smoothed
 from inference.direct_preferences.likelihoods import Likelihood
 from model.preferences import FIRST
 
@@ -83,17 +85,74 @@ def identity(world: World) -> list[Finding]:
 
 def calibrated(world: World) -> list[Finding]:
     """SLiC's hinge has another optimum than the posterior (arXiv 2305.10425)."""
-    return other(world, LIKELIHOODS["slic"])
+    wins, beta = judged(world)
+    distances = [
+        world.gap(log) for log in (optimum(world, LIKELIHOODS["slic"], wins, beta), world.log_prior)
+    ]
+    return [
+        within("KL(optimum || p*), nats", distances[0], above=0.01),
+        within("KL(p0 || p*), nats (above the optimum's)", distances[1], above=distances[0]),
+    ]
 
 
 def efficient(world: World) -> list[Finding]:
-    """EXO with smoothed labels of pairs has another optimum (arXiv 2402.00856)."""
-    return other(world, LIKELIHOODS["exo"])
+    """Reverse KL from the preferences of q to labels of pairs (EXO, arXiv 2402.00856).
+
+    Labels of the rewards are P(x beats y). A label of one comparison is 1 - e or e, and the mean of
+    the loss has its minimum at beta h = (2 P - 1) log((1 - e)/e), which is log P/(1 - P) for P near
+    1/2 and e = 0.119. The authors' code has e = exp(-10).
+    """
+    wins, beta = judged(world)
+    weight = pairs(world.log_prior).sum(0).exp()
+
+    def loss(log_guide: Tensor) -> Tensor:
+        first, second = pairs(log_guide - world.log_prior)
+        log_own = torch.stack([logsigmoid(beta * h) for h in (first - second, second - first)])
+        log_label = torch.stack([wins, wins.T]).log()
+        return (weight * (log_own.exp() * (log_own - log_label)).sum(0)).sum()
+
+    nats = [
+        world.gap(log_guide)
+        for log_guide in (
+            minimum(loss, world),
+            optimum(world, exo(0.1), wins, beta),
+            optimum(world, exo(math.exp(-10)), wins, beta),
+            world.log_prior,
+        )
+    ]
+    subject = "KL(optimum || p*), nats"
+    return [
+        exact(f"labels of the rewards, {subject}", nats[0], limit=1e-6),
+        within(f"labels 0.9 and 0.1, {subject}", nats[1], above=0.01, below=0.1),
+        within(
+            f"labels 1 - e and e, e = exp(-10), {subject} (the prior's: {nats[3]:.2g})",
+            nats[2],
+            above=0.1,
+        ),
+    ]
 
 
 def prospects(world: World) -> list[Finding]:
-    """KTO on draws of p0, of which the preferred is desirable (arXiv 2402.01306)."""
-    return other(world, kto(reference=0.0))
+    """KTO on draws of p0, of which the preferred is desirable (arXiv 2402.01306).
+
+    The paper's reference point z is KL(q || p0). The authors' code estimates z by the mean of log
+    q/p0 over responses of the data, at least 0, which is 0 for draws of p0.
+    """
+    wins, beta = judged(world)
+    at_zero = optimum(world, kto(reference=0.0), wins, beta)
+    log_guide, point = at_zero, 0.0
+    for _ in range(12):
+        point = kl(log_guide, world.log_prior)
+        log_guide = optimum(world, kto(reference=point), wins, beta)
+    prior = world.gap(world.log_prior)
+    error = point - kl(log_guide, world.log_prior)
+    subject = f"KL(optimum || p*), nats (the prior's: {prior:.2g})"
+    nats = [world.gap(log) for log in (at_zero, log_guide)]
+    return [
+        within(f"z 0 and {point:.2g}, {subject}", *nats, below=prior),
+        within("z 0 and KL(q || p0), KL(optimum || p*), nats", *nats, above=0.01),
+        exact(f"z {point:.2g}, z - KL(optimum || p0), nats", error, limit=1e-3),
+    ]
 
 
 def displacement(world: World) -> list[Finding]:
@@ -137,16 +196,4 @@ def noisy_labels(world: World) -> list[Finding]:
         *[within(f"{subject}, {name}", nats[name], above=0.01) for name in nats],
         within(f"{one}, the likelihood with flips", gain[1], below=0.0),
         within(f"{one}, rDPO", gain[0], above=0.0),
-    ]
-
-
-def other(world: World, likelihood: Likelihood) -> list[Finding]:
-    """Distance of the optimum of a loss from the posterior, beside the distance of the prior."""
-    wins, beta = judged(world)
-    distances = [
-        world.gap(log) for log in (optimum(world, likelihood, wins, beta), world.log_prior)
-    ]
-    return [
-        within("KL(optimum || p*), nats", distances[0], above=0.01),
-        within("KL(p0 || p*), nats (above the optimum's)", distances[1], above=distances[0]),
     ]

@@ -16,6 +16,7 @@ INFERENCE = {
         "The KL penalty keeps the policy from collapsing to a single mode. Reward alone collapses.",
         "collapse",
         "2009.01325",
+        source=PAPER,
     ),
     "levine-2018": Paper(
         "Levine 2018: control as probabilistic inference",
@@ -73,6 +74,7 @@ INFERENCE = {
         "A family of bounds falls from log Z at order 0 to the ELBO at order 1.",
         "identities --only renyi",
         "1602.02311",
+        source=PAPER,
     ),
     "bornschein-2015": Paper(
         "Bornschein and Bengio 2015: reweighted wake-sleep",
@@ -96,6 +98,7 @@ INFERENCE = {
         "identities --only kl-estimators",
         against=("mu 3, deviation of k3",),
         caveat="Far from p the variance of k3 is the larger one.",
+        source=PAPER,
     ),
     "amini-2025": Paper(
         "Amini et al. 2025: better estimation of a KL between language models",
@@ -103,5 +106,6 @@ INFERENCE = {
         "negative, and has no more variance than log q/p0.",
         "identities --only rao-blackwell",
         "2504.10637",
+        source=PAPER,
     ),
 }

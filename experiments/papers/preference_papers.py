@@ -11,7 +11,7 @@ PREFERENCES = {
         supports=("tabular, KL of the optima",),
         against=("KL of DPO above",),
         caveat="Over a small family the optimum is not the member nearest to the posterior.",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "dpo-gap": Paper(
         "arXiv 2505.19770, 2025: DPO with a limited class of policies",
@@ -57,7 +57,7 @@ PREFERENCES = {
         against=("eta 16", "each of the last"),
         caveat="With eta/2 for log Z, a large eta makes another step. The mean of all iterates "
         "nears the equilibrium. Where preferences go in circles, the iterates do not.",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "implicit-prm": Paper(
         "Rafailov et al. 2024: from r to Q*; PRIME, 2025: implicit process rewards",
@@ -76,18 +76,20 @@ PREFERENCES = {
         "has a DPO of its own.",
         "identities --only f-dpo",
         "2309.16240",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "exo": Paper(
         "EXO, 2024: efficient exact optimisation",
         "Reverse KL to the optimal policy in place of DPO's forward KL optimises the alignment "
-        "objective exactly.",
+        "objective exactly. Here: pairs without end.",
         "identities --only exo",
         "2402.00856",
-        supports=("KL(p0 || p*)",),
-        against=("KL(optimum || p*)",),
-        caveat="For pairs with smoothed labels the optimum is near the posterior, and not there.",
-        source=SUMMARY,
+        supports=("labels of the rewards",),
+        against=("labels 0.9 and 0.1", "labels 1 - e and e"),
+        caveat="It is exact for rewards as labels. Labels of one comparison make another reward, "
+        "(2 P - 1) log((1 - e)/e) for two labels 1 - e and e: near the judge's for e = 0.1, and "
+        "several times as large at the e = exp(-10) of the authors' code.",
+        source=PAPER,
     ),
     "slic": Paper(
         "Zhao et al. 2023: sequence likelihood calibration (SLiC-HF)",
@@ -101,14 +103,16 @@ PREFERENCES = {
     ),
     "kto": Paper(
         "KTO, 2024: model alignment as prospect theoretic optimisation",
-        "Labels of good and bad responses do the work of pairs.",
+        "Labels of good and bad responses do the work of pairs. Here: draws of the prior without "
+        "end, and two reference points: 0, at which the estimate of the authors' code is for such "
+        "draws, and KL(q || p0), that of the paper.",
         "identities --only kto",
         "2402.01306",
-        supports=("KL(p0 || p*)",),
-        against=("KL(optimum || p*)",),
+        supports=("the prior's",),
+        against=("z 0 and KL(q || p0)",),
         caveat="The optimum is a soft filter: nearer to the posterior than the prior is, and not "
         "the posterior.",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "nca": Paper(
         "Chen et al. 2024: noise contrastive alignment (InfoNCA, NCA)",
@@ -146,6 +150,47 @@ PREFERENCES = {
         against=("far from 0",),
         caveat="The weights close a fifth to a third of the gap in KL(q || p*) that pairs of the "
         "policy's own draws close nearly whole.",
+        source=PAPER,
+    ),
+    "xpo": Paper(
+        "Xie et al. 2024: exploratory preference optimisation (XPO)",
+        "Online DPO with the log-probability of the reference's responses as a penalty explores "
+        "outside the reference. Here: pairs of the prior without end. The penalty is log Z of the "
+        "implicit reward, centred, so that the optimum is optimistic about log Z.",
+        "identities --only bonus",
+        "2405.21046",
+        supports=("centred implicit reward", "E[r] at the end"),
+        against=("KL(end ||", "slope of the loss"),
+        caveat="What the descent from the prior finds is nearly the posterior of a smaller beta. "
+        "Over all distributions the loss has no minimum: mass on a response that pairs rarely "
+        "contain costs less than it gains. Online rounds were not tried.",
+        source=SUMMARY,
+    ),
+    "apo": Paper(
+        "D'Oosterlinck et al. 2024: anchored preference optimisation (APO)",
+        "Anchors say whether both responses of a pair are to rise or to fall. Here: pairs of the "
+        "prior without end, where APO-zero is KTO with the reference point 0.",
+        "identities --only anchored",
+        "2408.06266",
+        supports=(
+            "APO-zero, KL(optimum || optimum of KTO",
+            "APO-zero, KL(optimum || p*), nats (the",
+        ),
+        against=("APO-zero, KL(optimum || p*), nats: ", "APO-down"),
+        caveat="The optimum is KTO's soft filter, and not the posterior. That of APO-down, for "
+        "pairs worse than the model's own draws, is further from the posterior than the prior is.",
+        source=SUMMARY,
+    ),
+    "discopop": Paper(
+        "Lu et al. 2024: DiscoPOP, a loss found by a language model",
+        "A blend of the logistic and the exponential loss learns preferences better than DPO. "
+        "Here: pairs of the prior without end, all logits free.",
+        "identities --only discovered",
+        "2406.08414",
+        supports=("from p*",),
+        against=("slope of the loss at h = 0", "from p0"),
+        caveat="A minimum is near the posterior. The loss is not convex, rises where the margin "
+        "passes 0, and a descent from the prior ends before the rise, below the prior's reward.",
         source=SUMMARY,
     ),
     "displacement": Paper(
@@ -201,7 +246,7 @@ PREFERENCES = {
         caveat="The prior has no part in the optimum. Without a margin the optimum is that of a "
         "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
         "the posterior than the prior is.",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "orpo": Paper(
         "Hong et al. 2024: ORPO",
@@ -215,7 +260,7 @@ PREFERENCES = {
         caveat="At this weight the optimum is nearly that of fine-tuning on the chosen alone. The "
         "odds alone end further from the posterior than the prior is, where the mean probability "
         "of a token is sigmoid(r + c).",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "odpo": Paper(
         "Amini, Vieira and Cotterell 2024: DPO with an offset (ODPO)",
@@ -237,7 +282,7 @@ PREFERENCES = {
         "decoding, and not the posterior. The stopped gradient of TDPO_2 was not tried.",
         "identities --only tdpo",
         "2404.11999",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "bco": Paper(
         "Jung et al. 2024: binary classifier optimisation (BCO)",
@@ -301,9 +346,11 @@ PREFERENCES = {
     "coste-2023": Paper(
         "Coste et al. 2023: ensembles of reward models",
         "Pessimism about an uncertain reward, such as the minimum of an ensemble, has more gold "
-        "reward than the mean.",
+        "reward than the mean. Here: the posteriors of both, and of the mean less a multiple of "
+        "the deviation; the paper's code subtracts a multiple of the variance.",
         "rlhf --num-preferences 30 1000 --steps 1 --simulations 0 --draws 1024",
         "2310.02743",
         supports=("of the lower bound", "of the minimum"),
+        source=PAPER,
     ),
 }

@@ -9,6 +9,7 @@ SAMPLING = {
         "loose where few rewards are likely, tight where none is.",
         "identities --only best-of-n",
         "2401.01879",
+        source=ABSTRACT,
     ),
     "gui-2024": Paper(
         "Gui et al. 2024: BoNBoN",
@@ -16,6 +17,7 @@ SAMPLING = {
         "identities --only best-of-poisson",
         "2406.00832",
         supports=("win rates of", "win rate that best of 8 lacks"),
+        source=ABSTRACT,
     ),
     "best-of-poisson": Paper(
         "Best of Poisson, 2025: inference-time reward hacking",
@@ -128,6 +130,7 @@ SAMPLING = {
         "identities --only controlled",
         "2104.05218",
         supports=("log P(success)",),
+        source=PAPER,
     ),
     "particle-filter": Paper(
         "Puri et al. 2025: inference-time scaling by particles",

@@ -95,6 +95,7 @@ TARGETS = {
         "reward, and an approximation token by token.",
         "identities --only emulated",
         "2310.12962",
+        source=PAPER,
     ),
     "multi-objective": Paper(
         "Shi et al. 2024: multi-objective decoding (MOD)",
@@ -102,6 +103,7 @@ TARGETS = {
         "of the rewards. Exact for whole responses, and an approximation token by token.",
         "identities --only objectives",
         "2406.18853",
+        source=PAPER,
     ),
     "rewarded-soups": Paper(
         "Rame et al. 2023: rewarded soups",
@@ -114,6 +116,7 @@ TARGETS = {
         caveat="The product of the two distributions is nearer to the posterior of the mean "
         "reward. The mean of weights is worse after fits of a larger learning rate, the product "
         "is not.",
+        source=PAPER,
     ),
     "filtering": Paper(
         "Dong et al. 2023: reward ranked fine-tuning (RAFT)",
@@ -142,6 +145,7 @@ TARGETS = {
         "identities --only entropy",
         "2505.15134",
         supports=("beta 2", "beta 0.5"),
+        source=ABSTRACT,
     ),
     "kruszewski-2025": Paper(
         "Kruszewski et al. 2025: the filtered prior as the target of verifiable rewards",
@@ -150,6 +154,7 @@ TARGETS = {
         "verifiable",
         "2512.05962",
         supports=("posterior given", "gain of pass@k", "reward alone, diversity lost"),
+        source=ABSTRACT,
     ),
     "success-and-diversity": Paper(
         "arXiv 2512.18730, 2025: success and diversity of verifiable rewards",

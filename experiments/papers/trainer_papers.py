@@ -65,6 +65,7 @@ TRAINERS = {
         "Here, with the KL in the reward: the trainer reaches the posterior.",
         "trainer_targets --only reinforce++",
         "2501.03262",
+        source=ABSTRACT,
     ),
     "dapo": Paper(
         "Yu et al. 2025: DAPO",
@@ -86,7 +87,7 @@ TRAINERS = {
         "MiniMax 2025: CISPO",
         "A clipped importance weight without gradient keeps all tokens in the update. Here: the "
         "trainer reaches the target predicted for GRPO.",
-        "trainer_targets --only cispo",
+        "trainer_targets --only cispo --seeds 6",
         "2506.13585",
         source=SUMMARY,
     ),
@@ -190,14 +191,15 @@ TRAINERS = {
     "remax": Paper(
         "Li et al. 2023: ReMax",
         "The greedy response is a baseline that reduces the noise of REINFORCE without a value "
-        "function. Here, the log-weight of the greedy response.",
+        "function. Here, the log-weight of the greedy response; the authors' code subtracts the "
+        "reward of the greedy response alone, and charges each token with its own KL.",
         "identities --only greedy",
         "2310.10505",
         supports=("grad ELBO", "at q = p*"),
         against=("away from p*",),
         caveat="The baseline has no bias, and no noise is left at the posterior. Away from the "
         "posterior the greedy response can be far from the mean, and the baseline adds noise.",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "vine-ppo": Paper(
         "Kazemnejad et al. 2024: VinePPO",
@@ -268,6 +270,89 @@ TRAINERS = {
         "2402.02479",
         source=ABSTRACT,
     ),
+    "tis": Paper(
+        "Yao et al. 2025, Liu et al. 2025: truncated and masked importance sampling (TIS, MIS)",
+        "Draws of a faster engine are off-policy. One weight for a response has no bias, weights "
+        "of tokens have less noise and a bias, and a cap on the weight of a response takes noise. "
+        "Here: draws of the prior for a guide away from it, and the KL in the reward. The "
+        "posterior is a fixed point with any of these weights, with no noise.",
+        "identities --only engine-weights",
+        source=SUMMARY,
+    ),
+    "vespo": Paper(
+        "Shen et al. 2026: variational sequence-level soft policy optimisation (VESPO)",
+        "A kernel of the weight of a response, w^k exp(lambda (1 - w)), is the solution of a "
+        "variational problem and bounded, and so trains on stale draws. Here: draws of the prior, "
+        "the KL in the reward, and the kernels of the authors.",
+        "identities --only soft-gates",
+        "2602.10693",
+        supports=("Q of the least objective", "largest weight", "noise over"),
+        against=("VESPO, mean gradient",),
+        caveat="At k of 2 and 3 the solution is one with a negative weight of KL(Q || a). The mean "
+        "gradient has twice the angle to the gradient that weights truncated at 2 leave, for a "
+        "little less noise.",
+        source=SUMMARY,
+    ),
+    "sapo": Paper(
+        "Gao et al. 2025: soft adaptive policy optimisation (SAPO)",
+        "A soft gate on the ratio of each token keeps what a hard clip drops. Here: draws of the "
+        "prior for a guide away from it; the gradient is that of GRPO on draws of the guide.",
+        "identities --only soft-gates",
+        "2511.20347",
+        supports=("q = a", "SAPO, mean gradient"),
+        source=SUMMARY,
+    ),
+    "gdpo": Paper(
+        "Liu et al. 2026: decoupled normalisation of several rewards (GDPO)",
+        "Rewards scaled one by one, before their sum, keep responses apart that the scaled sum of "
+        "GRPO makes equal. Here: two rewards of 0 or 1 that 90% and half of the prior's draws "
+        "meet, an exact KL penalty, and groups without end.",
+        "identities --only decoupled",
+        "2601.05242",
+        supports=("mean update", "nats"),
+        against=("weight of the easy reward", "share without"),
+        caveat="The reward that nearly all draws meet has the smallest deviation, and so the "
+        "largest weight, which grows as it is met. With a small penalty it has no fixed point "
+        "before it is met always, where GRPO has one.",
+        source=SUMMARY,
+    ),
+    "self-distillation": Paper(
+        "Shenfeld et al. 2026 (SDFT), Hubotter et al. 2026 (SDPO): self-distillation",
+        "The model itself, given a hint or feedback on its attempt, is a teacher that gives tokens "
+        "their credit without a reward model. Here: whole responses, feedback of right and wrong, "
+        "and a model given feedback as by Bayes' rule. One hint is the posterior of its "
+        "likelihood.",
+        "identities --only hints",
+        "2601.20802",
+        against=("prior 0.8, feedback, right",),
+        caveat="With the feedback of each attempt, such a teacher rewards the information in the "
+        "feedback: the mean update is the gradient of the mutual information of response and "
+        "feedback, and right attempts become rarer where most are right. The prompts of the "
+        "methods ask for a right solution as well, which is a hint.",
+        source=SUMMARY,
+    ),
+    "verifree": Paper(
+        "Zhou et al. 2025: reasoning without verifiers (VeriFree)",
+        "The probability of the right answer after a rationale is a reward with the gradient of a "
+        "verifier and less noise. Here: the parameters of the rationale alone.",
+        "identities --only answers",
+        "2505.21493",
+        supports=("noise over",),
+        against=("beta 0.05",),
+        caveat="With a KL penalty the target is p0 exp(p(y given z)/beta)/Z, and not the posterior "
+        "of rationales p0(z) p(y given z)/Z, for which the reward is the log-probability.",
+        source=SUMMARY,
+    ),
+    "entropy-control": Paper(
+        "He et al. 2025: Skywork-OR1, adaptive entropy control",
+        "A bonus for entropy keeps the entropy from collapsing. Here: a bonus of a times the "
+        "entropy of whole responses, beside a penalty of beta KL: the posterior at beta + a of the "
+        "prior p0^(beta/(beta + a)).",
+        "identities --only entropy",
+        "2505.22312",
+        supports=("entropy bonus",),
+        source=SUMMARY,
+    ),
     "entropy-mechanism": Paper(
         "Cui et al. 2025: the entropy mechanism of reinforcement learning",
         "The entropy changes by minus the covariance of log-probabilities and advantages, which is "
@@ -292,7 +377,7 @@ TRAINERS = {
         against=("at the end, probability",),
         caveat="With the scale the gradient is the policy gradient of the reward p_data, and the "
         "ascent ends at the single most likely response, where fine-tuning ends at the data.",
-        source=SUMMARY,
+        source=PAPER,
     ),
     "pass-at-k": Paper(
         "Walder and Karkhanis 2025: pass@k policy optimisation (PKPO)",

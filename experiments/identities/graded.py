@@ -1,0 +1,109 @@
+"""Rewards of several parts (GDPO), and the likelihood of an answer as the reward (VeriFree)."""
+
+import torch
+from torch import Tensor
+
+from experiments.identities.findings import exact
+from experiments.identities.world import PROMPT, World, kl, mean_gradient, scores
+from experiments.shared.claims import Finding, within
+from inference import Enumeration
+from model import AlignmentModel, AnswerLikelihood
+
+BETA, SMALL = 4.0, 1.0
+"""Weights of the KL beside advantages, which have no unit."""
+EPSILON = 1e-4
+"""Added to deviations, as trainers do."""
+
+
+def decoupled(world: World) -> list[Finding]:
+    """Each reward scaled by its own deviation, then the sum by its deviation (GDPO, 2601.05242).
+
+    With an exact KL penalty the target is p0 exp(sum_j r_j/(beta s sd_j))/Z, sd_j the deviations of
+    the rewards and s that of the scaled sum, all under the target itself (derived here). Here, two
+    rewards of 0 or 1, met by 90% and by half of the draws of p0, and groups without end.
+    """
+    easy, hard = (
+        (each >= _quantile(world.log_prior, each, share)).double()
+        for each, share in ((world.reward, 0.1), (World.of(reward_seed=2).reward, 0.5))
+    )
+
+    def target(beta: float, *, apart: bool) -> tuple[Tensor, Tensor, float]:
+        """log q, its advantages, and the weight of the easy reward over the hard one's."""
+        log_q = world.log_prior
+        for _ in range(2000):
+            scales = [_deviation(log_q, each) if apart else torch.ones(()) for each in (easy, hard)]
+            total = easy / scales[0] + hard / scales[1]
+            advantage = (total - log_q.exp() @ total) / _deviation(log_q, total)
+            log_step = (world.log_prior + advantage / beta).log_softmax(0)
+            log_q = (0.5 * log_q + 0.5 * log_step).log_softmax(0)
+        return log_q, advantage, (scales[1] / scales[0]).item()
+
+    def alone(log_q: Tensor) -> Tensor:
+        """log q/p0 of a response with the easy reward alone, less that with the hard one alone."""
+        log_ratio = log_q - world.log_prior
+        return log_ratio[(easy > hard).int().argmax()] - log_ratio[(hard > easy).int().argmax()]
+
+    both = [target(BETA, apart=apart) for apart in (False, True)]
+    updates = [
+        mean_gradient(log_q, log_q, advantage - BETA * (log_q - world.log_prior)).abs().max().item()
+        for log_q, advantage, _ in both
+    ]
+    misses = [(target(SMALL, apart=apart)[0].exp() @ (1 - easy)).item() for apart in (False, True)]
+    gaps = [alone(log_q).item() for log_q, *_ in both]
+    subject = f"beta {BETA:g}, log q/p0 with the easy reward alone less with the hard one alone"
+    return [
+        exact(f"beta {BETA:g}, GRPO and GDPO, mean update at the target", *updates),
+        exact(f"{subject}, GRPO, nats", gaps[0]),
+        within(f"{subject}, GDPO, nats", gaps[1], above=0.1),
+        within(
+            f"beta {BETA:g}, GDPO, weight of the easy reward over the hard one's",
+            both[1][2],
+            above=1.0,
+        ),
+        within(
+            f"beta {SMALL:g}, GDPO, share without the easy reward (GRPO: {misses[0]:.2g})",
+            misses[1],
+            below=1e-6,
+        ),
+    ]
+
+
+def answers(world: World) -> list[Finding]:
+    """p(y given z) of the right answer y as the reward of z (VeriFree, arXiv 2505.21493).
+
+    A verifier that reads an answer drawn from p(. given z) pays the same in the mean. The weights
+    of the answer's own tokens, which the method trains too, are held fixed here.
+    """
+    prior = world.model.prior
+    prompts = prior.encode([PROMPT], columns={"answer": ["w2"]})
+    model = AlignmentModel(prior, {}, 1.0, factors={"answer": AnswerLikelihood(prior)})
+    truth = Enumeration(model, prompts)
+    prob, log_q = truth.log_likelihood[:, 0].exp(), world.log_guide  # p(y given z), [S]
+    squares = scores(log_q).square().sum(1)
+    noise = [
+        (log_q.exp() @ (second * squares) - mean_gradient(log_q, log_q, prob).square().sum()).item()
+        for second in (prob, prob.square())  # of a verifier, and of the likelihood
+    ]
+    beta = 0.05
+    log_target = (world.log_prior + prob / beta).log_softmax(0)
+    log_reward = truth.log_posterior[:, 0]
+    return [
+        within("noise over that of a verifier of one drawn answer", noise[1] / noise[0], below=0.5),
+        within(
+            f"beta {beta:g}, KL(p0 exp(p(y given z)/beta)/Z || p0(z given y)), nats",
+            kl(log_target, log_reward),
+            above=0.01,
+        ),
+    ]
+
+
+def _deviation(log_q: Tensor, values: Tensor) -> Tensor:
+    """Standard deviation of values under q."""
+    prob = log_q.exp()
+    return (prob @ (values - prob @ values).square()).sqrt() + EPSILON
+
+
+def _quantile(log_prior: Tensor, values: Tensor, share: float) -> Tensor:
+    """Least value with at least a share of the prior's mass below it."""
+    ordered, order = values.sort()
+    return ordered[int((log_prior.exp()[order].cumsum(0) < share).sum()) + 1]

@@ -1,0 +1,85 @@
+"""Self-distillation: the teacher is the model itself, given a hint or feedback (SDFT, SDPO)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from experiments.identities.findings import exact
+from experiments.identities.residuals import minimum
+from experiments.identities.world import World, kl, mean_gradient
+from experiments.shared.claims import Finding, within
+from inference.roots import root
+
+SHARPNESS = 20.0
+"""Slope of the log-odds of the feedback "right" in the reward."""
+
+
+def self_distillation(world: World) -> list[Finding]:
+    """KL(q || p(x given c)) for feedback c, a teacher by Bayes' rule.
+
+    One hint for all responses (SDFT, arXiv 2601.19897): p0(x given c) is the posterior of the log
+    likelihood log P(c given x), with log P(c) as log Z.
+
+    Feedback on each attempt (SDPO, arXiv 2601.20802): the advantage of x is log q(x given c)/q(x)
+    in the mean over its feedback, for the model q of this step as the teacher. This is KL(P(c given
+    x) || q(c)), and the mean update the gradient of the mutual information of x and c (derived
+    here): ascended to the capacity of the feedback, as by Blahut and Arimoto.
+    """
+    findings = []
+    for share in (0.2, 0.8):
+        log_feedback = _feedback(world, share)  # of wrong and right, [S, 2]
+        log_right = log_feedback[:, 1]
+        log_joint = world.log_prior + log_right
+        log_teacher = log_joint.log_softmax(0)
+        log_q = world.log_guide
+        elbo = (log_q.exp() @ log_right).item() - kl(log_q, world.log_prior)
+        gap = kl(log_q, log_teacher)
+        logits = log_q.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(_information(logits.log_softmax(0), log_feedback), logits)
+        advantage = (log_feedback.exp() * (log_feedback - _marginal(log_q, log_feedback))).sum(1)
+        update = mean_gradient(log_q, log_q, advantage)
+        end = minimum(lambda log: -_information(log, log_feedback), world)  # noqa: B023
+        right = (end.exp() @ log_right.exp()).item()
+        subject = f"right under the prior {share:g}"
+        findings += [
+            exact(
+                f"{subject}, hint, E_q[log P(right given x)] - KL(q || p0) + KL(q || p0 given "
+                "right) - log P(right)",
+                elbo + gap - log_joint.logsumexp(0).item(),
+            ),
+            exact(
+                f"{subject}, feedback, mean update - gradient of the mutual information",
+                (update - gradient).abs().max().item(),
+            ),
+            within(
+                f"{subject}, feedback, right at the end",
+                right,
+                above=share if share < 0.5 else 0.0,
+                below=1.0 if share < 0.5 else share,
+            ),
+        ]
+    return findings
+
+
+def _feedback(world: World, share: float) -> Tensor:
+    """log P(wrong given x) and log P(right given x), `[S, 2]`, a given share right under p0."""
+
+    def odds(threshold: float) -> Tensor:
+        return SHARPNESS * (world.reward - threshold)
+
+    def excess(threshold: float) -> float:
+        return (world.log_prior.exp() @ odds(threshold).sigmoid()).item() - share
+
+    right = odds(root(excess, -2.0, 3.0))
+    return torch.stack([logsigmoid(-right), logsigmoid(right)], 1)
+
+
+def _marginal(log_q: Tensor, log_feedback: Tensor) -> Tensor:
+    """log q(c), `[2]`."""
+    return (log_q[:, None] + log_feedback).logsumexp(0)
+
+
+def _information(log_q: Tensor, log_feedback: Tensor) -> Tensor:
+    """Mutual information of response and feedback under q, nats."""
+    prob = (log_q[:, None] + log_feedback).exp()
+    return (prob * (log_feedback - _marginal(log_q, log_feedback))).sum()

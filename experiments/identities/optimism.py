@@ -1,0 +1,142 @@
+"""Losses of pairs of 2024: a bonus for exploration (XPO), anchors (APO), a discovered loss."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from experiments.identities.findings import exact
+from experiments.identities.preferences import judged, loss_of, optimum
+from experiments.identities.residuals import minimum, pairs
+from experiments.identities.world import World, kl
+from experiments.shared.claims import Finding, within
+from inference.direct_preferences import LIKELIHOODS, kto
+
+ALPHA, DEFAULT = 1e-3, 1e-5
+"""Weights of XPO's bonus: one whose effect is seen, and TRL's default."""
+TAU = 0.05
+"""Temperature of DiscoPOP."""
+
+
+def bonus(world: World) -> list[Finding]:
+    """DPO with alpha E_p0[log q] added to the loss (XPO, arXiv 2405.21046), pairs without end.
+
+    For the implicit reward s = beta log q/p0, up to a constant, -E_p0[log q/p0] is log E_p0 exp((s
+    - E_p0 s)/beta): the bonus is log Z of the centred implicit reward. Where s rises without limit
+    at one response x, the loss has the slope beta P(y beats x) p0(x) - alpha (1 - p0(x)) in
+    log q(x)/p0(x), with y ~ p0: negative for a response that pairs rarely contain.
+    """
+    wins, beta = judged(world)
+    prior = world.log_prior.exp()
+    weight = pairs(world.log_prior).sum(0).exp() * wins
+
+    def loss(alpha: float, log_guide: Tensor) -> Tensor:
+        head: Callable[[Tensor], Tensor] = lambda log: log - world.log_prior  # noqa: E731
+        return loss_of(LIKELIHOODS["dpo"], weight, beta, head, log_guide) + alpha * (
+            prior @ log_guide
+        )
+
+    log_guide = minimum(partial(loss, ALPHA), world)
+    log_dpo = minimum(partial(loss, 0.0), world)
+    score = beta * (world.log_guide - world.log_prior)
+    log_z = (world.log_prior + (score - prior @ score) / beta).logsumexp(0)
+    rewards = [(log.exp() @ world.reward).item() for log in (log_dpo, log_guide)]
+    betas = torch.linspace(0.2, 0.3, 401, dtype=torch.float64)
+    family = (world.log_prior + world.reward / betas[:, None]).log_softmax(1)
+    distances = [kl(log_guide, member) for member in family]
+    nearest = betas[distances.index(min(distances))].item()
+    lost = wins.T @ prior
+    rarest = int((lost * prior / (1 - prior)).argmin())
+    far = []
+    for nats in (40.0, 50.0):
+        log_ratio = torch.zeros_like(prior)
+        log_ratio[rarest] = nats
+        far.append(loss(DEFAULT, (world.log_prior + log_ratio).log_softmax(0)).item())
+    return [
+        exact(
+            "-E_p0[log q/p0] - log Z of the centred implicit reward",
+            log_z.item() + (prior @ (world.log_guide - world.log_prior)).item(),
+        ),
+        within(
+            f"alpha {ALPHA:g}, from p0, E[r] at the end (of DPO: {rewards[0]:.4g})",
+            rewards[1],
+            above=rewards[0],
+        ),
+        within(
+            f"alpha {ALPHA:g}, KL(end || posterior of beta {nearest:.4g}), nats (beta is "
+            f"{world.model.beta:g})",
+            min(distances),
+            below=1e-4,
+        ),
+        within(
+            f"alpha {DEFAULT:g}, slope of the loss far out in log q/p0 of a response of p0 "
+            f"{prior[rarest]:.1g}",
+            (far[1] - far[0]) / 10,
+            below=0.0,
+        ),
+    ]
+
+
+def anchored(world: World) -> list[Finding]:
+    """APO-zero and APO-down of pairs of prior draws without end (arXiv 2408.06266)."""
+    wins, beta = judged(world)
+    zero = optimum(world, kto(reference=0.0), wins, beta)
+    both = _least(world, lambda c, r: 1 - c.sigmoid() + r.sigmoid())
+    down = _least(world, lambda c, r: c.sigmoid() + 1 - (c - r).sigmoid())
+    prior = world.gap(world.log_prior)
+    subject = f"KL(optimum || p*), nats (the prior's: {prior:.2g})"
+    nats = [world.gap(log) for log in (both, down)]
+    return [
+        exact("APO-zero, KL(optimum || optimum of KTO at z 0), nats", kl(both, zero), limit=1e-5),
+        within(f"APO-zero, {subject}", nats[0], below=prior),
+        within("APO-zero, KL(optimum || p*), nats", nats[0], above=0.01),
+        within(f"APO-down, {subject}", nats[1], above=prior),
+    ]
+
+
+def discovered(world: World) -> list[Finding]:
+    """DiscoPOP: -log sigmoid(h) below h = 0, exp(-h) above, blended (arXiv 2406.08414).
+
+    The loss rises from log 2 to 1 where h passes 0. The descent from p0 ends before the rise.
+    """
+
+    def of_difference(h: Tensor) -> Tensor:
+        share = (h / TAU).sigmoid()
+        return (1 - share) * -logsigmoid(h) + share * (-h).exp()
+
+    h = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(of_difference(h), h)
+    from_prior, from_posterior = (
+        _least(world, lambda c, r: of_difference(c - r), start)
+        for start in (world.log_prior, world.log_posterior)
+    )
+    rewards = [(log.exp() @ world.reward).item() for log in (world.log_prior, from_prior)]
+    prior = world.gap(world.log_prior)
+    return [
+        within(
+            f"from p*, KL(end || p*), nats (the prior's: {prior:.2g})",
+            world.gap(from_posterior),
+            below=prior,
+        ),
+        within("slope of the loss at h = 0 (of DPO: -0.5)", slope.item(), above=0.0),
+        within(
+            f"from p0, E[r] at the end (the prior's: {rewards[0]:.3g})",
+            rewards[1],
+            below=rewards[0],
+        ),
+    ]
+
+
+def _least(
+    world: World, loss: Callable[[Tensor, Tensor], Tensor], start: Tensor | None = None
+) -> Tensor:
+    """log q at the least loss of beta log q/p0 of a chosen and a rejected response, `[S]`."""
+    wins, beta = judged(world)
+    weight = pairs(world.log_prior).sum(0).exp() * wins
+
+    def total(log_guide: Tensor) -> Tensor:
+        return (weight * loss(*pairs(beta * (log_guide - world.log_prior)))).sum()
+
+    return minimum(total, world, start=start)
