@@ -6,6 +6,7 @@ Lines of code have at most 100 characters too, which ruff checks (E501).
 import ast
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from inspect import ismodule
 from pathlib import Path
 
@@ -212,7 +213,28 @@ def test_names_in_a_document_exist(path):
     names = set(re.findall(r"`(?:\w+\.)*(\w+)(?:\(.*?\))?`", prose))
     words = set(re.findall(r"\w+", " ".join(code.read_text(encoding="utf-8") for code in CODE)))
     elsewhere = {"avx2", "avx512", "dot"}  # kernels of torch, and a program
+    if path.name == "trl.md":
+        elsewhere |= options(path.read_text(encoding="utf-8"))
     assert sorted(names - words - elsewhere) == []
+
+
+def options(text):
+    """Names of other trainers' options: headings, and the first column of tables."""
+    cells = re.findall(r"^(?:## .*|\|[^|]*\|)", text, flags=re.MULTILINE)
+    code = " ".join(re.findall(r"`.*?`", "".join(cells)))
+    return set(re.findall(r"\b(?:[a-z]\w*|\w+Config)\b", code))
+
+
+def test_options_of_trl_are_in_its_source():
+    spec = find_spec("trl")
+    if spec is None or spec.origin is None:
+        pytest.skip("TRL is not installed")
+    folder = Path(spec.origin).parent / "trainer"
+    words = set(re.findall(r"\w+", " ".join(each.read_text() for each in folder.glob("*.py"))))
+    page = (ROOT / "docs" / "howto" / "trl.md").read_text(encoding="utf-8")
+    names = options(page.partition("## verl")[0])
+    assert len(names) > 50
+    assert sorted(names - words - {"vllm_"}) == []
 
 
 def test_readme_is_short():
