@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,9 +141,15 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, indices: Sequence[int] | slice) -> Self:
-        """The prompts at `indices`, a slice or a list. Columns of padding alone are dropped."""
-        rows = list(range(len(self))[indices]) if isinstance(indices, slice) else list(indices)
+    def __getitem__(self, indices: Sequence[int] | Tensor | slice) -> Self:
+        """The prompts at `indices`: a slice, positions as of a plate, or N truth values.
+
+        Columns of padding alone are dropped.
+        """
+        if isinstance(indices, Tensor):
+            indices = indices.tolist()
+        chosen = indices if isinstance(indices, slice) else list(indices)
+        rows = np.arange(len(self))[chosen].tolist()
         mask = self.mask[rows]
         columns = slice(int(mask.any(0).int().argmax()), None)
         return replace(

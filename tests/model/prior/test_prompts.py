@@ -32,10 +32,13 @@ def test_padding_is_on_the_left(prompts: Prompts) -> None:
         ([-1], [2]),
         (slice(1, 3), [1, 2]),
         (slice(None, None, -2), [2, 0]),
+        (torch.tensor([2, 1]), [2, 1]),
+        ([True, True, True], [0, 1, 2]),
+        (np.array([False, False, True]), [2]),
     ],
 )
 def test_indexing_is_like_padding_the_picked_prompts_alone(
-    prompts: Prompts, indices: list[int] | slice, picked: list[int]
+    prompts: Prompts, indices: list[int] | torch.Tensor | slice, picked: list[int]
 ) -> None:
     got, expected = (
         prompts[indices],
