@@ -145,7 +145,8 @@ def _check_registered(guide: nn.Module) -> None:
             raise GuideRegistrationError(
                 f"Pyro's parameter store holds another tensor for guide.{key}, so training would "
                 "not reach this guide: use `inference.fit`, call `pyro.clear_param_store()` first, "
-                "or make the parameter contiguous"
+                "or make the parameter contiguous. A loaded store becomes a guide's parameters by "
+                "`load_state_dict` (inference/README.md, `get_param_store`)"
             )
 
 

@@ -3,6 +3,7 @@
 import re
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyro
 import pytest
@@ -37,7 +38,8 @@ from pyro.infer.importance import vectorized_importance_weights
 from pyro.infer.inspect import get_dependencies
 from torch.testing import assert_close
 
-from guides import Tabular
+from guides import FineTuned, Tabular
+from guides.guide import GuideRegistrationError
 from inference import Enumeration
 from inference.samplers.metropolis_hastings import ResponseKernel
 from model import AlignmentModel, ResponseIndex, TextReward
@@ -217,6 +219,23 @@ def runs_chains(world):
     assert mcmc.get_samples()["response"].shape == (5, 8, 2, 2)
 
 
+def saves_parameters(world):
+    trained, guide = FineTuned(world.prior), FineTuned(world.prior)  # first and last layer are one
+    SVI(world.model, trained, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(world.prompts)
+    store = pyro.get_param_store()
+    with TemporaryDirectory() as folder:
+        store.save(f"{folder}/store")
+        store.load(f"{folder}/store")
+    with pytest.raises(GuideRegistrationError, match="load_state_dict"):
+        guide(world.prompts)
+    tensors = {name.split("$$$")[1]: value for name, value in store.items()}
+    guide.load_state_dict(tensors, strict=False)
+    store.clear()
+    guide(world.prompts)
+    divergences = [world.truth.kl_guide_posterior(each) for each in (guide, trained)]
+    assert_close(*divergences, **EXACT)
+
+
 def depends(world):
     dependencies = get_dependencies(world.model, (world.prompts,))
     assert dependencies["prior_dependencies"]["reward"].keys() == {"reward", "response"}
@@ -301,6 +320,7 @@ WORKS = {
     "Importance": weighs_draws,
     "vectorized_importance_weights": weighs_draws_at_once,
     "Predictive": predicts,
+    "get_param_store": saves_parameters,
     "get_dependencies": depends,
     "render_model": draws_the_program,
 }
