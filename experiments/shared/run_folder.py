@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from platform import python_version
@@ -65,8 +65,12 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on, and of Python."""
-    return {name: version(name) for name in PACKAGES} | {"python": python_version()}
+    """Versions of Python and of the packages that results depend on, if they are installed."""
+    numbers = {"python": python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # this project may run from its folder alone
+            numbers[name] = version(name)
+    return numbers
 
 
 def digest_of(record: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.shared.run_folder import RunFolder, new_folder
+from experiments.shared.run_folder import RunFolder, new_folder, versions
 from experiments.steer.arguments import Steer
 from experiments.steer.resuming import read_record
 
@@ -70,3 +70,9 @@ def test_damaged_arguments_are_named(tmp_path, text):
     (tmp_path / "arguments.json").write_text(text)
     with pytest.raises(SystemExit, match=r"--resume .*: arguments\.json is damaged"):
         read_record(tmp_path)
+
+
+def test_a_run_from_the_folder_of_the_project_alone_has_the_other_versions(monkeypatch):
+    packages = ("torch", "not-installed")
+    monkeypatch.setattr("experiments.shared.run_folder.PACKAGES", packages)
+    assert versions().keys() == {"python", "torch"}
