@@ -60,8 +60,9 @@ class Diagnostics:
         log_z_bound: importance-weighted lower bound on log Z.
         log_z: log Z; -inf if all draws to a prompt are impossible.
         kl_guide_posterior: KL(q || p*). Infinite if the guide drew an impossible response.
-        kl_posterior_guide: KL(p* || q). NaN if all draws to a prompt are impossible, as the three
-            estimates that follow.
+        kl_posterior_guide: KL(p* || q); a bound from below, within errors, if the guide starves
+            responses that are too rare to be drawn, and no number here tells. NaN if all draws to a
+            prompt are impossible, as the three estimates that follow.
         kl_posterior_prior: KL(p* || p0).
         posterior_log_likelihood: E_p*[log likelihood].
         posterior_log_ratio: E_p*[log q - log p0] = KL(p* || p0) - KL(p* || q), with the joint

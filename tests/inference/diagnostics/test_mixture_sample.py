@@ -150,6 +150,24 @@ def test_intervals_of_95_percent_hold_92_to_98_percent_of_the_time(make, beta, g
         assert error.mean().item() == pytest.approx(value.std().item(), rel=0.16), name
 
 
+def test_intervals_of_kl_posterior_guide_lie_low_where_the_guide_starves_rare_responses(make):
+    """No draw shows the largest terms of KL(p* || q); the other intervals hold."""
+
+    def starved(start):
+        rare = (start.log_posterior > math.log(5e-4)) & (start.log_posterior < math.log(1e-3))
+        return (near(start, 0.3) - 9.0 * rare).log_softmax(0)
+
+    world = make(0.3, starved)
+    truth, held = world.truth(), {}
+    for name, estimates in repeated(world, 1000, 1000, 400).items():
+        value, error = estimates.T
+        is_low, is_high = (sign * (truth[name] - value) > 1.96 * error for sign in (1, -1))
+        held[name] = 1 - (is_low | is_high).double().mean().item()
+        assert is_high.double().mean() < 0.05, name
+    assert held.pop("kl_posterior_guide") < 0.3
+    assert min(held.values()) >= 0.92
+
+
 @pytest.mark.parametrize("noise", [0.02, 0.1])
 def test_intervals_hold_for_a_weak_likelihood_and_a_guide_near_the_prior(make, noise):
     """Draws that do not tell prior and guide apart leave the share a at an end of its range."""
