@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from experiments.identities import (
+    chains,
     constrained,
     distillation,
     on_policy,
@@ -59,6 +60,15 @@ def test_statements_begin_with_the_name_of_their_check(capsys):
 def test_guide_is_away_from_prior_and_posterior(world):
     distances = [kl(world.log_guide, other) for other in (world.log_prior, world.log_posterior)]
     assert min(distances) > 0.2
+
+
+@pytest.mark.parametrize("alpha", [4, 40])
+def test_stationary_distribution_is_exact_at_its_smallest_probability(alpha):
+    """Metropolis moves for p^alpha: at 40 the smallest probability is exp(-440)."""
+    log_p = (2 * torch.randn(60, dtype=torch.float64)).log_softmax(0)
+    log_target = (alpha * log_p).log_softmax(0)
+    moves = log_p.exp() * chains._accepted(log_target - log_p)
+    assert (chains._stationary(moves) - log_target).abs().max() < 1e-10
 
 
 def test_noise_and_mean_are_those_of_draws(world):
