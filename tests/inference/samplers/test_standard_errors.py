@@ -92,3 +92,12 @@ def test_prompts_without_a_value_are_left_out():
     assert posterior.estimate(values, torch.tensor([True, False])).value == 2.0
     none = posterior.estimate(values, torch.tensor([False, False]))
     assert none.value != none.value
+
+
+def test_the_error_of_few_accepted_draws_is_that_of_as_many_independent_draws():
+    """Rejected draws have weight 0 and do not count: n/(n - 1) has n accepted draws."""
+    values = torch.randn(100, 1, dtype=torch.float64)
+    log_weight = torch.where(torch.arange(100)[:, None] < 4, 0.0, -torch.inf).double()
+    posterior = Posterior(torch.zeros(100, 1, 1, dtype=torch.long), log_weight, None)
+    expected = values[:4].std().item() / 2
+    assert posterior.estimate(values).standard_error == pytest.approx(expected, rel=1e-12)
