@@ -2,7 +2,7 @@
 
     ELBO_hat    = sum_k s_k log w_k,    Var = K/(K - 1) sum_k s_k^2 (log w_k - ELBO_hat)^2
     entropy_hat = - sum_k s_k log q(x_k)
-    distance    = 1/2 Var_k[log w_k]                               near KL(q || p*)
+    distance    = 1/2 Var_k[log w_k, w_k > 0] - log share of w_k > 0    near KL(q || p*)
     share       = (sum_k s_k w_k^a)^2 / (K sum_k (s_k w_k^a)^2)    effective draws over K
     slope error = 2 sqrt(N distance / (K share))                   by noise of the draws alone
     size        = 1/2 mean_x (log q_new(x) - log q_old(x))^2       one pass of the new guide
@@ -143,19 +143,21 @@ def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, ...]:
 
 
 def distances_left(draws: DrawMatrices) -> Tensor:
-    """Half the variance of the log-weights, KL(q || p*) up to third order, `[N]`, nats.
+    """Half the variance of the log-weights of possible draws - log of their share, `[N]`, nats.
 
-    Infinite for a prompt with fewer than two possible draws.
+    KL(q || p*) up to third order if all draws are possible, else KL(p* || q). Infinite for a prompt
+    with fewer than two possible draws.
     """
     log_weight = draws.log_weight
-    weight = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
-    weight = weight.masked_fill(log_weight.isneginf(), 0.0)
+    all_draws = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
+    weight = all_draws.masked_fill(log_weight.isneginf(), 0.0)
     few = (weight > 0).sum(0) < 2
+    share = weight.sum(0) / all_draws.sum(0)
     weight = weight / weight.sum(0)
     log_weight = log_weight.masked_fill(weight == 0, 0.0)
     mean = (weight * log_weight).sum(0)
     half = 0.5 * (weight * (log_weight - mean).square()).sum(0)
-    return half.masked_fill(few, torch.inf)
+    return (half - share.log()).masked_fill(few, torch.inf)
 
 
 def effective_share(draws: DrawMatrices, power: float) -> Tensor:

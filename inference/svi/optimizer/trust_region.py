@@ -10,7 +10,7 @@ follows the distance left, because the noise of a step of fixed size would keep 
 that distance from the posterior. A step above the limit is shortened to the limit, since the KL
 grows as the square of a step. An objective that weighs draw k by w_k^a, such as forward KL with
 a = 1, learns from a share of the draws, and smaller steps keep the noise of few draws out of the
-guide.
+guide. Draws of probability 0 add minus the log of the share of the others to the distance.
 
 A step above the limit lowers the rate of Adam; a step below half the limit raises the rate, up to
 `RISE` times the first rate that came near the limit. Momentum of 0.9 carries the guide about nine

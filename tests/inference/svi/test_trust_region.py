@@ -26,7 +26,7 @@ from inference.svi.step_numbers import (
     slope_error,
     step_size,
 )
-from model import AlignmentModel, TextReward, TokenReward, vader_sentiment
+from model import AlignmentModel, TextReward, TokenReward, contains, vader_sentiment
 from model.prior.grammar import untrained_prior
 from tests.inference.conftest import killed_and_resumed, moved_guide, quiet
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
@@ -144,6 +144,20 @@ def test_the_distance_left_is_the_kl_to_the_posterior_near_the_posterior(
     kl = truth.kl_guide_posterior(guide).mean().item()
     assert distance.mean().item() == pytest.approx(kl, rel=0.1)
     assert 0.001 < kl < 0.1
+
+
+def test_the_distance_left_to_a_hard_constraint_is_minus_the_log_of_its_probability(
+    prompts, small_prior
+):
+    """All possible draws of the prior have one weight: their variance is 0, and no fit moved."""
+    model = AlignmentModel(small_prior, {}, 1.0, {"very": contains("very", small_prior)})
+    prompts, guide = prompts[:1], FineTuned(small_prior)
+    truth = Enumeration(model, prompts)
+    start = truth.kl_posterior_guide(guide)
+    draws = drawn(OBJECTIVES["forward-kl"](num_particles=4096), model, guide, prompts)
+    assert torch.allclose(distances_left(matrices(draws)), start, rtol=0.1)
+    quiet(model, guide, prompts, 20, objective=OBJECTIVES["forward-kl"](num_particles=32))
+    assert (truth.kl_posterior_guide(guide) < 0.5 * start).all()
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_USE)
