@@ -31,6 +31,24 @@ def with_python_numbers(answer):
     return item
 
 
+def in_single_precision(answer):
+    """The answer, as a student computes it in the default type of torch."""
+
+    def rounded(*args):
+        return torch.as_tensor(answer(*args)).float()
+
+    return rounded
+
+
+def without_a_sum(answer):
+    """Three numbers for each number of the answer."""
+
+    def thrice(*args):
+        return torch.stack([torch.as_tensor(answer(*args))] * 3)
+
+    return thrice
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_lesson_runs_and_its_exercises_take_the_solutions_alone(name):
@@ -49,6 +67,9 @@ def test_lesson_runs_and_its_exercises_take_the_solutions_alone(name):
         answer = solutions["ANSWERS"][exercise]
         checked(answer, check)
         checked(with_python_numbers(answer), check)
+        checked(in_single_precision(answer), check)
+        with pytest.raises(AssertionError):
+            checked(without_a_sum(answer), check)
         assert solutions["WRONG"][exercise]
         for wrong in solutions["WRONG"][exercise]:
             with pytest.raises(AssertionError):

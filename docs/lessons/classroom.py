@@ -190,9 +190,24 @@ def checked(answer: object, check: Callable[[Any], None]) -> Any:
     return marimo.callout(marimo.md("Correct."), kind="success")
 
 
+def numbers(value: object) -> Tensor:
+    """Numbers of an answer, whether a tensor, a list, an array or a number of Python."""
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def number(value: object) -> Tensor:
+    """The single number of an answer."""
+    values = numbers(value)
+    how_many = f"the function returns {values.numel()} numbers, expected one"
+    assert values.numel() == 1, f"{how_many}: is a sum missing?"
+    return values.reshape(())
+
+
 def near(value: object, expected: object, atol: float = 1e-8) -> bool:
-    """True if numbers are equal up to rounding, whether tensors, lists or numbers of Python."""
-    pair = (torch.as_tensor(each, dtype=torch.float64) for each in (value, expected))
+    """True if numbers are equal up to rounding."""
+    pair = numbers(value), numbers(expected)
+    shape, expected_shape = (list(each.shape) for each in pair)
+    assert shape == expected_shape, f"numbers of shape {shape}, expected {expected_shape}"
     return torch.allclose(*pair, atol=atol)
 
 
@@ -206,4 +221,4 @@ def _cell(value: object) -> str:
         value = value.item()
     if isinstance(value, About):
         return f"about {value:g}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:z.4f}" if isinstance(value, float) else str(value)

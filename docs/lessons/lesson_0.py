@@ -7,7 +7,7 @@ with app.setup:
     import marimo as mo
     import pyro
     import torch
-    from classroom import About, bars, checked, curves, grammar_world, near, table
+    from classroom import About, bars, checked, curves, grammar_world, near, number, table
 
     from guides import FineTuned
     from inference import diagnose, fit
@@ -328,20 +328,22 @@ def _():
     return
 
 
+@app.function(hide_code=True)
+def check_weight(answer):
+    log_prior, log_guide = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -0.5])
+    for some_beta in (0.1, 0.5):
+        some_r = torch.tensor([0.2, -1.0])
+        with_kl = some_r - some_beta * (log_guide - log_prior)
+        expected = log_prior + some_r / some_beta - log_guide
+        value = answer(with_kl, some_beta)
+        assert near(value, expected, atol=1e-5), f"{value}, expected {expected}"
+
+
 @app.cell
 def _():
-    def check_weight(answer):
-        log_prior, log_guide = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -0.5])
-        for some_beta in (0.1, 0.5):
-            some_r = torch.tensor([0.2, -1.0])
-            with_kl = some_r - some_beta * (log_guide - log_prior)
-            expected = log_prior + some_r / some_beta - log_guide
-            value = answer(with_kl, some_beta)
-            assert near(value, expected, atol=1e-5), f"{value}, expected {expected}"
-
     weight = None  # write: def weight(reward_with_kl, beta): ...
     checked(weight, check_weight)
-    return (check_weight,)
+    return
 
 
 @app.cell(hide_code=True)
@@ -357,26 +359,28 @@ def _():
     return
 
 
+@app.function(hide_code=True)
+def check_forward(answer):
+    draws = torch.tensor([0, 1, 1, 2])
+    target = torch.tensor([0.5, 0.3, 0.2])  # p*, three responses
+    for some_log_z in (0.0, 2.0):
+        logits = torch.tensor([0.25, 0.5, 0.25]).log().requires_grad_()
+        some_log_q = logits.log_softmax(0)
+        log_w = some_log_z + target.log() - some_log_q  # as it stands, with gradient
+        loss = number(answer(some_log_q[draws, None], log_w[draws, None]))
+        assert loss.requires_grad, "the loss has no gradient: a tensor of q"
+        loss.backward()
+        expected = logits.detach().softmax(0) - target
+        assert torch.allclose(logits.grad, expected, atol=1e-6), (
+            f"gradient {logits.grad}, expected {expected}: the weights are numbers, of sum 1"
+        )
+
+
 @app.cell
 def _():
-    def check_forward(answer):
-        draws = torch.tensor([0, 1, 1, 2])
-        target = torch.tensor([0.5, 0.3, 0.2])  # p*, three responses
-        for some_log_z in (0.0, 2.0):
-            logits = torch.tensor([0.25, 0.5, 0.25]).log().requires_grad_()
-            some_log_q = logits.log_softmax(0)
-            log_w = some_log_z + target.log() - some_log_q  # as it stands, with gradient
-            loss = answer(some_log_q[draws, None], log_w[draws, None])
-            assert getattr(loss, "requires_grad", False), "the loss has no gradient: a tensor of q"
-            loss.backward()
-            expected = logits.detach().softmax(0) - target
-            assert torch.allclose(logits.grad, expected, atol=1e-6), (
-                f"gradient {logits.grad}, expected {expected}"
-            )
-
     forward_kl = None  # write: def forward_kl(log_q, log_w): ...
     checked(forward_kl, check_forward)
-    return (check_forward,)
+    return
 
 
 if __name__ == "__main__":

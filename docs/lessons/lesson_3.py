@@ -5,10 +5,11 @@ app = marimo.App(app_title="3. The ELBO is the objective of RLHF")
 
 with app.setup:
     import marimo as mo
-    from classroom import bars, checked, curves, grammar_world, near, table
+    import torch
+    from classroom import bars, checked, curves, grammar_world, near, number, table
 
     from guides import FineTuned
-    from inference import LeaveOneOut_ELBO, diagnose, entropy, fit
+    from inference import LeaveOneOut_ELBO, diagnose, fit
 
 
 @app.cell(hide_code=True)
@@ -122,7 +123,7 @@ def _(beta, log_guides, log_posterior, log_prior, log_z, reward, step, texts):
     fit_to_reward = (q * reward).sum() / beta
     kl_prior = (q * (log_q - log_prior)).sum()
     kl_posterior = (q * (log_q - log_posterior)).sum()
-    first = (q * log_prior).sum() + fit_to_reward + entropy(log_q[:, None])[0]
+    first = (q * log_prior).sum() + fit_to_reward - torch.xlogy(q, q).sum()
     mo.vstack(
         [
             table(
@@ -184,17 +185,22 @@ def _():
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _(beta, log_guides, log_prior, reward, truth):
     def check_objective(answer):
         for log_q in (log_guides[0], log_guides[20], truth.log_posterior[:, 0]):
             elbo = (log_q.exp() * (truth.log_joint[:, 0] - log_q)).sum()
-            value = answer(log_q, log_prior, reward, beta)
+            value = number(answer(log_q, log_prior, reward, beta))
             assert near(value, beta * elbo), f"{value:.4f}, expected {beta * elbo:.4f}"
 
+    return (check_objective,)
+
+
+@app.cell
+def _(check_objective):
     rlhf_objective = None  # write: def rlhf_objective(log_guide, log_prior, reward, beta): ...
     checked(rlhf_objective, check_objective)
-    return (check_objective,)
+    return
 
 
 @app.cell(hide_code=True)
@@ -208,19 +214,24 @@ def _():
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _(log_prior, reward):
     def check_maximum(answer):
         for some_beta in (0.1, 0.3, 3.0):
             log_p = (log_prior + reward / some_beta).log_softmax(0)
             best = (log_p.exp() * (reward - some_beta * (log_p - log_prior))).sum()
-            value = answer(log_prior, reward, some_beta)
+            value = number(answer(log_prior, reward, some_beta))
             hint = "put q = p* into line (3)"
             assert near(value, best), f"{value:.4f}, expected {best:.4f}: {hint}"
 
+    return (check_maximum,)
+
+
+@app.cell
+def _(check_maximum):
     best_value = None  # write: def best_value(log_prior, reward, beta): ...
     checked(best_value, check_maximum)
-    return (check_maximum,)
+    return
 
 
 if __name__ == "__main__":
