@@ -142,7 +142,7 @@ class Stepper:
                 f"the loss is {loss}; the parameters were left as they were{why}"
             )
         if self._is_first:
-            check_trains(state.guide, objective)
+            check_trains(self._model, state.guide, objective)
             self._is_first = False
         if isinstance(optimizer, LimitedSteps) and self._numbers.limits is not None:
             optimizer.expect(self._numbers.limits, partial(step_size, guide, draws))
@@ -164,12 +164,19 @@ def no_responses(space: ResponseSpace | None, draws: list[Draws]) -> str:
     )
 
 
-def check_trains(guide: Program, objective: FitObjective) -> None:
+def check_trains(model: Program, guide: Program, objective: FitObjective) -> None:
     """Refuse a first gradient that reaches no parameter in Pyro's store, or others of the guide.
 
-    Parameters of the objective's own heads do not count.
+    Parameters of the objective's own heads do not count. A gradient of the prior is refused.
     """
     registered = parameters()
+    prior = getattr(model, "prior", None)
+    of_prior = {id(p) for p in prior.parameters()} if isinstance(prior, nn.Module) else set()
+    if any(p.grad is not None and id(p) in of_prior for p in registered.values()):
+        raise GuideRegistrationError(
+            "the guide trains the parameters of the model's own prior, which would move the "
+            "posterior: expected a guide of `guides`, or one with `copy.deepcopy(prior)`"
+        )
     known = {id(parameter) for parameter in registered.values()}
     own = dict(guide.named_parameters()) if isinstance(guide, nn.Module) else {}
     stray = [name for name, p in own.items() if p.grad is not None and id(p) not in known]

@@ -1,5 +1,6 @@
 """Arguments of `fit`: refused by name if impossible, and no steps that train nothing."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from inference import (
 )
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.step import NothingToTrainError
-from model import LanguageModel
+from model import AlignmentModel, LanguageModel, TextReward, vader_sentiment
 
 
 def quiet(model, guide, prompts, num_steps=1, **options):
@@ -284,6 +285,20 @@ def test_forgotten_registration_is_noticed(half, small_prior, prompts):
         match=r"first 'table', so that they would not train: call `pyro.module",
     ):
         quiet(uniform_model(small_prior), Unregistered(small_prior, half), prompts)
+
+
+def test_a_guide_that_trains_the_prior_itself_is_refused(small_prior, prompts):
+    prior = copy.deepcopy(small_prior)
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), beta=0.3)
+    prior.network.requires_grad_(True)
+
+    def guide(prompts):
+        pyro.module("tuned", prior)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            return pyro.sample("response", prior(prompts))
+
+    with pytest.raises(GuideRegistrationError, match=r"own prior.*deepcopy"):
+        quiet(model, guide, prompts)
 
 
 def test_guide_of_which_a_part_trains_is_fine(model, small_prior, prompts):
