@@ -29,6 +29,7 @@ from model.prior.tokenization import (
     decoded,
     default_end_ids,
     token_rows,
+    unknown_words,
     vocabulary_digest,
 )
 
@@ -239,6 +240,15 @@ class LanguageModel(CachedDecoder):
             if not row:
                 row.append(self.tokenizer.bos_token_id)
             self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
+        unknown = [
+            (unknown_words(self.tokenizer, text), place)
+            for text, place in zip(texts, places, strict=True)
+        ]
+        doubted = [f"{words[0]!r} of {place}" for words, place in unknown if words]
+        if doubted:
+            fault = f"does not know words of {len(doubted)} prompts, first {doubted[0]}"
+            reading = "and reads all such words as one token"
+            warnings.warn(f"the tokenizer {fault}, {reading}", stacklevel=2)
         attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
         return Prompts.from_ids(rows, texts, self.device, **attributes)
 

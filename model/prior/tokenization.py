@@ -35,6 +35,18 @@ def token_rows(
     return [own if chat else row for own, row, chat in zip(bare, begun, written, strict=True)]
 
 
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """Parts of a text that the tokenizer reads as its unknown token, if it has one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    unknown = None if backend is None else getattr(backend.model, "unk_token", None)
+    if backend is None or not unknown:
+        return []
+    encoding = backend.encode(text, add_special_tokens=False)
+    tokens = zip(encoding.tokens, encoding.offsets, strict=True)
+    parts = [text[slice(*offsets)] for token, offsets in tokens if token == unknown]
+    return [part for part in parts if part != unknown]
+
+
 def _without_end(row: list[int], written: list[int], ends: set[int]) -> list[int]:
     """`row` up to the last of `written`, the tokens of the text; without added ends if no text."""
     if not written:

@@ -1,6 +1,7 @@
 """`LanguageModel`: loads, saves, encodes, decodes, is frozen; refuses impossible arguments."""
 
 import copy
+import warnings
 from pathlib import Path
 
 import pyro
@@ -395,3 +396,12 @@ def test_output_layer_is_given_states_without_gaps(num_prompts):
     hook.remove()
     width = layer.weight.shape[1]
     assert strides == [(width, width, 1)]
+
+
+@pytest.mark.parametrize(("text", "word"), [("The film was", "The"), ("the film, was", "film,")])
+def test_a_word_of_a_prompt_that_the_tokenizer_does_not_know_is_named(prior, text, word):
+    with pytest.warns(UserWarning, match=f"words of 1 prompts, first '{word}' of prompt 1"):
+        prior.encode(["the film was", text])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prior.encode(["the film was", "<end> the"])
