@@ -287,8 +287,8 @@ def _():
     | rate | start | 20 steps | 60 steps |
     |---|---|---|---|
     | 3e-5 | 0.62 | 0.30 | 0.22 |
-    | 1e-4 | 0.62 | 0.48 | 0.40 |
-    | 3e-4 | 0.62 | 1.46 | 1.30 |
+    | 1e-4 | 0.62 | 0.54 | 0.35 |
+    | 3e-4 | 0.62 | 1.46 | 1.39 |
     | `fit`, below, without a rate | 0.62 | 0.34 | 0.22 |
 
     A large rate leaves the prior faster than 64 draws can tell where to go, and ends further from
