@@ -216,8 +216,8 @@ class Search:
                 self.tries[n].restrict(tuple(drawn[k][n]), left[k, n])
             token = sample_token(left.flatten(0, 1), 1.0).view(num, -1)
             own = [part.gather(-1, token[..., None])[..., 0] for part in (log_prob, left)]
-            ratio = own[0] - own[1] + left.logsumexp(-1)
-            log_ratio = torch.where(particles.ended, log_ratio, log_ratio + ratio)
+            # behind an end nothing is ruled out, and the ratio is 1
+            log_ratio = log_ratio + own[0] - own[1] + left.logsumexp(-1)
             particles.response[..., t - 1] = token.masked_fill(particles.ended, self.space.pad_id)
             stands: dict[tuple[int, Tokens], dict[int, bool]] = {}
             rows = {}

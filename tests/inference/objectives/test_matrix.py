@@ -471,8 +471,10 @@ def test_adaptive_proposal_is_replaced_only_by_a_better_one():
                 objective.loss_and_grads(
                     model, Drawn(guide, Table.distribution(proposal, ONE).sample((256,))), ONE
                 )
-        first = objective.get_state()["proposal/guide$$$first"]
+        state = objective.get_state()
+        first = state["proposal/guide$$$first"]
         assert torch.equal(first, (guide if replaced else proposal).first)
+        assert (state["gain"] == 0) == replaced, "of the last step, whose draws are of the guide"
 
 
 def proposal_state(guide):

@@ -185,6 +185,13 @@ def test_value_baseline_is_learned():
     assert objective.value(start).item() == pytest.approx(truth.elbo(guide).item(), abs=0.15)
 
 
+def test_the_regression_of_the_value_leaves_the_guide_alone():
+    hidden = torch.randn(4, 1, 3, 8, requires_grad=True)
+    to_go, is_token = torch.randn(4, 1, 3), torch.ones(4, 1, 3, dtype=torch.bool)
+    _, loss = RewardToGo_ELBO(4, baseline="value")._advantage(to_go, hidden, is_token)
+    assert torch.autograd.grad(loss, hidden, allow_unused=True) == (None,)
+
+
 def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
     """E ||g||^2 = (log Z)^2 tr F; this is why a baseline is needed."""
     model = Target()

@@ -4,7 +4,8 @@ import pyro
 import pytest
 import torch
 
-from inference.samplers.adaptive_rejection import adaptive_rejection_sampling
+from inference.programs import response_distribution
+from inference.samplers.adaptive_rejection import Search, Trie, adaptive_rejection_sampling
 from inference.samplers.posterior import NoSupportError
 from model import ResponseDistribution, TokenReward
 from tests.inference.samplers.three_tokens import (
@@ -60,6 +61,19 @@ def test_z_and_means_are_unbiased_from_the_first_draw_on(constrained, prior, eve
         count = weight.sum(0).view(-1, 2).sum(0)
         error = (expected * (1 - expected) / count).sqrt()
         assert ((share - expected).abs() < 4 * error).all()
+
+
+def test_all_prefixes_know_what_is_left_behind_them(constrained, prior):
+    model, prompts = constrained.program(constrained.log_prior), constrained.prompts
+    distribution = response_distribution(model, prompts, role="model")
+    tries, num_tests = [Trie() for _ in prompts.texts], torch.zeros(len(prompts), dtype=torch.long)
+    Search(allowed, prompts, tries, num_tests, True, distribution.space).draw(distribution, 16)
+    for trie in tries:
+        left = trie.log_left
+        for tokens in sorted(trie.prefixes, key=len, reverse=True):
+            trie.update(tokens)
+        assert trie.log_left == pytest.approx(left, abs=1e-12)
+        assert left < -0.1
 
 
 @pytest.mark.parametrize("every_token", [True, False])

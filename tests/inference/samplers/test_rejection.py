@@ -122,6 +122,8 @@ def test_published_figures():
         assert figures.total_variation.item() == pytest.approx(total_variation, rel=2e-3)
         assert figures.kl.item() == pytest.approx(kl, rel=0.02)
         assert figures.total_variation <= figures.total_variation_bound
+        z_b = b * figures.acceptance.item()
+        assert figures.total_variation_bound.item() == pytest.approx(1 - z_b, abs=1e-12)
         scaled = quasi_rejection(log_p + 7, log_q, math.log(b) + 7)  # P need not be normalised
         assert all(torch.allclose(x, y) for x, y in zip(figures, scaled, strict=True))
 

@@ -63,14 +63,18 @@ def test_z_is_unbiased_with_every_number_of_tests(
         assert may_stand(posterior.response[posterior.probability > 0]).all()
 
 
-def test_one_allowed_word_has_its_probability_as_weight_in_every_run(constrained):
-    """After all other words failed, or as the first word drawn."""
+@pytest.mark.parametrize(("extra_tests", "max_tests"), [(1, 64), (3, NUM_WORDS)])
+def test_one_allowed_word_has_its_probability_as_weight_in_every_run(
+    constrained, extra_tests, max_tests
+):
+    """After all other words failed, also in the last test, or as the first word drawn."""
     words = torch.tensor([6, 2, 4])
 
     def only(prompts, response, t):
         return (response[..., :t] == words[:t]).all(-1)
 
-    posterior = run(constrained.model, constrained.repeated(20), only, ess_threshold=0.0)
+    options = {"extra_tests": extra_tests, "max_tests": max_tests, "ess_threshold": 0.0}
+    posterior = run(constrained.model, constrained.repeated(20), only, **options)
     which = (constrained.truth.support[:, 0] == words).all(-1)
     expected = constrained.truth.log_joint[which].expand(20, 2)
     assert torch.allclose(posterior.log_z.view(-1, 2), expected, rtol=0, atol=1e-6)

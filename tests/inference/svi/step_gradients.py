@@ -23,7 +23,9 @@ def world_of(network: str, reward: Reward, dtype: torch.dtype, *, max_new_tokens
     with torch.no_grad():
         for parameter in prior.network.parameters():
             parameter *= 0.5
-    return prior, AlignmentModel(prior, reward, beta=0.5), prior.encode(PROMPTS)
+    prompts = prior.encode(PROMPTS)
+    beta = dict(zip(prompts.names(), (0.4, 0.5, 0.6), strict=True))
+    return prior, AlignmentModel(prior, reward, beta), prompts
 
 
 def new_guide(entry: Objective, prior: LanguageModel, prompts: Prompts) -> nn.Module:
