@@ -2,8 +2,8 @@
 
 import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from guides.saved import load_guide
 from inference import OBJECTIVES, SAMPLERS, Enumeration, fit
 from model import AGGREGATIONS, AlignmentModel, TextReward, vader_sentiment
 from model.prior.named_priors import load_prior
+from tests.forks import FORKS
 from tests.guides.test_examples import assert_trains
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
@@ -121,12 +122,14 @@ def test_contributed_sampler(prior, prompts):
     guide, truth = Recurrent(prior), Enumeration(model, prompts)
     torch.manual_seed(0)
     for proposal in (None, guide):
-        posterior = names["defensive_sampling"](model, prompts, guide=proposal, num_samples=20_000)
-        assert (posterior.log_z - truth.log_z).abs().max() < 0.05
-        same = (posterior.response[:, None, 0] == truth.support[None, :, 0]).all(-1)  # [M, S]
-        weight = (posterior.probability[:, :1] * same).sum(0)
-        assert 0.5 * (weight - truth.log_posterior[:, 0].exp()).abs().sum() < 0.05
-    assert posterior.effective_sample_size.min() > 1_000
+        posterior = names["defensive_sampling"](model, prompts, guide=proposal, num_samples=5_000)
+        assert (posterior.log_z - truth.log_z).abs().max() < 0.1
+        places = prior.vocab_size ** torch.arange(prior.max_new_tokens)
+        index, rows = ((r[:, 0] * places).sum(-1) for r in (posterior.response, truth.support))
+        weight = torch.zeros(prior.vocab_size**prior.max_new_tokens, dtype=torch.float64)
+        weight = weight.index_add(0, index, posterior.probability[:, 0])[rows]
+        assert 0.5 * (weight - truth.log_posterior[:, 0].exp()).abs().sum() < 0.1
+    assert posterior.effective_sample_size.min() > 250
 
 
 STOPS_ONCE = """
@@ -141,6 +144,17 @@ def short(texts):
     return [-0.1 * len(text) for text in texts]
 """
 """File of a reward that interrupts the run after the first checkpoint."""
+
+
+def run_script_in(folder, words):
+    """Run a script of a folder with arguments; the output goes to `printed.txt`."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.argv = [str(word) for word in words]
+    output = os.open("printed.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
@@ -159,29 +173,25 @@ def test_package_outside_the_repository_adds_choices_to_the_command_line(tmp_pat
     (tmp_path / "reward.py").write_text(STOPS_ONCE)
 
     def run(*words):
-        paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-        return subprocess.run(
-            [sys.executable, *words],
-            env=os.environ | paths,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        process = FORKS.Process(target=run_script_in, args=(tmp_path, words))
+        process.start()
+        process.join()
+        return process.exitcode, (tmp_path / "printed.txt").read_text()
 
     def steer(*options):
         return run("my_steer.py", "--max-new-tokens", "3", *options)
 
-    assert steer("--help").stdout.startswith("usage: python my_steer.py [-h]")
+    assert "usage: python my_steer.py [-h]" in steer("--help")[1]
     few = ["--samples", "16", "--prior-draws", "16", "--checkpoint-every", "1", "--out", "trained"]
     few += ["--steps", "2", "--reward", "function:reward.py:short"]
-    stopped = steer("--guide", "unigram", "--objective", "my-balance", *few)
-    assert "Ended by SIGINT. To go on: python my_steer.py --resume" in stopped.stderr
-    resumed = run(*shlex.split(stopped.stderr.partition("To go on: python ")[2]))
-    assert resumed.returncode == 0, resumed.stderr
+    _, printed = steer("--guide", "unigram", "--objective", "my-balance", *few)
+    assert "Ended by SIGINT. To go on: python my_steer.py --resume" in printed
+    code, printed = run(*shlex.split(printed.rpartition("To go on: python ")[2]))
+    assert code == 0, printed
     (folder,) = tmp_path.glob("trained/*/guide")
     proposal = ["--proposal", folder, "--budget", "64", "--out", "drawn"]
-    sampled = steer("--sample", "defensive", *proposal)
-    assert sampled.returncode == 0, sampled.stderr
+    code, printed = steer("--sample", "defensive", *proposal)
+    assert code == 0, printed
     with pytest.raises(OtherGuideError, match="is of a guide of the family 'unigram', expected"):
         load_guide(folder, load_prior("film-reviews", max_new_tokens=3))
 

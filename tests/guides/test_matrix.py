@@ -71,9 +71,9 @@ def prompts(prior):
 
 
 def build(name, prior, prompts, seed=None):
-    """Guide with default options; with a seed, away from the start."""
+    """Guide with default options; with a seed, away from the start, which is not matched."""
     torch.manual_seed(0)
-    guide = GUIDES[name](prior, prompts)
+    guide = GUIDES[name](prior, prompts, **({} if seed is None else GUIDES[name].loaded_with))
     if seed is not None:
         torch.manual_seed(seed)
         with torch.no_grad():

@@ -19,13 +19,13 @@ from experiments.shared.claims import NOISY
 from inference import Estimate, random_state
 
 SLOW = {
-    "trajectory-balance": (training, {"STEPS": 25, "SEEDS": 2}),
+    "trajectory-balance": (training, {"STEPS": 20, "SEEDS": 2}),
     "proximal": (training, {}),
     "smc-bounds": (sampling, {}),
-    "token-rejection": (constrained, {}),
-    "gkd": (distillation, {}),
-    "soups": (soups, {}),
-    "on-policy-pairs": (on_policy, {}),
+    "token-rejection": (constrained, {"PARTICLES": 2000}),
+    "gkd": (distillation, {"STEPS": 150}),
+    "soups": (soups, {"STEPS": 50}),
+    "on-policy-pairs": (on_policy, {"STEPS": 150}),
 }
 """Checks that train, or run a sampler many times, with sizes at which each holds by far."""
 
