@@ -86,6 +86,7 @@ def test_every_prompt_meets_the_budget_alone(small_prior, sentiment, prompts):
     solution = solve_beta(small_prior, sentiment, prompts, max_kl=0.5, per_prompt=True)
     kl, _ = exactly(small_prior, sentiment, prompts, solution.beta)
     assert_close(kl, torch.full_like(kl, 0.5), rtol=0, atol=1e-9)
+    assert solution.kl.value == pytest.approx(0.5, abs=1e-9)
     first, second = solution.beta.values()
     assert abs(first - second) > 1e-3
 
