@@ -39,7 +39,7 @@ class LeaveOneOut_ELBO(SurrogateLoss, Trace_ELBO):  # noqa: N801 - named as Pyro
         max_plate_nesting: Number of nested plates in model and guide; 1 for the plate of prompts.
 
     Raises:
-        ResponseSiteError: In a step, if the guide draws nothing, or a site that the model lacks.
+        ResponseSiteError: In a step, if the guide draws nothing, or other sites than the model.
     """
 
     ascends_elbo = True
@@ -74,7 +74,7 @@ def leave_one_out(values: Tensor) -> Tensor:
 
 
 def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuse a guide without sites, or with a latent site that the model lacks (Pyro warns)."""
+    """Refuse a guide without sites, or with other latent sites than the model (Pyro warns)."""
     latent = {name for name, site in model_trace.nodes.items() if _is_latent(site)}
     if not any(is_sample(site) for site in guide_trace.nodes.values()):
         raise ResponseSiteError(
@@ -87,6 +87,11 @@ def _check_guide_sites(model_trace: Trace, guide_trace: Trace) -> None:
                 f"the guide draws {name!r}, which is no latent site of the model, expected "
                 f"{sorted(latent) or 'none'}, or the mark `infer={{'is_auxiliary': True}}`"
             )
+    if missing := sorted(latent - guide_trace.nodes.keys()):
+        raise ResponseSiteError(
+            f"the guide lacks the latent sites {missing} of the model, whose log-probabilities "
+            "would count as if observed: draw them in the guide, or hide them by `poutine.block`"
+        )
 
 
 def _is_latent(site: dict) -> bool:

@@ -1,6 +1,7 @@
 """Leave-one-out: unbiased, equal to VarGrad on every sample, no variance at the posterior."""
 
 import itertools
+import math
 from functools import partial
 
 import pyro
@@ -10,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
+from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at
 from inference.response_site import ResponseSiteError
 from tests.inference.objectives.table import ONE, Table, Target, _Drawn, gradient, reward
@@ -73,6 +75,19 @@ def test_any_pyro_program():
 def test_a_guide_that_draws_nothing_is_refused_by_name(model, small_prior, prompts, make):
     with pytest.raises(ResponseSiteError, match="draws nothing"):
         LeaveOneOut_ELBO(2).loss_and_grads(model, make(small_prior), prompts)
+
+
+@pytest.mark.on_cpu  # Pyro's own sites draw there
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+def test_a_guide_that_lacks_a_latent_site_is_refused_by_name(model, small_prior, prompts):
+    def with_another(prompts):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        model(prompts)
+
+    guide, hidden = FineTuned(small_prior), poutine.block(with_another, hide=["z"])
+    assert LeaveOneOut_ELBO(2).loss_and_grads(hidden, guide, prompts) < math.inf
+    with pytest.raises(ResponseSiteError, match=r"lacks the latent sites \['z'\]"):
+        LeaveOneOut_ELBO(2).loss_and_grads(with_another, guide, prompts)
 
 
 @pytest.mark.on_cpu  # Pyro's own sites draw there
