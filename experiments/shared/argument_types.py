@@ -53,7 +53,7 @@ def _condition(is_met: Callable[[Any], bool], expected: str) -> Check:
     return Check(check)
 
 
-def _attempt(use: Callable[[Any], object], expected: str = "") -> Check:
+def attempt(use: Callable[[Any], object], expected: str = "") -> Check:
     """A value that the system accepts: a function of the value raises no ValueError or OSError."""
 
     def check(name: str, value: Any) -> None:
@@ -95,11 +95,11 @@ Workers: TypeAlias = Annotated[
 ]
 Length: TypeAlias = Annotated[int, count(1, 100_000, "tokens")]
 Name: TypeAlias = Annotated[str, _condition(lambda text: text.strip() != "", "a name")]
-Device: TypeAlias = Annotated[str, _attempt(named_device)]
-Out: TypeAlias = Annotated[Path, _attempt(_check_folder)]
-_readable = _attempt(lambda path: path.open("rb").close(), ", expected a text file")
+Device: TypeAlias = Annotated[str, attempt(named_device)]
+Out: TypeAlias = Annotated[Path, attempt(_check_folder)]
+_readable = attempt(lambda path: path.open("rb").close(), ", expected a text file")
 TextFile: TypeAlias = Annotated[Path, _readable]
-Folder: TypeAlias = Annotated[Path, _attempt(os.listdir, ", expected a folder")]
+Folder: TypeAlias = Annotated[Path, attempt(os.listdir, ", expected a folder")]
 GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 

@@ -13,7 +13,7 @@ from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
 from experiments.steer.config import configured
-from experiments.steer.durations import check_duration, seconds_of
+from experiments.steer.durations import seconds_of
 from experiments.steer.guide_options import GuideOptions, options_of
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
@@ -157,7 +157,7 @@ class Steer(Arguments):
     responses: Annotated[int, types.count(at_most=10**9), TRAINED, UNTIMED] | None = None
     """Number of guide responses to train on, over all prompts, in place of `--steps`. The fit ends
     earlier if the gain of the ELBO is below its noise."""
-    time: Annotated[str, types.Check(check_duration), TRAINED] | None = None
+    time: Annotated[str, types.attempt(seconds_of), TRAINED] | None = None
     """Time of the fit in place of `--steps`, as in 90s, 5m or 1h. The fit ends earlier if the gain
     of the ELBO is below its noise. `--resume` goes on with the time left."""
     particles: Annotated[types.Count, TRAINED] = 32

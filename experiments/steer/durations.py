@@ -19,11 +19,3 @@ def seconds_of(duration: str) -> float:
         expected = "expected a positive number of seconds, minutes or hours, as in 90s, 5m or 1h"
         raise ValueError(f"{duration!r} is no duration: {expected}")
     return seconds
-
-
-def check_duration(name: str, duration: str) -> None:
-    """Raise a `ValueError` with the name of the option if the text is no duration."""
-    try:
-        seconds_of(duration)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from error

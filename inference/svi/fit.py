@@ -18,10 +18,10 @@ from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.resume import resume as resume_from
 from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_checks import (
-    Counts,
     agree,
     check_options,
     check_programs,
+    checked_counts,
     locked_by_first,
     new_objective,
     new_optimizer,
@@ -139,8 +139,9 @@ def fit(
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
     stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
-    counts = Counts.checked(prompts_per_step, micro_batch, checkpoint_every, seed)
-    prompts_per_step, micro_batch, checkpoint_every, seed = counts
+    prompts_per_step, micro_batch, checkpoint_every, seed = checked_counts(
+        prompts_per_step, micro_batch, checkpoint_every, seed
+    )
     check_options(
         {
             "stop_at_noise": stop_at_noise,

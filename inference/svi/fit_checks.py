@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import torch
 from pyro.infer import ELBO
@@ -25,26 +24,17 @@ from model.common.files import text_digest
 from model.prior.division import AXES
 
 
-class Counts(NamedTuple):
-    """Whole numbers among the arguments of `fit`, as plain numbers of Python."""
-
-    prompts_per_step: int | None
-    micro_batch: int | None
-    checkpoint_every: int
-    seed: int
-
-    @classmethod
-    def checked(
-        cls, prompts_per_step: int | None, micro_batch: int | None, checkpoint_every: int, seed: int
-    ) -> Self:
-        """The numbers, each in its range; a `ValueError` otherwise."""
-        if prompts_per_step is not None:
-            prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
-        if micro_batch is not None:
-            why = "responses at a time"
-            micro_batch = checks.whole_number("micro_batch", micro_batch, why=why)
-        checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
-        return cls(prompts_per_step, micro_batch, checkpoint_every, checks.seed("seed", seed))
+def checked_counts(
+    prompts_per_step: int | None, micro_batch: int | None, checkpoint_every: int, seed: int
+) -> tuple[int | None, int | None, int, int]:
+    """The whole numbers among the arguments of `fit`, each in its range, as numbers of Python."""
+    if prompts_per_step is not None:
+        prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
+    if micro_batch is not None:
+        why = "responses at a time"
+        micro_batch = checks.whole_number("micro_batch", micro_batch, why=why)
+    checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
+    return prompts_per_step, micro_batch, checkpoint_every, checks.seed("seed", seed)
 
 
 def check_options(

@@ -9,8 +9,7 @@ A failure of a tracker during the run warns once. The run goes on without that t
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,16 +105,6 @@ class Logger:
         self._package.finish()
 
 
-def trackio(run: Run) -> Tracker:
-    """Trackio's database on this machine: `trackio show`."""
-    return Logger("trackio", run, embed=False)
-
-
-def wandb(run: Run) -> Tracker:
-    """Weights & Biases; `WANDB_MODE=offline` keeps the run on this machine."""
-    return Logger("wandb", run, id=re.sub(r"[^\w-]", "-", run.name))
-
-
 class TrackerEntry(NamedTuple):
     """Entry of the registry: the class, the package that it needs, and a line of help."""
 
@@ -125,11 +114,20 @@ class TrackerEntry(NamedTuple):
 
 
 TRACKERS: dict[str, TrackerEntry] = {
-    "trackio": TrackerEntry(trackio, "trackio", "Trackio's database on this machine"),
+    "trackio": TrackerEntry(
+        lambda run: Logger("trackio", run, embed=False),
+        "trackio",
+        "Trackio's database on this machine",
+    ),
     "tensorboard": TrackerEntry(TensorBoard, "tensorboard", "event files in RUN/tensorboard"),
-    "wandb": TrackerEntry(wandb, "wandb", "Weights & Biases"),
+    "wandb": TrackerEntry(
+        lambda run: Logger("wandb", run, id=re.sub(r"[^\w-]", "-", run.name)),
+        "wandb",
+        "Weights & Biases",
+    ),
 }
-"""Trackers by name."""
+"""Trackers by name. `trackio show` reads the database of Trackio; `WANDB_MODE=offline` keeps a run
+of Weights & Biases on this machine."""
 
 
 class MissingTrackerError(ValueError):
@@ -172,42 +170,33 @@ class Trackers:
     ) -> None:
         check_trackers(names)
         self._run = Run(name, Path(folder), config or {}, is_resumed)
-        self._trackers: dict[str, Tracker] = {}
-        self._step = 0
-        for each in names:
-            with self._guarded(each):
-                self._trackers[each] = TRACKERS[each].make(self._run)
+        self._names, self._trackers, self._step = [*dict.fromkeys(names)], dict[str, Tracker](), 0
+        self._each(lambda each: self._trackers.update({each: TRACKERS[each].make(self._run)}))
 
-    @contextmanager
-    def _guarded(self, name: str) -> Iterator[None]:
-        """Run code of a tracker; after a failure warn, and go on without the tracker."""
-        try:
-            yield
-        except Exception as error:  # a tracker can raise anything, and the run is worth more
-            self._trackers.pop(name, None)
-            problem = f"the tracker {name} failed, and gets no more of the run"
-            warnings.warn(f"{problem}: {type(error).__name__}: {error}", stacklevel=4)
+    def _each(self, call: Callable[[str], object]) -> None:
+        """Call a function of the name of each tracker. A tracker that fails gets no more."""
+        for name in [*self._names]:
+            try:
+                call(name)
+            except Exception as error:  # a tracker can raise anything, and the run is worth more
+                self._names.remove(name)
+                problem = f"the tracker {name} failed, and gets no more of the run"
+                warnings.warn(f"{problem}: {type(error).__name__}: {error}", stacklevel=3)
 
     def __call__(self, metrics: Metrics) -> None:
         """Pass on the metrics of a step that are finite, with `step` as the axis."""
         self._step = int(metrics["step"])
         pairs = [(name, value) for name, value in metrics.items() if name != "step"]
         finite = {name: value for name, value in pairs if math.isfinite(value)}
-        for name, tracker in [*self._trackers.items()]:
-            with self._guarded(name):
-                tracker.log(finite, self._step)
+        self._each(lambda each: self._trackers[each].log(finite, self._step))
 
     def table(self, name: str, columns: Sequence[str], rows: Rows) -> None:
         """Pass on a table, at the last step."""
-        for each, tracker in [*self._trackers.items()]:
-            with self._guarded(each):
-                tracker.table(name, columns, rows, self._step)
+        self._each(lambda each: self._trackers[each].table(name, columns, rows, self._step))
 
     def close(self) -> None:
         """End the run in all trackers."""
-        for name, tracker in [*self._trackers.items()]:
-            with self._guarded(name):
-                tracker.close()
+        self._each(lambda each: self._trackers[each].close())
 
     def __enter__(self) -> Self:
         return self
