@@ -40,7 +40,7 @@ def adaptive_rejection(world: World) -> list[Finding]:
             for _ in range(CHUNKS):
                 search.draw(prior(world.prompts), CHUNK)
                 log_ratio = (_log_draw(world, trie) - world.log_prior)[is_allowed]
-                errors.append((log_ratio + trie.log_left).expm1().abs().max().item())
+                errors.append((log_ratio + trie.log_left).expm1())
                 left.append(math.exp(trie.log_left))
     rising = [left[:CHUNKS], left[CHUNKS:]]
     return [
@@ -100,7 +100,7 @@ def _on_the_grammar() -> list[Finding]:
         agrees(f"{subject}, estimate of Z", Estimate.of_mean(posterior.log_z.exp()[:, None]), z),
         within(
             f"{subject}, share accepted (by rejection: {z:.3g})",
-            posterior.diagnostics["acceptance"].mean().item(),
+            posterior.diagnostics["acceptance"].mean(),
             above=2 * z,
         ),
     ]

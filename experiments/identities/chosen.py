@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, least, loss_of, optimum
-from experiments.identities.prefixes import next_token, soft_value, token_by_token
+from experiments.identities.preferences import judged, least, loss_of, optimum, won
+from experiments.identities.prefixes import given, next_token, soft_value, token_by_token
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
@@ -20,7 +20,7 @@ from model.preferences import FIRST, SECOND
 
 def odds_ratio(world: World) -> list[Finding]:
     """Log-odds of the mean probability of a token, and the chosen response (ORPO, 2403.07691)."""
-    weight, _ = _preferences(world)
+    weight = won(world, judged(world)[0])
     length = world.problem.tokens("orpo")[1][:, 0]
 
     def head(log_guide: Tensor) -> Tensor:
@@ -64,17 +64,10 @@ def odds_ratio(world: World) -> list[Finding]:
     ]
 
 
-def _preferences(world: World) -> tuple[Tensor, float]:
-    """Weight of pairs of prior draws, the winner first, `[S, S]`, and the beta that gives p*."""
-    wins, beta = judged(world)
-    return pairs(world.log_prior).sum(0).exp() * wins, beta
-
-
 def held_on_to(world: World) -> list[Finding]:
     """DPO's log-likelihood and that of the chosen response (RPO, arXiv 2404.19733)."""
     wins, beta = judged(world)
-    weight, _ = _preferences(world)
-    prob = weight.fill_diagonal_(0.0).sum(1)
+    prob = won(world, wins).fill_diagonal_(0.0).sum(1)
     prob = prob / prob.sum()  # of a response as the preferred of two different ones
 
     def rarer(log_guide: Tensor) -> float:
@@ -99,7 +92,7 @@ def positive(world: World) -> list[Finding]:
     for all pairs if the weight is at least 2 (max a / min a - 1).
     """
     wins, beta = judged(world)
-    weight, _ = _preferences(world)
+    weight = won(world, wins)
     share = wins @ world.log_prior.exp()
     bound = 2 * (share.max() / share.min() - 1).item()
 
@@ -191,17 +184,16 @@ def _mean_as_shift(prior: Tensor, is_good: Tensor, beta: float, low: float) -> f
 
 def token_level(world: World) -> list[Finding]:
     """log q/p0 and the KL of each token from the prior as the reward (TDPO_1, arXiv 2404.11999)."""
-    weight, beta = _preferences(world)
-    support = world.truth.support[:, 0]
-    places = range(support.shape[1])
+    wins, beta = judged(world)
+    weight = won(world, wins)
+    places = range(world.truth.support.shape[-1])
     of_prior = [next_token(world, world.log_prior, t) for t in places]
 
     def head(log_guide: Tensor) -> Tensor:
         reward = log_guide - world.log_prior
         for t in places:
-            same = (support[:, None, :t] == support[:, :t]).all(-1)
-            given = world.log_prior.expand_as(same).masked_fill(~same, -torch.inf).softmax(1)
-            reward = reward + given @ (of_prior[t] - next_token(world, log_guide, t))
+            log_ratio = of_prior[t] - next_token(world, log_guide, t)
+            reward = reward + given(world, world.log_prior, t) @ log_ratio
         return reward
 
     log_mean = world.log_prior + world.reward.log()
@@ -223,7 +215,8 @@ def token_level(world: World) -> list[Finding]:
 
 def offsets(world: World) -> list[Finding]:
     """An offset of half the difference of the rewards for each pair (ODPO, arXiv 2402.10571)."""
-    weight, beta = _preferences(world)
+    wins, beta = judged(world)
+    weight = won(world, wins)
     nats = 4.0 * world.reward
     offset = (nats[:, None] - nats).abs() / 2
 

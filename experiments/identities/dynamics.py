@@ -20,7 +20,7 @@ def entropy_change(world: World) -> list[Finding]:
             size = torch.zeros((), dtype=torch.float64, requires_grad=True)
             (slope,) = torch.autograd.grad(_entropy((log_guide + size * step).log_softmax(0)), size)
             covariance = prob @ (log_guide * step) - (prob @ log_guide) * (prob @ step)
-            errors.append((slope + covariance).item())
+            errors.append(slope + covariance)
             signs.append(covariance.item())
     betas = torch.linspace(0.05, 2.0, 100, dtype=torch.float64)
     path = (world.log_prior + world.reward / betas[:, None]).log_softmax(1)
@@ -78,7 +78,7 @@ def dynamic_fine_tuning(world: World) -> list[Finding]:
         ),
         within(
             f"at the end, probability of the most likely of the data ({log_data[mode].exp():.2g})",
-            dft[mode].exp().item(),
+            dft[mode].exp(),
             above=0.99,
         ),
     ]

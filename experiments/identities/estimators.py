@@ -75,10 +75,8 @@ def rao_blackwell(world: World) -> list[Finding]:
         return (prob * (values - truth).square()).sum().sqrt().item()
 
     return [
-        exact(
-            "mean of the estimate - KL(q || p0), nats", ((prob * exact_steps).sum() - truth).item()
-        ),
-        within("smallest estimate, nats", exact_steps.min().item(), above=-1e-12),
+        exact("mean of the estimate - KL(q || p0), nats", (prob * exact_steps).sum() - truth),
+        within("smallest estimate, nats", exact_steps.min(), above=-1e-12),
         within(
             "deviation over that of log q/p0", deviation(exact_steps) / deviation(plain), below=1.0
         ),

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from experiments.shared.claims import NOISY, Finding, largest
@@ -12,9 +13,9 @@ EXACT = 1e-10
 """Largest error of an identity in float64."""
 
 
-def exact(subject: str, *errors: float, limit: float = EXACT) -> Finding:
-    """An equation that holds up to rounding."""
-    error = largest(map(abs, errors))
+def exact(subject: str, *errors: float | Tensor, limit: float = EXACT) -> Finding:
+    """An equation that holds up to rounding, in all numbers of all errors."""
+    error = largest(torch.as_tensor(each).abs().max().item() for each in errors)
     return Finding(f"{subject}: error {error:.1e} (at most {limit:.0e})", error <= limit)
 
 

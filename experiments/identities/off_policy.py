@@ -79,7 +79,7 @@ def asymmetric(world: World) -> list[Finding]:
 
         level = root(lambda tau: at(tau).sum().item() - 1, -1.0, gain.max().item())
         end = _limit_of(world, mean - distance)
-        errors.append(0.5 * (end.exp() - at(level)).abs().sum().item())
+        errors.append(0.5 * (end.exp() - at(level)).abs().sum())
         rewards.append((at(level) @ world.reward).item())
     above = _limit_of(world, mean + 0.1)
     entropy = -(above.exp() * above).sum().item()

@@ -22,7 +22,7 @@ Head = Callable[[Tensor], Tensor]
 
 def optimum(world: World, likelihood: Likelihood, wins: Tensor, beta: float) -> Tensor:
     """log q at the least loss, `[S]`, for P(x beats y) `[S, S]` of pairs of prior draws."""
-    weight = pairs(world.log_prior).sum(0).exp() * wins
+    weight = won(world, wins)
     return least(world, likelihood, weight, beta, lambda log_guide: log_guide - world.log_prior)
 
 
@@ -46,6 +46,11 @@ def loss_of(
     """Negative log-likelihood of pairs that the first has won, of a weight `[S, S]`, nats."""
     rewards, outcome = pairs(head(log_guide)).flatten(1), torch.full((weight.numel(),), FIRST)
     return -(weight.flatten() * likelihood(rewards, outcome, beta)).sum()
+
+
+def won(world: World, wins: Tensor) -> Tensor:
+    """Probability of a pair of prior draws of which the first has won, `[S, S]`."""
+    return pairs(world.log_prior).sum(0).exp() * wins
 
 
 def judged(world: World) -> tuple[Tensor, float]:
@@ -164,7 +169,7 @@ def displacement(world: World) -> list[Finding]:
     wins, beta = judged(world)
     log_guide = optimum(world, LIKELIHOODS["dpo"], wins, beta)
     loses = (log_guide < world.log_prior).double()
-    weight = pairs(world.log_prior).sum(0).exp() * wins
+    weight = won(world, wins)
     weight.fill_diagonal_(0.0)
     prob = weight / weight.sum()  # of a pair of different responses
     preferred, both = (prob.sum(1) @ loses).item(), (loses @ prob @ loses).item()

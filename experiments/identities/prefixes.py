@@ -19,6 +19,13 @@ def masses(log_prob: Tensor, response: Tensor, prefix: Tensor) -> Tensor:
     return log_prob.expand_as(same).masked_fill(~same, -torch.inf).logsumexp(1)
 
 
+def given(world: World, log_prob: Tensor, t: int) -> Tensor:
+    """p(y given the first t tokens of x), `[S, S]`."""
+    support = world.truth.support[:, 0]
+    same = (support[:, None, :t] == support[:, :t]).all(-1)
+    return log_prob.expand_as(same).masked_fill(~same, -torch.inf).softmax(1)
+
+
 def next_token(world: World, log_prob: Tensor, t: int) -> Tensor:
     """log of the probability of token t + 1 of each response given t tokens, `[S]`, nats."""
     response = world.truth.support[:, 0]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 
 from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, least, loss_of
+from experiments.identities.preferences import judged, least, loss_of, won
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
@@ -60,7 +60,7 @@ def moving(world: World) -> list[Finding]:
     The optimum of a round is q_old exp(r/beta)/Z: the exponents add up, as in mirror descent.
     """
     wins, beta = judged(world)
-    weight = pairs(world.log_prior).sum(0).exp() * wins
+    weight = won(world, wins)
     log_guide, rounds = world.log_prior, []
     for _ in range(ROUNDS):
         log_old = log_guide
@@ -93,7 +93,7 @@ def none(world: World) -> list[Finding]:
     The target is that of a balance per token, with all tokens equally likely in place of p0.
     """
     wins, beta = judged(world)
-    weight = pairs(world.log_prior).sum(0).exp() * wins
+    weight = won(world, wins)
     problem = world.problem
     _, length = problem.tokens("length-normalised")
     uniform = -math.log(world.model.prior.space.vocab_size) * length

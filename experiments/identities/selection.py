@@ -116,7 +116,7 @@ def bond(world: World) -> list[Finding]:
     )
     series = sum((left / cdf) ** i for i in range(n))
     log_ratio = (n - 1) * cdf.log() + torch.as_tensor(series).log()
-    error = (log_ratio - best_of_n_log_ratio(cdf, left, n)).abs().max().item()
+    error = log_ratio - best_of_n_log_ratio(cdf, left, n)
     log_best = world.log_prior + log_ratio
     log_tilted = (world.log_prior + (n - 1) * cdf.log()).log_softmax(0)
     return [

@@ -50,28 +50,28 @@ def rounds(world: World) -> list[Finding]:
         ),
         within(
             f"as many draws for each prompt, {subject}, sum of log accuracies, nats",
-            by_prompt.log().sum(1).diff().min().item(),
+            by_prompt.log().sum(1).diff().min(),
             above=-1e-12,
         ),
         within(
             f"all correct draws, {subject}, sum of log accuracies, nats",
-            by_draw.log().sum(1).diff().min().item(),
+            by_draw.log().sum(1).diff().min(),
             below=-0.01,
         ),
         within(
             f"all correct draws, {subject}, mean accuracy",
-            by_draw.mean(1).diff().min().item(),
+            by_draw.mean(1).diff().min(),
             above=-1e-12,
         ),
         within(
             "as many draws for each prompt, least accuracy at the end (at the start: "
             f"{by_prompt[0].min():.2g})",
-            by_prompt[-1].min().item(),
+            by_prompt[-1].min(),
             above=0.1,
         ),
         within(
             f"all correct draws, least accuracy at the end (at the start: {by_draw[0].min():.2g})",
-            by_draw[-1].min().item(),
+            by_draw[-1].min(),
             below=0.01,
         ),
         *_rationalisation(world, first, prob),

@@ -96,7 +96,7 @@ def negative(world: World) -> list[Finding]:
         within(f"{subject} from {HARD:g}", noises[1], above=1.0),
         within(
             "fixed draws of the prior, failures alone, largest probability at the end",
-            of_bad.max().item(),
+            of_bad.max(),
             above=0.9,
         ),
         within(

@@ -103,7 +103,7 @@ def mirror(world: World) -> list[Finding]:
     log_guide = world.log_prior
     for _ in range(num_steps):
         log_guide = (log_guide + world.reward / (num_steps * world.model.beta)).log_softmax(0)
-    error = (log_guide - world.log_posterior).abs().max().item()
+    error = log_guide - world.log_posterior
     return [exact(f"{num_steps} steps at tau = {num_steps} beta, log q - log p*", error)]
 
 
@@ -158,8 +158,8 @@ def amplification(world: World) -> list[Finding]:
     shift = rate.logit() - math.log(RATE / (1 - RATE)) - 1 / (beta * (rate * (1 - rate)).sqrt())
     subject = f"successes from {RATE:g} at beta {beta:g}, by GRPO"
     return [
-        exact("logit p - logit p0 - 1/(beta sqrt(p (1 - p)))", shift.item()),
-        within(f"{subject} (posterior: {of_posterior:.3g})", rate.item(), above=of_posterior + 0.1),
+        exact("logit p - logit p0 - 1/(beta sqrt(p (1 - p)))", shift),
+        within(f"{subject} (posterior: {of_posterior:.3g})", rate, above=of_posterior + 0.1),
     ]
 
 
@@ -171,10 +171,9 @@ def aggregation(world: World) -> list[Finding]:
     prob = log_target.exp()
     mean = (prob * world.reward).sum()
     advantage = (world.reward - mean) / (prob * (world.reward - mean).square()).sum().sqrt()
-    error = (prob * (1 - advantage / beta) / world.log_prior.exp() - 1).abs().max().item()
     log_tilted = (world.log_prior + world.reward / beta).log_softmax(0)
     return [
-        exact("q (1 - A/beta)/p0 - 1", error),
+        exact("q (1 - A/beta)/p0 - 1", prob * (1 - advantage / beta) / world.log_prior.exp() - 1),
         within("KL(target || p0 exp(r/beta)/Z), nats", kl(log_target, log_tilted), above=0.01),
     ]
 

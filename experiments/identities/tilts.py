@@ -8,7 +8,7 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from experiments.identities.findings import exact
-from experiments.identities.prefixes import masses, soft_value
+from experiments.identities.prefixes import given, soft_value
 from experiments.identities.residuals import minimum
 from experiments.identities.targets import THRESHOLD, of
 from experiments.identities.world import World, kl
@@ -25,11 +25,10 @@ SHARE = 0.5
 
 def control(world: World) -> list[Finding]:
     """p(x given O = 1) = p*, for p(O = 1 given x) = exp((r - 1)/beta) (arXiv 1805.00909)."""
-    given = Enumeration(OptimalityModel(world.model), world.prompts)
-    error = (given.log_posterior[:, 0] - world.log_posterior).abs().max().item()
-    shift = world.log_z - given.log_z.item() - 1 / world.model.beta
+    truth = Enumeration(OptimalityModel(world.model), world.prompts)
+    shift = world.log_z - truth.log_z.item() - 1 / world.model.beta
     return [
-        exact("log p(x given O = 1) - log p*", error),
+        exact("log p(x given O = 1) - log p*", truth.log_posterior[:, 0] - world.log_posterior),
         exact("log Z - log p(O = 1) - 1/beta, nats", shift),
     ]
 
@@ -48,14 +47,11 @@ def soft_values(world: World) -> list[Finding]:
         )
     so_far = beta * (guide - prior).cumsum(-1)
     reward = beta * (world.log_guide - world.log_prior)
-    response, errors, gaps = support[:, 0], [], []
-    for t in range(1, response.shape[1] + 1):
-        mass = masses(world.log_prior, response, response[:, :t])
+    errors, gaps = [], []
+    for t in range(1, support.shape[-1] + 1):
         soft = beta * soft_value(world, world.log_prior + reward / beta, t)
-        errors.append((so_far[:, t - 1] - soft).abs().max().item())
-        same = (response[:, None, :t] == response[:, :t]).all(-1)
-        mean = (same * (world.log_prior.exp() * reward)).sum(1) / mass.exp()
-        gaps.append((soft - mean).max().item())
+        errors.append(so_far[:, t - 1] - soft)
+        gaps.append((soft - given(world, world.log_prior, t) @ reward).max().item())
     return [
         exact("beta log q/p0 of the tokens so far - soft value, all prefixes", *errors),
         within("largest soft value less E_p0[r | tokens so far]", max(gaps), above=1e-3),

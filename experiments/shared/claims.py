@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,8 +39,8 @@ class Finding(NamedTuple):
     held: bool
 
 
-def within(subject: str, *values: float, above: float = -inf, below: float = inf) -> Finding:
-    """Finding that all values lie strictly between two limits; NaN does not."""
+def within(subject: str, *values: Any, above: float = -inf, below: float = inf) -> Finding:
+    """Finding that all numbers, or tensors of one, are strictly between the limits; NaN is not."""
     numbers = " and ".join(f"{value:.2g}" for value in values)
     limits = {"above": above, "below": below}
     text = ", ".join(f"{name} {value:.3g}" for name, value in limits.items() if isfinite(value))
