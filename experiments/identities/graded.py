@@ -45,11 +45,11 @@ def decoupled(world: World) -> list[Finding]:
 
     both = [target(BETA, apart=apart) for apart in (False, True)]
     updates = [
-        mean_gradient(log_q, log_q, advantage - BETA * (log_q - world.log_prior)).abs().max().item()
+        mean_gradient(log_q, log_q, advantage - BETA * (log_q - world.log_prior))
         for log_q, advantage, _ in both
     ]
     misses = [(target(SMALL, apart=apart)[0].exp() @ (1 - easy)).item() for apart in (False, True)]
-    gaps = [alone(log_q).item() for log_q, *_ in both]
+    gaps = [alone(log_q) for log_q, *_ in both]
     subject = f"beta {BETA:g}, log q/p0 with the easy reward alone less with the hard one alone"
     return [
         exact(f"beta {BETA:g}, GRPO and GDPO, mean update at the target", *updates),

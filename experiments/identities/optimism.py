@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, loss_of, optimum
+from experiments.identities.preferences import judged, loss_of, optimum, won
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
@@ -30,7 +30,7 @@ def bonus(world: World) -> list[Finding]:
     """
     wins, beta = judged(world)
     prior = world.log_prior.exp()
-    weight = pairs(world.log_prior).sum(0).exp() * wins
+    weight = won(world, wins)
 
     def loss(alpha: float, log_guide: Tensor) -> Tensor:
         head: Callable[[Tensor], Tensor] = lambda log: log - world.log_prior  # noqa: E731
@@ -57,7 +57,7 @@ def bonus(world: World) -> list[Finding]:
     return [
         exact(
             "-E_p0[log q/p0] - log Z of the centred implicit reward",
-            log_z.item() + (prior @ (world.log_guide - world.log_prior)).item(),
+            log_z + prior @ (world.log_guide - world.log_prior),
         ),
         within(
             f"alpha {ALPHA:g}, from p0, E[r] at the end (of DPO: {rewards[0]:.4g})",
@@ -134,7 +134,7 @@ def _least(
 ) -> Tensor:
     """log q at the least loss of beta log q/p0 of a chosen and a rejected response, `[S]`."""
     wins, beta = judged(world)
-    weight = pairs(world.log_prior).sum(0).exp() * wins
+    weight = won(world, wins)
 
     def total(log_guide: Tensor) -> Tensor:
         return (weight * loss(*pairs(beta * (log_guide - world.log_prior)))).sum()

@@ -94,7 +94,7 @@ def page(papers: Mapping[str, Paper], measurements: Mapping[str, Measurement]) -
         f"minutes on one CPU core. Measured with {used}."
     )
     rows = [
-        f"| [{paper.title}](#{anchor(paper.title)}) | `{key}` | {paper.source.value} "
+        f"| [{paper.title}](#{anchor(paper.title)}) | `{key}` | {paper.source.text} "
         f"| {verdicts[key].value} |"
         for key, paper in papers.items()
     ]
@@ -110,7 +110,8 @@ def used_versions(measurement: Measurement) -> str:
 
 def section(paper: Paper, measurement: Measurement, judged: Verdict) -> str:
     """Heading, claim, command and findings of a paper."""
-    link = f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
+    number = paper.source.arxiv
+    link = f"[arXiv {number}](https://arxiv.org/abs/{number})" if number else ""
     support = supporting(paper, measurement.findings)
     against = opposing(paper, measurement.findings)
     parts = [f"## {paper.title}", ""]

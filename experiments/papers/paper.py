@@ -2,19 +2,25 @@
 
 import shlex
 from dataclasses import dataclass
-from enum import Enum
+from functools import partial
+from typing import NamedTuple
 
 
-class Source(Enum):
-    """Text from which the claim and its equations were taken."""
+class Source(NamedTuple):
+    """Text from which the claim and its equations were taken.
 
-    PAPER = "paper"
-    ABSTRACT = "abstract"
-    SUMMARY = "summary"
-    MEMORY = "memory"
+    Attributes:
+        text: word for the text, explained on the page.
+        arxiv: number at arXiv; None if there is none, or if the number is not certain.
+    """
+
+    text: str
+    arxiv: str | None = None
 
 
-PAPER, ABSTRACT, SUMMARY = Source.PAPER, Source.ABSTRACT, Source.SUMMARY
+paper, abstract, summary, memory = (
+    partial(Source, text) for text in ("paper", "abstract", "summary", "memory")
+)
 
 
 @dataclass(frozen=True)
@@ -24,24 +30,22 @@ class Paper:
     Attributes:
         title: authors, year and subject, the heading of the paper.
         claim: the claim in words of this project, with its limits.
-        command: script and arguments; `identities --only dera` is `python -m
-            experiments.identities --only dera`.
-        arxiv: number at arXiv; None if there is none, or if the number is not certain.
+        source: text that was read for the claim.
+        command: script and arguments; `log_z --seed 1` is `python -m experiments.log_z --seed 1`.
+            Default: the check of `experiments.identities` with the key of the paper.
         supports: parts of statements that the script prints. A finding with one of them supports
             the claim if the finding held. Default: all findings not named in `against`.
         against: parts of statements of findings that speak against the claim if they held.
         caveat: sentence on the page if a finding of `against` held: the limit of the claim.
-        source: text that was read for the claim.
     """
 
     title: str
     claim: str
-    command: str
-    arxiv: str | None = None
+    source: Source
+    command: str = ""
     supports: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
     caveat: str = ""
-    source: Source = Source.MEMORY
 
     @property
     def script(self) -> str:
