@@ -1,41 +1,40 @@
 """Papers on alignment as inference, on variational inference and its gradients."""
 
-from experiments.papers.paper import ABSTRACT, PAPER, Paper
+from experiments.papers.paper import Paper, abstract, memory, paper
 
 INFERENCE = {
     "korbak-2022": Paper(
         "Korbak, Perez and Buckley 2022: RL with KL penalties as Bayesian inference",
         "RL with a KL penalty is variational inference. The objective is beta times the ELBO, its "
         "optimum the posterior p0 exp(r/beta)/Z, and the two gradients are one.",
+        paper("2205.11275"),
         "equivalence",
-        "2205.11275",
-        source=PAPER,
     ),
     "stiennon-2020": Paper(
         "Ziegler et al. 2019, Stiennon et al. 2020: a KL penalty in the reward",
         "The KL penalty keeps the policy from collapsing to a single mode. Reward alone collapses.",
+        paper("2009.01325"),
         "collapse",
-        "2009.01325",
-        source=PAPER,
     ),
     "levine-2018": Paper(
         "Levine 2018: control as probabilistic inference",
         "The policy of maximum entropy RL is the posterior given an observed optimality variable "
         "with p(O = 1) = exp((r - r_max)/beta).",
+        memory("1805.00909"),
         "identities --only control-as-inference",
-        "1805.00909",
     ),
     "ranganath-2014": Paper(
         "Ranganath, Gerrish and Blei 2014: black box variational inference",
         "The mean of log w grad log q is the gradient of the ELBO, for any model. Control variates "
         "made of the score reduce its noise.",
+        memory("1401.0118"),
         "identities --only black-box",
-        "1401.0118",
     ),
     "kool-2019": Paper(
         "Kool, van Hoof and Welling 2019: a baseline for free from several samples",
         "The mean of the other samples is a baseline without bias that reduces the noise of "
         "REINFORCE.",
+        memory(),
         "identities --only leave-one-out",
         against=("leave-one-out, 2 draws",),
         caveat="With two samples the baseline brings more noise than the baseline removes.",
@@ -44,68 +43,64 @@ INFERENCE = {
         "Richter et al. 2020: VarGrad",
         "The gradient of half the variance of log w, with the samples held fixed, is the gradient "
         "with a leave-one-out baseline, on every sample.",
+        memory("2010.10436"),
         "identities --only vargrad",
-        "2010.10436",
     ),
     "roeder-2017": Paper(
         "Roeder, Wu and Duvenaud 2017: sticking the landing",
         "The score term alone leaves noise at q = p*, and without the term the gradient is exactly "
         "0 there. Responses have no path derivative: leave-one-out takes its part here.",
+        memory("1703.09194"),
         "identities --only landing",
-        "1703.09194",
     ),
     "latro": Paper(
         "Chen et al. 2024: language models are hidden reasoners (LaTRO)",
         "The rationale z of a known answer y is a latent variable: E_q[log p(y given z)] less "
         "KL(q || p0) is a bound on log p(y), and more rationales make the bound tighter. Here: "
         "log p(y) is log Z, and the slack of the bound KL(q || p*).",
-        "identities --only latro",
-        "2411.04282",
-        source=ABSTRACT,
+        abstract("2411.04282"),
     ),
     "burda-2016": Paper(
         "Burda, Grosse and Salakhutdinov 2016: importance weighted autoencoders",
         "The mean of the log of K averaged weights is a bound on log Z that tightens with K.",
+        memory("1509.00519"),
         "identities --only iwae",
-        "1509.00519",
     ),
     "li-2016": Paper(
         "Li and Turner 2016: the variational Renyi bound",
         "A family of bounds falls from log Z at order 0 to the ELBO at order 1.",
+        paper("1602.02311"),
         "identities --only renyi",
-        "1602.02311",
-        source=PAPER,
     ),
     "bornschein-2015": Paper(
         "Bornschein and Bengio 2015: reweighted wake-sleep",
         "Self-normalised weights give the gradient of KL(p* || q), with a bias that vanishes as "
         "the number of samples grows.",
+        memory("1406.2751"),
         "identities --only wake",
-        "1406.2751",
     ),
     "cremer-2018": Paper(
         "Cremer, Li and Duvenaud 2018: inference suboptimality",
         "The KL that a shared guide leaves splits into the gap of the best member of the family "
         "and an amortisation gap, which is often the larger one. Here, bigrams.",
+        memory("1801.03558"),
         "identities --only inference-gaps",
-        "1801.03558",
         against=("approximation less amortisation",),
         caveat="Here the approximation gap is the larger one.",
     ),
     "schulman-2020": Paper(
         "Schulman 2020: approximating the KL divergence",
         "k3 has no bias and less variance than k1, and k2 has little bias near q = p.",
+        paper(),
         "identities --only kl-estimators",
         against=("mu 3, deviation of k3",),
         caveat="Far from p the variance of k3 is the larger one.",
-        source=PAPER,
     ),
     "amini-2025": Paper(
         "Amini et al. 2025: better estimation of a KL between language models",
         "The exact KL of the next token, summed over the positions of a draw, is unbiased, never "
         "negative, and has no more variance than log q/p0.",
+        paper("2504.10637"),
         "identities --only rao-blackwell",
-        "2504.10637",
-        source=PAPER,
     ),
 }

@@ -1,70 +1,60 @@
 """Papers on preferences, and on rewards learned from preferences."""
 
-from experiments.papers.paper import ABSTRACT, PAPER, SUMMARY, Paper
+from experiments.papers.paper import Paper, abstract, memory, paper, summary
 
 PREFERENCES = {
     "dpo": Paper(
         "Rafailov et al. 2023: direct preference optimisation (DPO)",
         "The optimum of DPO is the posterior of the judge's reward, without a reward model.",
+        paper("2305.18290"),
         "dpo --numbers 100 --seeds 2",
-        "2305.18290",
         supports=("tabular, KL of the optima",),
         against=("KL of DPO above",),
         caveat="Over a small family the optimum is not the member nearest to the posterior.",
-        source=PAPER,
     ),
     "dpo-gap": Paper(
         "arXiv 2505.19770, 2025: DPO with a limited class of policies",
         "If the class of policies lacks the posterior, DPO ends at a worse policy than a reward "
         "model followed by RL, however much data there is.",
+        abstract("2505.19770"),
         "dpo --numbers 100 --seeds 2",
-        "2505.19770",
         supports=("KL of DPO above",),
-        source=ABSTRACT,
     ),
     "ipo": Paper(
         "Azar et al. 2023: a general paradigm from human preferences (IPO)",
         "The target of IPO is p0 exp(P(x beats y)/beta)/Z, also if the preferences are certain, "
         "where the optimum of DPO leaves the prior altogether.",
-        "identities --only ipo",
-        "2310.12036",
-        source=SUMMARY,
+        summary("2310.12036"),
     ),
     "nash": Paper(
         "Munos et al. 2023: Nash learning from human feedback",
         "The equilibrium of two players with a KL penalty is p0 exp(P(x beats q)/beta)/Z, the "
         "posterior of its own rate of wins. No policy wins against the equilibrium, also where "
         "preferences go in circles and no reward explains them.",
-        "identities --only nash",
-        "2312.00886",
-        source=ABSTRACT,
+        abstract("2312.00886"),
     ),
     "online-ipo": Paper(
         "Calandriello et al. 2024: online IPO and self-play",
         "IPO on draws of the policy has the gradient of self-play, and so the equilibrium as its "
         "target. IPO on draws of the prior has another.",
-        "identities --only online-ipo",
-        "2403.08635",
-        source=ABSTRACT,
+        abstract("2403.08635"),
     ),
     "sppo": Paper(
         "Wu et al. 2024: self-play preference optimisation (SPPO)",
         "Steps q exp(eta P(x beats q))/Z, each fitted by squares with eta/2 for log Z, near the "
         "equilibrium of the game without a prior.",
-        "identities --only sppo",
-        "2405.00675",
+        paper("2405.00675"),
         supports=("eta 0.5", "the mean of"),
         against=("eta 16", "each of the last"),
         caveat="With eta/2 for log Z, a large eta makes another step. The mean of all iterates "
         "nears the equilibrium. Where preferences go in circles, the iterates do not.",
-        source=PAPER,
     ),
     "implicit-prm": Paper(
         "Rafailov et al. 2024: from r to Q*; PRIME, 2025: implicit process rewards",
         "A policy trained on rewards of whole responses has process rewards: beta log q/p0 of the "
         "tokens so far is beta log E_p0[exp(r/beta)] of the responses that go on from there.",
+        memory("2404.12358"),
         "identities --only soft-values",
-        "2404.12358",
         supports=("soft value, all prefixes",),
         against=("largest soft value less",),
         caveat="This is a soft value under the prior: higher than the mean reward of the responses "
@@ -74,104 +64,92 @@ PREFERENCES = {
         "Wang et al. 2023: direct preference optimisation beyond the reverse KL (f-DPO)",
         "At the optimum of a reward with the penalty D_f, r = beta f'(q/p0) + c: every divergence "
         "has a DPO of its own.",
-        "identities --only f-dpo",
-        "2309.16240",
-        source=PAPER,
+        paper("2309.16240"),
     ),
     "exo": Paper(
         "EXO, 2024: efficient exact optimisation",
         "Reverse KL to the optimal policy in place of DPO's forward KL optimises the alignment "
         "objective exactly. Here: pairs without end.",
-        "identities --only exo",
-        "2402.00856",
+        paper("2402.00856"),
         supports=("labels of the rewards",),
         against=("labels 0.9 and 0.1", "labels 1 - e and e"),
         caveat="It is exact for rewards as labels. Labels of one comparison make another reward, "
         "(2 P - 1) log((1 - e)/e) for two labels 1 - e and e: near the judge's for e = 0.1, and "
         "several times as large at the e = exp(-10) of the authors' code.",
-        source=PAPER,
     ),
     "slic": Paper(
         "Zhao et al. 2023: sequence likelihood calibration (SLiC-HF)",
         "A hinge on differences of log-likelihoods does the work of RLHF.",
-        "identities --only slic",
-        "2305.10425",
+        summary("2305.10425"),
         supports=("KL(p0 || p*)",),
         against=("KL(optimum || p*)",),
         caveat="The optimum is nearer to the posterior than the prior is, and not the posterior.",
-        source=SUMMARY,
     ),
     "kto": Paper(
         "KTO, 2024: model alignment as prospect theoretic optimisation",
         "Labels of good and bad responses do the work of pairs. Here: draws of the prior without "
         "end, and two reference points: 0, at which the estimate of the authors' code is for such "
         "draws, and KL(q || p0), that of the paper.",
-        "identities --only kto",
-        "2402.01306",
+        paper("2402.01306"),
         supports=("the prior's",),
         against=("z 0 and KL(q || p0)",),
         caveat="The optimum is a soft filter: nearer to the posterior than the prior is, and not "
         "the posterior.",
-        source=PAPER,
     ),
     "nca": Paper(
         "Chen et al. 2024: noise contrastive alignment (InfoNCA, NCA)",
         "Losses of noise contrast extract the optimal policy from the rewards of K draws. InfoNCA "
         "has DPO as its case of two. NCA keeps chosen responses from becoming rarer. Here: draws "
         "of the prior without end.",
+        paper("2402.05369"),
         "identities --only noise-contrast",
-        "2402.05369",
         supports=("InfoNCA, 2 draws", "share of the chosen"),
         against=("NCA, 2 and 3 draws", "NCA, 2 draws, KL(optimum || p*), nats (the"),
         caveat="The optimum of InfoNCA is the posterior. That of NCA is soft best of K, which "
         "nears the posterior as K grows.",
-        source=PAPER,
     ),
     "oaif": Paper(
         "Guo et al. 2024: online AI feedback (OAIF, online DPO)",
         "DPO on pairs of the policy's own draws does better than on a fixed set of pairs. Here: "
         "pairs without end, and a small family, bigrams.",
+        summary("2402.04792"),
         "identities --only on-policy-pairs",
-        "2402.04792",
         supports=("gradient at q = p*", "pairs of the guide: "),
         against=("KL(p* || q)",),
         caveat="The end is nearly the nearest of the family in KL(q || p*), and further from the "
         "posterior in KL(p* || q). A rich guide has the posterior as its optimum with any pairs.",
-        source=SUMMARY,
     ),
     "wpo": Paper(
         "Zhou et al. 2024: weighted preference optimisation (WPO)",
         "Pairs of another policy, weighed by their probability under the policy, simulate pairs of "
         "its own draws. Here: pairs of the prior without end, the geometric mean probability of a "
         "token, and a small family, bigrams. The alignment of the weights was not tried.",
+        paper("2406.11827"),
         "identities --only on-policy-pairs",
-        "2406.11827",
         supports=("gradient at q = p*", "weighed pairs of the prior"),
         against=("far from 0",),
         caveat="The weights close a fifth to a third of the gap in KL(q || p*) that pairs of the "
         "policy's own draws close nearly whole.",
-        source=PAPER,
     ),
     "xpo": Paper(
         "Xie et al. 2024: exploratory preference optimisation (XPO)",
         "Online DPO with the log-probability of the reference's responses as a penalty explores "
         "outside the reference. Here: pairs of the prior without end. The penalty is log Z of the "
         "implicit reward, centred, so that the optimum is optimistic about log Z.",
+        summary("2405.21046"),
         "identities --only bonus",
-        "2405.21046",
         supports=("centred implicit reward", "E[r] at the end"),
         against=("KL(end ||", "slope of the loss"),
         caveat="What the descent from the prior finds is nearly the posterior of a smaller beta. "
         "Over all distributions the loss has no minimum: mass on a response that pairs rarely "
         "contain costs less than it gains. Online rounds were not tried.",
-        source=SUMMARY,
     ),
     "apo": Paper(
         "D'Oosterlinck et al. 2024: anchored preference optimisation (APO)",
         "Anchors say whether both responses of a pair are to rise or to fall. Here: pairs of the "
         "prior without end, where APO-zero is KTO with the reference point 0.",
+        summary("2408.06266"),
         "identities --only anchored",
-        "2408.06266",
         supports=(
             "APO-zero, KL(optimum || optimum of KTO",
             "APO-zero, KL(optimum || p*), nats (the",
@@ -179,100 +157,85 @@ PREFERENCES = {
         against=("APO-zero, KL(optimum || p*), nats: ", "APO-down"),
         caveat="The optimum is KTO's soft filter, and not the posterior. That of APO-down, for "
         "pairs worse than the model's own draws, is further from the posterior than the prior is.",
-        source=SUMMARY,
     ),
     "discopop": Paper(
         "Lu et al. 2024: DiscoPOP, a loss found by a language model",
         "A blend of the logistic and the exponential loss learns preferences better than DPO. "
         "Here: pairs of the prior without end, all logits free.",
+        summary("2406.08414"),
         "identities --only discovered",
-        "2406.08414",
         supports=("from p*",),
         against=("slope of the loss at h = 0", "from p0"),
         caveat="A minimum is near the posterior. The loss is not convex, rises where the margin "
         "passes 0, and a descent from the prior ends before the rise, below the prior's reward.",
-        source=SUMMARY,
     ),
     "displacement": Paper(
         "Razin et al. 2024: likelihood displacement",
         "DPO can make the preferred response less likely. Here: at the optimum itself, the "
         "posterior, all responses with a reward below beta log Z become rarer, preferred or not.",
-        "identities --only displacement",
-        "2410.08847",
-        source=ABSTRACT,
+        abstract("2410.08847"),
     ),
     "rdpo": Paper(
         "Chowdhury et al. 2024: provably robust DPO (rDPO)",
         "A loss without bias for reversed labels keeps the optimum of DPO, where label smoothing "
         "(cDPO) moves it.",
-        "identities --only rdpo",
-        "2403.00409",
+        summary("2403.00409"),
         supports=("nats, rDPO: error", "nats, cDPO"),
         against=("beta h = 40, nats, rDPO",),
         caveat="So does the likelihood of labels with flips, which is bounded. The log-likelihood "
         "of rDPO grows without limit on a pair that was judged once: no optimum on finite data.",
-        source=SUMMARY,
     ),
     "spin": Paper(
         "Chen et al. 2024: self-play fine-tuning (SPIN)",
         "Rounds of DPO with data against draws of the last policy, which is the reference too, end "
         "at the distribution of the data. Here: each round at its optimum, and p* for the data.",
-        "identities --only spin",
-        "2401.01335",
+        paper("2401.01335"),
         supports=("KL(optimum", "lam 1,", "lam 5"),
         against=("lam 0.4", "lam 0.1"),
         caveat="The optimum of a round is q_old (p_data/q_old)^(1/lam): with lam below 1/2 each "
         "round overshoots further than the last. The authors' code has lam 0.1, and takes few "
         "small steps a round.",
-        source=PAPER,
     ),
     "tr-dpo": Paper(
         "Gorbatovski et al. 2024: learn your reference model (TR-DPO)",
         "A reference that is updated in training lets the policy leave the prior further. Here: "
         "hard updates, each at the optimum of DPO, without end of data. After n of them the policy "
         "is the posterior of beta/n, as in mirror descent.",
+        abstract("2404.09656"),
         "identities --only moving-reference",
-        "2404.09656",
-        source=ABSTRACT,
     ),
     "simpo": Paper(
         "Meng et al. 2024: SimPO",
         "The average log-probability of a token as the reward does the work of DPO without a "
         "reference model.",
-        "identities --only simpo",
-        "2405.14734",
+        paper("2405.14734"),
         supports=("no margin", "E[r]"),
         against=("KL(target || p*)",),
         caveat="The prior has no part in the optimum. Without a margin the optimum is that of a "
         "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
         "the posterior than the prior is.",
-        source=PAPER,
     ),
     "orpo": Paper(
         "Hong et al. 2024: ORPO",
         "The odds ratio of two responses, added to fine-tuning on the chosen one, does the work of "
         "DPO without a reference model. Here: pairs of prior draws without end, and the paper's "
         "weight of 0.1.",
-        "identities --only orpo",
-        "2403.07691",
+        paper("2403.07691"),
         supports=("odds alone, KL(optimum || P", "E[r] at the optimum", "the prior's: 0.69"),
         against=("the chosen alone), nats", "odds alone, KL(optimum || p*)"),
         caveat="At this weight the optimum is nearly that of fine-tuning on the chosen alone. The "
         "odds alone end further from the posterior than the prior is, where the mean probability "
         "of a token is sigmoid(r + c).",
-        source=PAPER,
     ),
     "odpo": Paper(
         "Amini, Vieira and Cotterell 2024: DPO with an offset (ODPO)",
         "An offset that grows with the difference of the scores separates two responses more where "
         "one is much better. Here: half the difference of the rewards, for the preferences of "
         "Bradley and Terry without end. The paper's logarithm, and few pairs, were not tried.",
-        "identities --only odpo",
-        "2402.10571",
+        abstract("2402.10571"),
         supports=("E[r] at the optimum",),
         against=("KL(optimum || p*)", "KL(optimum || posterior of beta"),
         caveat="The optimum is, almost, the posterior of a smaller beta: another beta does this.",
-        source=ABSTRACT,
     ),
     "tdpo": Paper(
         "Zeng et al. 2024: token-level DPO (TDPO)",
@@ -280,55 +243,47 @@ PREFERENCES = {
         "the mean reward of the responses that the prior goes on with, and the KL from the prior "
         "is smaller than that of DPO. Here: TDPO_1. The optimum is the target of controlled "
         "decoding, and not the posterior. The stopped gradient of TDPO_2 was not tried.",
-        "identities --only tdpo",
-        "2404.11999",
-        source=PAPER,
+        paper("2404.11999"),
     ),
     "bco": Paper(
         "Jung et al. 2024: binary classifier optimisation (BCO)",
         "A classifier of good and bad responses whose logit is the implicit reward aligns without "
         "pairs. Here: draws of the prior, labelled without end. The weights for labels of other "
         "prompts were not tried.",
-        "identities --only bco",
-        "2404.04656",
+        summary("2404.04656"),
         supports=("-beta log Z as the shift",),
         against=("the mean of all responses as the shift, KL",),
         caveat="The optimum is the posterior of the log-odds of a good response if the logit is "
         "shifted by beta log Z. The mean of all responses as the shift has another optimum.",
-        source=SUMMARY,
     ),
     "rpo": Paper(
         "Pang et al. 2024: DPO with the likelihood of the chosen (RPO); Xu et al. 2024: CPO",
         "The log-likelihood of the chosen response, added to DPO, keeps the chosen response from "
         "becoming rarer. Here: one round of RPO, of weight 1, on pairs without end, with the "
         "log-likelihood as it is; the paper divides it by the length.",
+        abstract("2404.19733"),
         "identities --only chosen",
-        "2404.19733",
         supports=("RPO, share",),
         against=("RPO, KL",),
         caveat="Fewer preferred responses become rarer, and the optimum is not the posterior.",
-        source=ABSTRACT,
     ),
     "dpop": Paper(
         "Pal et al. 2024: DPO-Positive (DPOP)",
         "A penalty for a chosen response that is rarer than under the prior ends the displacement "
         "of DPO. Here: pairs without end, in which one response is chosen in some and rejected in "
         "others, with a the share of its pairs that a response wins.",
-        "identities --only dpop",
-        "2402.13228",
+        abstract("2402.13228"),
         supports=("weight 50", "weight 5,", "weight 2 (max a / min a - 1)"),
         against=("least weight that holds",),
         caveat="The optimum is the prior, where nothing becomes rarer and nothing is learned, if "
         "the weight is at least 2 (max a / min a - 1). The paper's weight of 50 is above this "
         "here; a weight of 5 is below, and the optimum is away from the prior.",
-        source=ABSTRACT,
     ),
     "rso": Paper(
         "Liu et al. 2023: statistical rejection sampling optimisation (RSO)",
         "The maximum likelihood estimate of the optimal policy needs preference pairs drawn from "
         "that policy.",
-        "identities --only rso",
-        "2309.06657",
+        memory("2309.06657"),
         supports=("pairs from p*",),
         against=("from all alike,", "pairs without end"),
         caveat="Pairs from the posterior teach more than pairs from the prior, and pairs of all "
@@ -339,8 +294,8 @@ PREFERENCES = {
         "Gao et al. 2022: scaling laws for reward model over-optimisation",
         "The gold reward rises, peaks and falls as the KL grows. With more preferences the peak "
         "comes later.",
+        memory("2210.10760"),
         "rlhf --num-preferences 30 1000 --steps 1 --simulations 0 --draws 1024",
-        "2210.10760",
         supports=("gold reward lost", "gold reward peaks"),
     ),
     "coste-2023": Paper(
@@ -348,9 +303,8 @@ PREFERENCES = {
         "Pessimism about an uncertain reward, such as the minimum of an ensemble, has more gold "
         "reward than the mean. Here: the posteriors of both, and of the mean less a multiple of "
         "the deviation; the paper's code subtracts a multiple of the variance.",
+        paper("2310.02743"),
         "rlhf --num-preferences 30 1000 --steps 1 --simulations 0 --draws 1024",
-        "2310.02743",
         supports=("of the lower bound", "of the minimum"),
-        source=PAPER,
     ),
 }

@@ -1,6 +1,6 @@
 """Papers on algorithms that train a policy."""
 
-from experiments.papers.paper import ABSTRACT, PAPER, SUMMARY, Paper
+from experiments.papers.paper import Paper, abstract, memory, paper, summary
 
 K3_LOSS = "k3 as a loss, token by token (GRPO), distance from grad KL(q || p0)"
 K3_VALUE = "k3 as a loss, token by token (GRPO), value"
@@ -11,195 +11,169 @@ TRAINERS = {
         "Abdolmaleki et al. 2018: maximum a posteriori policy optimisation (MPO)",
         "The temperature of a KL budget is the minimum of a convex dual, and the policy of that "
         "budget is the posterior at that temperature.",
-        "identities --only mpo",
-        "1806.06920",
+        memory("1806.06920"),
     ),
     "ppo": Paper(
         "Schulman et al. 2017: proximal policy optimisation (PPO)",
         "A clipped objective allows several steps on each batch, and so learns more from the same "
         "number of samples.",
+        memory("1707.06347"),
         "identities --only proximal",
-        "1707.06347",
     ),
     "rloo": Paper(
         "Ahmadian et al. 2024: back to basics (RLOO)",
         "REINFORCE with a leave-one-out baseline and the KL in the reward needs no clip and no "
         "critic. Here: the trainer reaches the posterior.",
+        summary("2402.14740"),
         "trainer_targets --only rloo",
-        "2402.14740",
-        source=SUMMARY,
     ),
     "grpo": Paper(
         "Shao et al. 2024: DeepSeekMath (GRPO)",
         "A loss with the unbiased, positive estimator k3 penalises the KL from the policy to the "
         "reference.",
+        summary("2402.03300"),
         "kl_estimators",
-        "2402.03300",
         supports=(K3_VALUE,),
         against=(f"{K3_LOSS}: ",),
         caveat="The value is that KL. The gradient of the loss is another one: the forward KL.",
-        source=SUMMARY,
     ),
     "deepseek-v3.2": Paper(
         "DeepSeek-V3.2, 2025: an unbiased estimate of the KL",
         "k3 times the importance ratio has an unbiased gradient of the KL.",
+        summary("2512.02556"),
         "kl_estimators",
-        "2512.02556",
         supports=(f"{K3_RATIO} by position",),
         against=(f"{K3_RATIO}: ",),
         caveat="The gradient is that of each token's KL with the tokens before held fixed, not of "
         "the KL of the whole response.",
-        source=SUMMARY,
     ),
     "dr-grpo": Paper(
         "Liu et al. 2025: Dr. GRPO",
         "Without scaling by the deviation and without division by length, GRPO's biases are gone. "
         "Here, with k3 as a loss: the trainer reaches the target predicted for these choices.",
+        summary("2503.20783"),
         "trainer_targets --only dr-grpo",
-        "2503.20783",
-        source=SUMMARY,
     ),
     "reinforce++": Paper(
         "Hu et al. 2025: REINFORCE++",
         "Advantages normalised over all prompts in place of the group are unbiased and stable. "
         "Here, with the KL in the reward: the trainer reaches the posterior.",
+        abstract("2501.03262"),
         "trainer_targets --only reinforce++",
-        "2501.03262",
-        source=ABSTRACT,
     ),
     "dapo": Paper(
         "Yu et al. 2025: DAPO",
         "A wider clip above and an average over all tokens train long responses stably. Here, with "
         "GRPO's penalty, which DAPO drops: the trainer reaches the target predicted for GRPO.",
+        summary("2503.14476"),
         "trainer_targets --only dapo",
-        "2503.14476",
-        source=SUMMARY,
     ),
     "gspo": Paper(
         "Zheng et al. 2025: group sequence policy optimisation (GSPO)",
         "One importance ratio for a response in place of a ratio for each token trains stably. "
         "Here: the trainer reaches the target predicted for its average over tokens.",
+        summary("2507.18071"),
         "trainer_targets --only gspo",
-        "2507.18071",
-        source=SUMMARY,
     ),
     "cispo": Paper(
         "MiniMax 2025: CISPO",
         "A clipped importance weight without gradient keeps all tokens in the update. Here: the "
         "trainer reaches the target predicted for GRPO.",
+        summary("2506.13585"),
         "trainer_targets --only cispo --seeds 6",
-        "2506.13585",
-        source=SUMMARY,
     ),
     "gflownet": Paper(
         "Hu et al. 2023: amortising intractable inference in language models",
         "Fine-tuning by GFlowNet objectives, off-policy and with replay, samples from the "
         "posterior. Here: trajectory balance against leave-one-out on the same responses.",
+        paper("2310.04363"),
         "identities --only trajectory-balance",
-        "2310.04363",
-        source=PAPER,
     ),
     "sub-tb": Paper(
         "Madan et al. 2022: sub-trajectory balance",
         "Balance of every part of a draw learns from partial responses. Here, as Hu et al. 2023 "
         "fine-tune language models: the variance of log w over the beginnings of one draw, each "
         "ended there, with the posterior as the only minimum.",
+        paper("2209.12782"),
         "identities --only sub-trajectories",
-        "2209.12782",
-        source=PAPER,
     ),
     "tba": Paper(
         "Bartoldson et al. 2025: trajectory balance with asynchrony (TBA)",
         "Trajectory balance learns from responses of any earlier policy without importance ratios: "
         "its only minimum is the posterior, for any distribution of the responses.",
+        abstract("2503.18929"),
         "identities --only off-policy-balance",
-        "2503.18929",
-        source=ABSTRACT,
     ),
     "gvpo": Paper(
         "GVPO, 2025: group variance policy optimisation",
         "Rewards less implicit rewards, centred in their group, weigh the responses: a gradient "
         "for draws from any distribution, 0 at the posterior alone. Here: the gradient of the "
         "variance of log w.",
+        summary("2504.19599"),
         "identities --only gvpo off-policy-balance",
-        "2504.19599",
-        source=SUMMARY,
     ),
     "gkd": Paper(
         "Agarwal et al. 2023: on-policy distillation (GKD)",
         "A student learns from a teacher, by the KL of each token of the student's own responses. "
         "Here: inference without a reward, where the teacher is the prior.",
-        "identities --only gkd",
-        "2306.13649",
+        abstract("2306.13649"),
         supports=("a table of all prefixes",),
         against=("bigrams",),
         caveat="The gradient leaves out that the responses change. A student that cannot be the "
         "teacher ends further away in KL than the ELBO brings it.",
-        source=ABSTRACT,
     ),
     "dro": Paper(
         "Richemond et al. 2024: direct reward optimisation (DRO)",
         "Single responses with rewards do for pairs: squares of r - V - beta log q/p0, over the "
         "policy and a value V of the prompt. Here: the minimum is the posterior, with V = beta log "
         "Z, for draws of any distribution. A value held at the mean reward has another minimum.",
+        abstract("2405.19107"),
         "identities --only single-trajectory",
-        "2405.19107",
-        source=ABSTRACT,
     ),
     "rebel": Paper(
         "Gao et al. 2024: regressing relative rewards (REBEL)",
         "RL is the regression of differences of rewards on differences of log ratios. The loss of "
         "a pair is VarGrad with two samples.",
-        "identities --only rebel",
-        "2404.16767",
-        source=ABSTRACT,
+        abstract("2404.16767"),
     ),
     "a-star-po": Paper(
         "A*-PO, 2025: optimal advantage regression",
         "log Z from draws of the prior, and one squared residual for each response: the minimum "
         "is the posterior.",
+        abstract("2505.20686"),
         "log_z",
-        "2505.20686",
         against=("KL of the others to the target",),
         caveat="With few draws of the prior log Z is off, which moves the target off-policy.",
-        source=ABSTRACT,
     ),
     "gdc": Paper(
         "Khalifa et al. 2021: generation with distributional control (GDC)",
         "Constraints on means define the nearest distribution to the prior that meets them, an "
         "exponential family. For one binary feature lambda has a closed form.",
-        "identities --only gdc",
-        "2012.11635",
-        source=PAPER,
+        paper("2012.11635"),
     ),
     "gdc++": Paper(
         "Korbak et al. 2022: RL and distribution matching without catastrophic forgetting",
         "A baseline reduces the noise of the distributional policy gradient. At the target no "
         "noise remains.",
-        "identities --only gdc++",
-        "2206.00761",
-        source=PAPER,
+        paper("2206.00761"),
     ),
     "f-dpg": Paper(
         "Go et al. 2023: f-divergence minimisation (f-DPG)",
         "The gradient of any f-divergence from the target is a policy gradient with the pseudo-"
         "reward -f'(q/p*).",
-        "identities --only f-dpg",
-        "2302.08215",
-        source=PAPER,
+        paper("2302.08215"),
     ),
     "remax": Paper(
         "Li et al. 2023: ReMax",
         "The greedy response is a baseline that reduces the noise of REINFORCE without a value "
         "function. Here, the log-weight of the greedy response; the authors' code subtracts the "
         "reward of the greedy response alone, and charges each token with its own KL.",
+        paper("2310.10505"),
         "identities --only greedy",
-        "2310.10505",
         supports=("grad ELBO", "at q = p*"),
         against=("away from p*",),
         caveat="The baseline has no bias, and no noise is left at the posterior. Away from the "
         "posterior the greedy response can be far from the mean, and the baseline adds noise.",
-        source=PAPER,
     ),
     "vine-ppo": Paper(
         "Kazemnejad et al. 2024: VinePPO",
@@ -207,26 +181,24 @@ TRAINERS = {
         "credit without bias, and better than values for whole responses. Here: responses of up to "
         "three tokens, a value before every token, the KL in the reward; the paper has a value "
         "before every step of reasoning.",
+        summary("2410.01679"),
         "identities --only rollouts",
-        "2410.01679",
         supports=("mean gradient", "9 draws of each prefix", "exact values"),
         against=("1 draw of each prefix", "at equal tokens drawn"),
         caveat="Nine draws of each prefix take a third of the noise of a trained response. With as "
         "many drawn tokens, more responses have far less noise.",
-        source=SUMMARY,
     ),
     "opo": Paper(
         "Hao et al. 2025: the optimal baseline (OPO)",
         "The baseline of least noise is the mean of the rewards weighed by squared scores, for "
         "which lengths are a substitute.",
+        summary("2505.23585"),
         "identities --only optimal-baseline",
-        "2505.23585",
         supports=("squared scores", "weights of length"),
         against=("groups of 2",),
         caveat="The gain is 2% of the noise on this world, and that the gain is the largest is a "
         "theorem. In a group of two, whose own rewards "
         "are in the baseline, the mean gradient has another direction than the gradient.",
-        source=SUMMARY,
     ),
     "rto": Paper(
         "Zhong et al. 2024: reinforced token optimisation (RTO)",
@@ -234,13 +206,12 @@ TRAINERS = {
         "than a reward at the end. Here: an exact DPO policy, the posterior, and the KL of each "
         "token in the reward. The token rewards are a baseline, the soft value of the prefix; no "
         "noise is left at the posterior.",
+        summary("2404.18922"),
         "identities --only token-rewards",
-        "2404.18922",
         against=("mean as the baseline",),
         caveat="Away from the posterior token rewards have less noise than a reward at the end "
         "without a baseline, whose noise depends on the zero of the reward, and more noise than a "
         "reward at the end with the mean as the baseline.",
-        source=SUMMARY,
     ),
     "topr": Paper(
         "Le Roux et al. 2025: tapered off-policy REINFORCE (TOPR)",
@@ -248,27 +219,23 @@ TRAINERS = {
         "at most 1 and successes have none: failures help, and do no harm. Here: draws of the "
         "prior, rewards 1 and -1, all logits free. The end is the prior given success, that of "
         "fine-tuning on successes alone; failures make the way shorter.",
+        summary("2503.14286"),
         "identities --only tapered",
-        "2503.14286",
-        source=SUMMARY,
     ),
     "asym-re": Paper(
         "Arnal et al. 2025: asymmetric REINFORCE",
         "REINFORCE without ratios on draws of a fixed policy improves the policy if the baseline "
         "is below the mean reward. With a baseline above, the policy collapses. Here: draws of the "
         "prior, all logits free.",
+        summary("2506.20520"),
         "identities --only asymmetric",
-        "2506.20520",
-        source=SUMMARY,
     ),
     "brain": Paper(
         "Pandey et al. 2024: BRAIn",
         "A self-normalised baseline takes most of the noise of the gradient of KL(p* || q). Here: "
         "pairs of draws of the policy itself, for which the baseline has no bias. The paper draws "
         "from the prior.",
-        "identities --only brain",
-        "2402.02479",
-        source=ABSTRACT,
+        abstract("2402.02479"),
     ),
     "tis": Paper(
         "Yao et al. 2025, Liu et al. 2025: truncated and masked importance sampling (TIS, MIS)",
@@ -276,45 +243,42 @@ TRAINERS = {
         "of tokens have less noise and a bias, and a cap on the weight of a response takes noise. "
         "Here: draws of the prior for a guide away from it, and the KL in the reward. The "
         "posterior is a fixed point with any of these weights, with no noise.",
+        summary(),
         "identities --only engine-weights",
-        source=SUMMARY,
     ),
     "vespo": Paper(
         "Shen et al. 2026: variational sequence-level soft policy optimisation (VESPO)",
         "A kernel of the weight of a response, w^k exp(lambda (1 - w)), is the solution of a "
         "variational problem and bounded, and so trains on stale draws. Here: draws of the prior, "
         "the KL in the reward, and the kernels of the authors.",
+        summary("2602.10693"),
         "identities --only soft-gates",
-        "2602.10693",
         supports=("Q of the least objective", "largest weight", "noise over"),
         against=("VESPO, mean gradient",),
         caveat="At k of 2 and 3 the solution is one with a negative weight of KL(Q || a). The mean "
         "gradient has twice the angle to the gradient that weights truncated at 2 leave, for a "
         "little less noise.",
-        source=SUMMARY,
     ),
     "sapo": Paper(
         "Gao et al. 2025: soft adaptive policy optimisation (SAPO)",
         "A soft gate on the ratio of each token keeps what a hard clip drops. Here: draws of the "
         "prior for a guide away from it; the gradient is that of GRPO on draws of the guide.",
+        summary("2511.20347"),
         "identities --only soft-gates",
-        "2511.20347",
         supports=("q = a", "SAPO, mean gradient"),
-        source=SUMMARY,
     ),
     "gdpo": Paper(
         "Liu et al. 2026: decoupled normalisation of several rewards (GDPO)",
         "Rewards scaled one by one, before their sum, keep responses apart that the scaled sum of "
         "GRPO makes equal. Here: two rewards of 0 or 1 that 90% and half of the prior's draws "
         "meet, an exact KL penalty, and groups without end.",
+        summary("2601.05242"),
         "identities --only decoupled",
-        "2601.05242",
         supports=("mean update", "nats"),
         against=("weight of the easy reward", "share without"),
         caveat="The reward that nearly all draws meet has the smallest deviation, and so the "
         "largest weight, which grows as it is met. With a small penalty it has no fixed point "
         "before it is met always, where GRPO has one.",
-        source=SUMMARY,
     ),
     "self-distillation": Paper(
         "Shenfeld et al. 2026 (SDFT), Hubotter et al. 2026 (SDPO): self-distillation",
@@ -322,83 +286,76 @@ TRAINERS = {
         "their credit without a reward model. Here: whole responses, feedback of right and wrong, "
         "and a model given feedback as by Bayes' rule. One hint is the posterior of its "
         "likelihood.",
+        summary("2601.20802"),
         "identities --only hints",
-        "2601.20802",
         against=("prior 0.8, feedback, right",),
         caveat="With the feedback of each attempt, such a teacher rewards the information in the "
         "feedback: the mean update is the gradient of the mutual information of response and "
         "feedback, and right attempts become rarer where most are right. The prompts of the "
         "methods ask for a right solution as well, which is a hint.",
-        source=SUMMARY,
     ),
     "verifree": Paper(
         "Zhou et al. 2025: reasoning without verifiers (VeriFree)",
         "The probability of the right answer after a rationale is a reward with the gradient of a "
         "verifier and less noise. Here: the parameters of the rationale alone.",
+        summary("2505.21493"),
         "identities --only answers",
-        "2505.21493",
         supports=("noise over",),
         against=("beta 0.05",),
         caveat="With a KL penalty the target is p0 exp(p(y given z)/beta)/Z, and not the posterior "
         "of rationales p0(z) p(y given z)/Z, for which the reward is the log-probability.",
-        source=SUMMARY,
     ),
     "entropy-control": Paper(
         "He et al. 2025: Skywork-OR1, adaptive entropy control",
         "A bonus for entropy keeps the entropy from collapsing. Here: a bonus of a times the "
         "entropy of whole responses, beside a penalty of beta KL: the posterior at beta + a of the "
         "prior p0^(beta/(beta + a)).",
+        summary("2505.22312"),
         "identities --only entropy",
-        "2505.22312",
         supports=("entropy bonus",),
-        source=SUMMARY,
     ),
     "entropy-mechanism": Paper(
         "Cui et al. 2025: the entropy mechanism of reinforcement learning",
         "The entropy changes by minus the covariance of log-probabilities and advantages, which is "
         "positive in practice, so that the entropy falls; the reward is a line in exp(entropy).",
+        abstract("2505.22617"),
         "identities --only entropy-change",
-        "2505.22617",
         supports=("slope of the entropy", "covariance by rewards 1 - r"),
         against=("covariance by rewards r", "variance of E[r]"),
         caveat="The identity holds. The sign is a fact about models and tasks, and either sign "
         "occurs: it is reversed if the rewards r become 1 - r. Nor is the reward of the posteriors "
         "of all beta a line in exp(entropy).",
-        source=ABSTRACT,
     ),
     "dft": Paper(
         "Wu et al. 2025: dynamic fine-tuning (DFT)",
         "Fine-tuning is a policy gradient with a reward over q, and the scale q mends the reward. "
         "Here: whole responses in the part of tokens, and data without end. Generalisation was not "
         "tried.",
+        paper("2508.05629"),
         "identities --only dynamic-fine-tuning",
-        "2508.05629",
         supports=("descent of the loss", "without the scale"),
         against=("at the end, probability",),
         caveat="With the scale the gradient is the policy gradient of the reward p_data, and the "
         "ascent ends at the single most likely response, where fine-tuning ends at the data.",
-        source=PAPER,
     ),
     "pass-at-k": Paper(
         "Walder and Karkhanis 2025: pass@k policy optimisation (PKPO)",
         "Transformed rewards of n draws have the gradient of pass@k for k up to n: training for "
         "pass@k solves harder prompts, and gains pass@k.",
-        "identities --only pass-at-k",
-        "2505.15201",
+        summary("2505.15201"),
         supports=("mean gradient", "trained for pass@4"),
         against=("trained for one draw",),
         caveat="With a KL penalty the target is the posterior of the 0/1 reward at another beta "
         "for each prompt: hard prompts move further. At the same beta an easier prompt moves "
         "less, and training for one draw has the higher pass@k.",
-        source=SUMMARY,
     ),
     "star": Paper(
         "Zelikman et al. 2022: STaR; Singh et al. 2023: self-training (ReST-EM)",
         "Fine-tuning on one's own correct draws, round by round, is EM, and approximates a policy "
         "gradient of the accuracy. Here: fits of draws without end by a guide that is blind to the "
         "prompt, so that three prompts compete.",
+        abstract("2203.14465"),
         "identities --only self-training",
-        "2203.14465",
         supports=(
             "gradient of the fit",
             "prompt, least gain of a round",
@@ -411,15 +368,13 @@ TRAINERS = {
         "draws for each prompt are EM for the likelihood, the sum of log accuracies, and give up "
         "no prompt; the least accuracy can still fall. Draws with the answer as a hint, as STaR "
         "adds, fit another distribution without weights.",
-        source=ABSTRACT,
     ),
     "negative": Paper(
         "Zhu et al. 2025: the effectiveness of negative reinforcement (NSR)",
         "Training on failures alone moves probability to other responses in proportion to the "
         "model's own, and keeps the diversity that training on successes alone loses. Here: whole "
         "responses to one prompt, all logits free, no clip.",
-        "identities --only negative",
-        "2506.01347",
+        abstract("2506.01347"),
         supports=("step by one failure", "natural gradient", "success from 0.2"),
         against=(
             "mean gradient of failures",
@@ -431,14 +386,11 @@ TRAINERS = {
         "diverse; failures have the lower noise for easy prompts alone. On fixed draws without a "
         "ratio, failures alone end at one response, and successes alone at the prior given "
         "success.",
-        source=ABSTRACT,
     ),
     "max-rl": Paper(
         "MaxRL, 2026: maximum likelihood reinforcement learning",
         "The gradient of log p(success) is a sum over pass@k with weights 1/k, and the mean score "
         "of the successes.",
-        "identities --only max-rl",
-        "2602.02710",
-        source=ABSTRACT,
+        abstract("2602.02710"),
     ),
 }
