@@ -33,7 +33,13 @@ extensions = [
     "site_extensions.registries",
     "site_extensions.translations",
 ]
-include_patterns = ["*.md", "*/README.md", "model/film_reviews/README.md", "docs/**"]
+include_patterns = [
+    "*.md",
+    "*/README.md",
+    "inference/*/README.md",
+    "model/film_reviews/README.md",
+    "docs/**",
+]
 exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "tests", "docs/_build"]
 
 myst_enable_extensions = ["amsmath", "dollarmath", "fieldlist"]

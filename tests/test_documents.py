@@ -19,15 +19,9 @@ from model.prior.named_priors import load_prior
 from tests.forks import FORKS
 from tests.guides.test_examples import assert_trains
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
+from tests.test_prose import READMES
 
 ROOT = Path(__file__).parents[1]
-READMES = [
-    "README.md",
-    "model/README.md",
-    "guides/README.md",
-    "inference/README.md",
-    "experiments/README.md",
-]
 
 
 def programs(name):
@@ -258,14 +252,14 @@ def test_guide_of_the_readme_trains(prior, prompts):
 
 def test_readme_of_inference_trains_on_preferences(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    exec(program("inference/README.md", "fit_preferences"), {})
+    exec(program("inference/direct_preferences/README.md", "fit_preferences"), {})
     first, last = map(float, capsys.readouterr().out.split())
     assert last < first
 
 
 def test_readme_draws_from_the_allowed_tokens():
     names: dict = {}
-    exec(program("inference/README.md", "TokenRejection("), names)
+    exec(program("inference/samplers/README.md", "TokenRejection("), names)
     posterior, prompts = names["posterior"], names["prompts"]
     assert names["constraint"].holds(prompts, posterior.response)[posterior.log_weight > -9].all()
     truth = Enumeration(names["model"], prompts)
@@ -273,7 +267,7 @@ def test_readme_draws_from_the_allowed_tokens():
 
 
 def test_readme_compares_the_target_of_grpo_with_the_posterior(capsys):
-    exec(program("inference/README.md", "TARGETS"), {})
+    exec(program("inference/targets/README.md", "TARGETS"), {})
     assert float(capsys.readouterr().out.split()[-1]) > 0.1
 
 
@@ -287,17 +281,21 @@ def test_pyro_computes_the_truth(capsys):
 
 def test_every_program_of_a_readme_is_run_here():
     """Programs by README: a new program needs a test above."""
-    counts = {path: len(programs(path)) for path in READMES}
-    assert counts == {
+    counts = {path.relative_to(ROOT).as_posix(): len(programs(path)) for path in READMES}
+    assert {path: count for path, count in counts.items() if count} == {
         "README.md": 2,
         "model/README.md": 5,
         "guides/README.md": 1,
-        "inference/README.md": 6,
-        "experiments/README.md": 0,
+        "inference/direct_preferences/README.md": 1,
+        "inference/README.md": 1,
+        "inference/objectives/README.md": 1,
+        "inference/samplers/README.md": 1,
+        "inference/svi/README.md": 1,
+        "inference/targets/README.md": 1,
     }
 
 
 def test_trackers_of_the_inference_readme_take_a_fit():
     names: dict = {}
-    exec(program("inference/README.md", "Trackers"), names)
+    exec(program("inference/svi/README.md", "Trackers"), names)
     assert names["trackers"]._step == 5

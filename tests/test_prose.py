@@ -30,9 +30,8 @@ CODE = [
     for folder in ("model", "guides", "inference", "experiments", "tests", "docs/lessons")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-READMES = [
-    ROOT / folder / "README.md" for folder in ("", "model", "guides", "inference", "experiments")
-]
+FOLDERS = (".", "[a-z]*", "inference/*")
+READMES = [path for each in FOLDERS for path in sorted(ROOT.glob(f"{each}/README.md"))]
 DOCUMENTS = [
     *READMES,
     ROOT / "CONTRIBUTING.md",
@@ -160,16 +159,16 @@ def test_first_words_are_read_in_every_place(tmp_path):
     ("folder", "names"),
     [
         ("guides", GUIDES),
-        ("inference", OBJECTIVES),
-        ("inference", SAMPLERS),
-        ("inference", TRACKERS),
-        ("inference", REWARD_INFERENCE),
-        ("inference", KL_ESTIMATORS),
-        ("inference", DIVERGENCES),
-        ("inference", TARGETS),
-        ("inference", LIKELIHOODS),
-        ("inference", LINKS),
-        ("inference", RESAMPLING),
+        ("inference/objectives", OBJECTIVES),
+        ("inference/samplers", SAMPLERS),
+        ("inference/svi", TRACKERS),
+        ("inference/reward_posterior", REWARD_INFERENCE),
+        ("inference/diagnostics", KL_ESTIMATORS),
+        ("inference/objectives", DIVERGENCES),
+        ("inference/targets", TARGETS),
+        ("inference/direct_preferences", LIKELIHOODS),
+        ("inference/direct_preferences", LINKS),
+        ("inference/samplers", RESAMPLING),
         ("model", AGGREGATIONS),
         ("model", REWARDS),
         ("model", FACTORS),
@@ -182,7 +181,7 @@ def test_every_registered_name_stands_in_the_readme_of_its_folder(folder, names)
 
 
 def test_table_of_objectives_agrees_with_the_registry():
-    text = (ROOT / "inference" / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "inference/objectives/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \|.*\| (supports|refuses) \|$", text, re.MULTILINE)
     supports = {name: entry.supports_hard_constraints for name, entry in OBJECTIVES.items()}
     assert {name: word == "supports" for name, word in rows if name in supports} == supports

@@ -13,13 +13,12 @@ import pytest
 
 from experiments.shared.command_line import _parse
 from tests.experiments.scripts import FILES, arguments_of
+from tests.test_prose import READMES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 HOWTOS = sorted((DOCS / "howto").glob("*.md"))
 PAGES = [*HOWTOS, DOCS / "faq.md"]
-FOLDERS = ("model", "guides", "inference", "experiments")
-READMES = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in FOLDERS)]
 OTHERS = [*READMES, ROOT / "CONTRIBUTING.md", DOCS / "scaling.md", DOCS / "faq.md"]
 SCRIPTS = sorted(FILES.values())
 
