@@ -14,8 +14,8 @@ from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, kto
 
-ALPHA, DEFAULT = 1e-3, 1e-5
-"""Weights of XPO's bonus: one whose effect is seen, and TRL's default."""
+ALPHA = 1e-3
+"""Weight of XPO's bonus: its effect is seen here."""
 TAU = 0.05
 """Temperature of DiscoPOP."""
 
@@ -24,13 +24,14 @@ def bonus(world: World) -> list[Finding]:
     """DPO with alpha E_p0[log q] added to the loss (XPO, arXiv 2405.21046), pairs without end.
 
     For the implicit reward s = beta log q/p0, up to a constant, -E_p0[log q/p0] is log E_p0 exp((s
-    - E_p0 s)/beta): the bonus is log Z of the centred implicit reward. Where s rises without limit
-    at one response x, the loss has the slope beta P(y beats x) p0(x) - alpha (1 - p0(x)) in
-    log q(x)/p0(x), with y ~ p0: negative for a response that pairs rarely contain.
+    - E_p0 s)/beta): the bonus is log Z of the centred implicit reward. The loss is that of a pair.
+    Where the logit of one response x rises without limit, the loss has the slope
+    2 beta P(y beats x) p0(x) - alpha (1 - p0(x)) in the logit, with y ~ p0 another response:
+    negative for a response that pairs rarely contain. The paper assumes bounded log-ratios.
     """
     wins, beta = judged(world)
     prior = world.log_prior.exp()
-    weight = won(world, wins)
+    weight = 2 * won(world, wins)  # of a pair in either order: the sum is 1
 
     def loss(alpha: float, log_guide: Tensor) -> Tensor:
         head: Callable[[Tensor], Tensor] = lambda log: log - world.log_prior  # noqa: E731
@@ -40,24 +41,33 @@ def bonus(world: World) -> list[Finding]:
 
     log_guide = minimum(partial(loss, ALPHA), world)
     log_dpo = minimum(partial(loss, 0.0), world)
-    score = beta * (world.log_guide - world.log_prior)
-    log_z = (world.log_prior + (score - prior @ score) / beta).logsumexp(0)
-    rewards = [(log.exp() @ world.reward).item() for log in (log_dpo, log_guide)]
+    log_z, rewards = [], []
+    for log in (log_dpo, log_guide):
+        score = beta * (log - world.log_prior)
+        log_z.append((world.log_prior + (score - prior @ score) / beta).logsumexp(0).item())
+        rewards.append((log.exp() @ world.reward).item())
     betas = torch.linspace(0.2, 0.3, 401, dtype=torch.float64)
     family = (world.log_prior + world.reward / betas[:, None]).log_softmax(1)
     distances = [kl(log_guide, member) for member in family]
     nearest = betas[distances.index(min(distances))].item()
-    lost = wins.T @ prior
+    lost = (wins - 0.5 * torch.eye(len(wins))).T @ prior  # to another response
     rarest = int((lost * prior / (1 - prior)).argmin())
     far = []
     for nats in (40.0, 50.0):
-        log_ratio = torch.zeros_like(prior)
-        log_ratio[rarest] = nats
-        far.append(loss(DEFAULT, (world.log_prior + log_ratio).log_softmax(0)).item())
+        logits = world.log_prior.clone()
+        logits[rarest] += nats
+        far.append(loss(ALPHA, logits.log_softmax(0)).item())
+    slope, share = (far[1] - far[0]) / 10, prior[rarest]
     return [
         exact(
-            "-E_p0[log q/p0] - log Z of the centred implicit reward",
-            log_z + prior @ (world.log_guide - world.log_prior),
+            "-E_p0[log q/p0] - log Z of the centred implicit reward, at the end",
+            log_z[1] + prior @ (log_guide - world.log_prior),
+        ),
+        within(
+            f"alpha {ALPHA:g}, from p0, log Z of the centred implicit reward at the end (of DPO: "
+            f"{log_z[0]:.4g})",
+            log_z[1],
+            above=log_z[0],
         ),
         within(
             f"alpha {ALPHA:g}, from p0, E[r] at the end (of DPO: {rewards[0]:.4g})",
@@ -71,10 +81,14 @@ def bonus(world: World) -> list[Finding]:
             below=1e-4,
         ),
         within(
-            f"alpha {DEFAULT:g}, slope of the loss far out in log q/p0 of a response of p0 "
-            f"{prior[rarest]:.1g}",
-            (far[1] - far[0]) / 10,
+            f"alpha {ALPHA:g}, slope of the loss far out in the logit of a response of p0 "
+            f"{share:.1g}",
+            slope,
             below=0.0,
+        ),
+        exact(
+            "this slope - 2 beta P(y beats x) p0(x) + alpha (1 - p0(x))",
+            slope - 2 * beta * lost[rarest] * share + ALPHA * (1 - share),
         ),
     ]
 

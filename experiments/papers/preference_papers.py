@@ -135,14 +135,12 @@ PREFERENCES = {
         "Xie et al. 2024: exploratory preference optimisation (XPO)",
         "Online DPO with the log-probability of the reference's responses as a penalty explores "
         "outside the reference. Here: pairs of the prior without end. The penalty is log Z of the "
-        "implicit reward, centred, so that the optimum is optimistic about log Z.",
+        "implicit reward, centred. The descent from the prior ends above DPO in log Z, almost at "
+        "the posterior of a smaller beta. The paper assumes bounded log-ratios. Without a bound "
+        "the loss has no minimum, since mass on a response that pairs rarely contain costs less "
+        "than it gains. Online rounds were not tried.",
         summary("2405.21046"),
         "identities --only bonus",
-        supports=("centred implicit reward", "E[r] at the end"),
-        against=("KL(end ||", "slope of the loss"),
-        caveat="What the descent from the prior finds is nearly the posterior of a smaller beta. "
-        "Over all distributions the loss has no minimum: mass on a response that pairs rarely "
-        "contain costs less than it gains. Online rounds were not tried.",
     ),
     "apo": Paper(
         "D'Oosterlinck et al. 2024: anchored preference optimisation (APO)",
