@@ -12,16 +12,20 @@ from inference.roots import root
 
 SHARPNESS = 20.0
 """Slope of the log-odds of the feedback "right" in the reward."""
+RATE, STEPS = 0.01, 5000
+"""Share of the student in the teacher's moving average at each step, and number of steps."""
 
 
 def self_distillation(world: World) -> list[Finding]:
     """KL(q || p(x given c)) for feedback c, a teacher by Bayes' rule.
 
-    One hint for all responses (SDFT, arXiv 2601.19897): p0(x given c) is the posterior of the log
-    likelihood log P(c given x), with log P(c) as log Z.
+    One hint for all responses (SDFT, arXiv 2601.19897): with p0 as a fixed teacher, p0(x given c)
+    is the posterior of the log likelihood log P(c given x), with log P(c) as log Z. The paper's
+    teacher a is a moving average of the student: a student at a(x given c) multiplies the
+    likelihood in again, until only responses of the largest likelihood are left (derived here).
 
-    Feedback on each attempt (SDPO, arXiv 2601.20802): the advantage of x is log q(x given c)/q(x)
-    in the mean over its feedback, for the model q of this step as the teacher. This is KL(P(c given
+    Feedback on each attempt (SDPO, arXiv 2601.20802), with the model q of this step as the teacher:
+    the advantage of x is log q(x given c)/q(x) in the mean over its feedback. This is KL(P(c given
     x) || q(c)), and the mean update the gradient of the mutual information of x and c (derived
     here): ascended to the capacity of the feedback, as by Blahut and Arimoto.
     """
@@ -47,6 +51,12 @@ def self_distillation(world: World) -> list[Finding]:
                 "right) - log P(right)",
                 elbo + gap - log_joint.logsumexp(0),
             ),
+            within(
+                f"{subject}, hint, teacher that moves {RATE:.0%} to the student in each of {STEPS} "
+                "steps, KL(q || p0 given right), nats",
+                kl(_followed(world.log_prior, log_right), log_teacher),
+                above=0.2,
+            ),
             exact(
                 f"{subject}, feedback, mean update - gradient of the mutual information",
                 update - gradient,
@@ -59,6 +69,14 @@ def self_distillation(world: World) -> list[Finding]:
             ),
         ]
     return findings
+
+
+def _followed(log_teacher: Tensor, log_right: Tensor) -> Tensor:
+    """log q of a student that is the teacher given right, as the teacher follows the student."""
+    for _ in range(STEPS):
+        log_q = (log_teacher + log_right).log_softmax(0)
+        log_teacher = ((1 - RATE) * log_teacher.exp() + RATE * log_q.exp()).log()
+    return log_q
 
 
 def _feedback(world: World, share: float) -> Tensor:

@@ -284,8 +284,9 @@ TRAINERS = {
         "Shenfeld et al. 2026 (SDFT), Hubotter et al. 2026 (SDPO): self-distillation",
         "The model itself, given a hint or feedback on its attempt, is a teacher that gives tokens "
         "their credit without a reward model. Here: whole responses, feedback of right and wrong, "
-        "and a model given feedback as by Bayes' rule. One hint is the posterior of its "
-        "likelihood.",
+        "and a model given feedback as by Bayes' rule. One hint, with the prior as a fixed "
+        "teacher, is the posterior of its likelihood. A teacher that follows the student, as in "
+        "SDFT, multiplies the likelihood in again, and ends at the most likely responses.",
         summary("2601.20802"),
         "identities --only hints",
         against=("prior 0.8, feedback, right",),
