@@ -23,7 +23,7 @@ brackets are the limits of a finding, fixed in the script. Other processors give
 | verdict | meaning |
 |---|---|
 | held | every finding in support of the claim held, and no finding speaks against the claim |
-| partly | some findings support the claim, others speak against the claim |
+| partly | some findings support the claim, others speak against the claim or are too noisy |
 | not | no finding supports the claim |
 | too noisy | the numbers are nearer to their limits than two standard errors |
 

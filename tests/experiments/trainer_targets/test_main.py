@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from experiments.shared.claims import NOISY
 from experiments.trainer_targets.__main__ import APART, TrainerTargets, judged, main
 from experiments.trainer_targets.trainers import OURS
 from experiments.trainer_targets.trl_trainers import TRL
 from experiments.trainer_targets.worlds import POSTERIOR, TARGET, World
-from inference import Estimate
 
 
 def test_grpo_ends_at_its_own_target_and_rloo_at_the_posterior(tmp_path, capsys):
@@ -35,6 +35,13 @@ def test_trainers_whose_target_is_not_the_posterior_have_one_far_away():
     [(0.02, 0.5, [True, True]), (0.02, 0.1, [True, False]), (0.2, 3.0, [False, True])],
 )
 def test_findings_follow_the_two_distances(to_target, to_posterior, held):
-    means = {TARGET: Estimate(to_target, 0.0), POSTERIOR: Estimate(to_posterior, 0.0)}
-    assert [finding.held for finding in judged("x", means, 2 * APART)] == held
-    assert len(judged("x", means, 0.5 * APART)) == 1
+    runs = [{TARGET: to_target, POSTERIOR: to_posterior}] * 2
+    assert [finding.held for finding in judged("x", runs, 2 * APART)] == held
+    assert len(judged("x", runs, 0.5 * APART)) == 1
+
+
+def test_distances_within_two_standard_errors_of_a_limit_are_too_noisy():
+    runs = [{TARGET: 0.01, POSTERIOR: 0.5}, {TARGET: 0.09, POSTERIOR: 0.6}]
+    for finding in judged("x", runs, 2 * APART):
+        assert not finding.held
+        assert finding.statement.endswith(NOISY)
