@@ -18,18 +18,20 @@ EPSILON = 1e-4
 def decoupled(world: World) -> list[Finding]:
     """Each reward scaled by its own deviation, then the sum by its deviation (GDPO, 2601.05242).
 
-    With an exact KL penalty the target is p0 exp(sum_j r_j/(beta s sd_j))/Z, sd_j the deviations of
-    the rewards and s that of the scaled sum, all under the target itself (derived here). Here, two
-    rewards of 0 or 1, met by 90% and by half of the draws of p0, and groups without end.
+    With an exact KL penalty p0 exp(sum_j r_j/(beta s sd_j))/Z is a fixed point, sd_j the deviations
+    of the rewards and s that of the scaled sum, all under the fixed point itself (derived here).
+    There are several. Here, the one reached from p0, two rewards of 0 or 1, met by 90% and by half
+    of the draws of p0, and groups without end.
     """
     easy, hard = (
         (each >= _quantile(world.log_prior, each, share)).double()
         for each, share in ((world.reward, 0.1), (World.of(reward_seed=2).reward, 0.5))
     )
 
-    def target(beta: float, *, apart: bool) -> tuple[Tensor, Tensor, float]:
+    def fixed_point(
+        beta: float, *, apart: bool, log_q: Tensor = world.log_prior
+    ) -> tuple[Tensor, Tensor, float]:
         """log q, its advantages, and the weight of the easy reward over the hard one's."""
-        log_q = world.log_prior
         for _ in range(2000):
             scales = [_deviation(log_q, each) if apart else torch.ones(()) for each in (easy, hard)]
             total = easy / scales[0] + hard / scales[1]
@@ -43,16 +45,19 @@ def decoupled(world: World) -> list[Finding]:
         log_ratio = log_q - world.log_prior
         return log_ratio[(easy > hard).int().argmax()] - log_ratio[(hard > easy).int().argmax()]
 
-    both = [target(BETA, apart=apart) for apart in (False, True)]
+    both = [fixed_point(BETA, apart=apart) for apart in (False, True)]
     updates = [
         mean_gradient(log_q, log_q, advantage - BETA * (log_q - world.log_prior))
         for log_q, advantage, _ in both
     ]
-    misses = [(target(SMALL, apart=apart)[0].exp() @ (1 - easy)).item() for apart in (False, True)]
+    start = (world.log_prior + 50 * easy).log_softmax(0)
+    another = fixed_point(BETA, apart=True, log_q=start)
+    small = [fixed_point(SMALL, apart=apart) for apart in (False, True)]
+    misses = [(log_q.exp() @ (1 - easy)).item() for log_q, *_ in (*small, another)]
     gaps = [alone(log_q) for log_q, *_ in both]
     subject = f"beta {BETA:g}, log q/p0 with the easy reward alone less with the hard one alone"
     return [
-        exact(f"beta {BETA:g}, GRPO and GDPO, mean update at the target", *updates),
+        exact(f"beta {BETA:g}, GRPO and GDPO, mean update at the fixed point from p0", *updates),
         exact(f"{subject}, GRPO, nats", gaps[0]),
         within(f"{subject}, GDPO, nats", gaps[1], above=0.1),
         within(
@@ -63,6 +68,11 @@ def decoupled(world: World) -> list[Finding]:
         within(
             f"beta {SMALL:g}, GDPO, share without the easy reward (GRPO: {misses[0]:.2g})",
             misses[1],
+            below=1e-6,
+        ),
+        within(
+            f"beta {BETA:g}, GDPO, share without the easy reward at another fixed point",
+            misses[2],
             below=1e-6,
         ),
     ]

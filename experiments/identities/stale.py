@@ -1,7 +1,5 @@
 """Importance weights q/a of draws of another distribution a: an engine, or the guide of before."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -93,20 +91,27 @@ class Draws:
 def engine_weights(world: World) -> list[Finding]:
     """Weights of tokens and of responses, truncated and masked (TIS, MIS), at a = p0 and q.
 
+    TIS truncates the weight of each token, min(w_t, C).
     The advantages are 0 at the posterior, and so is the gradient of each draw, whatever its weight.
     """
     draws = Draws(world, world.log_guide)
     whole, tokens = draws.whole.exp(), draws.tokens.exp()
+    by_token = (tokens, tokens.clamp(max=CAP))
     capped = {"truncated": whole.clamp(max=CAP), "masked": whole * (whole <= CAP)}
     nats = kl(world.log_guide, world.log_prior)
     subject = "mean gradient, sine of the angle to that of the ELBO"
     at_posterior = Draws(world, world.log_posterior)
     return [
         exact(f"KL(q || a) {nats:.2g} nats, weights of responses, {subject}", draws.off(whole)),
-        within(f"weights of tokens, {subject}", draws.off(tokens), above=0.01),
         within(
-            "weights of tokens, noise over that of weights of responses",
-            draws.noise(tokens),
+            f"weights of tokens, plain and truncated at {CAP:g}, {subject}",
+            *(draws.off(weight) for weight in by_token),
+            above=0.01,
+        ),
+        within(
+            f"weights of tokens, plain and truncated at {CAP:g}, noise over that of weights of "
+            "responses",
+            *(draws.noise(weight) for weight in by_token),
             below=1.0,
         ),
         within(
@@ -120,8 +125,9 @@ def engine_weights(world: World) -> list[Finding]:
             above=0.01,
         ),
         exact(
-            "tokens, and responses truncated and masked, largest gradient of a draw at q = p*",
-            *(at_posterior.gradients(weight) for weight in (tokens, *capped.values())),
+            "tokens plain and truncated, responses truncated and masked, largest gradient of a "
+            "draw at q = p*",
+            *(at_posterior.gradients(weight) for weight in (*by_token, *capped.values())),
         ),
     ]
 
@@ -129,7 +135,8 @@ def engine_weights(world: World) -> list[Finding]:
 def soft_gates(world: World) -> list[Finding]:
     """SAPO's gate (arXiv 2511.20347), VESPO's kernel (arXiv 2602.10693), and PPO's clip.
 
-    The kernel is Q/a for the Q of least (1 - k) KL(Q || a) + k KL(Q || q) + lambda E_Q[w].
+    The kernel is Q/a for the Q of least (1 - k) KL(Q || a) + k KL(Q || q) + lambda E_Q[w]. It is
+    largest at w = k/lambda.
     """
     draws = Draws(world, world.log_guide)
     power, rate = GAMMA[True]
@@ -140,8 +147,6 @@ def soft_gates(world: World) -> list[Finding]:
         return log_proposal.exp() @ (near + rate * draws.whole.exp())
 
     kernel = (world.log_prior + power * draws.whole - rate * draws.whole.exp()).log_softmax(0)
-    largest = math.exp(rate) * (power / rate) ** power * math.exp(-power)
-    weight = draws.gamma()[draws.is_good].max().item()
     subject = "mean gradient, sine of the angle to that of the ELBO"
     same = Draws(world, world.log_prior)  # q = a
     capped = draws.whole.exp().clamp(max=CAP)
@@ -150,11 +155,6 @@ def soft_gates(world: World) -> list[Finding]:
             "VESPO, KL(Q of the least objective || a w^k exp(-lambda w)/Z), nats",
             kl(minimum(objective, world), kernel),
             limit=1e-5,
-        ),
-        within(
-            f"VESPO, largest weight of an advantage above 0 (the bound is {largest:.3g})",
-            weight,
-            below=largest + 1e-9,
         ),
         exact(
             "VESPO, SAPO and clip, q = a, mean gradient, sine of the angle to that of the ELBO",

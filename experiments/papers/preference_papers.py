@@ -145,16 +145,11 @@ PREFERENCES = {
     "apo": Paper(
         "D'Oosterlinck et al. 2024: anchored preference optimisation (APO)",
         "Anchors say whether both responses of a pair are to rise or to fall. Here: pairs of the "
-        "prior without end, where APO-zero is KTO with the reference point 0.",
+        "prior without end, where APO-zero is KTO with the reference point 0. Its optimum is "
+        "nearer to the posterior than the prior is, and not the posterior. That of APO-down, which "
+        "is for pairs worse than the model's own draws, is further away.",
         summary("2408.06266"),
         "identities --only anchored",
-        supports=(
-            "APO-zero, KL(optimum || optimum of KTO",
-            "APO-zero, KL(optimum || p*), nats (the",
-        ),
-        against=("APO-zero, KL(optimum || p*), nats: ", "APO-down"),
-        caveat="The optimum is KTO's soft filter, and not the posterior. That of APO-down, for "
-        "pairs worse than the model's own draws, is further from the posterior than the prior is.",
     ),
     "discopop": Paper(
         "Lu et al. 2024: DiscoPOP, a loss found by a language model",

@@ -66,7 +66,7 @@ TRAINERS = {
         "A wider clip above and an average over all tokens train long responses stably. Here, with "
         "GRPO's penalty, which DAPO drops: the trainer reaches the target predicted for GRPO.",
         summary("2503.14476"),
-        "trainer_targets --only dapo",
+        "trainer_targets --only dapo --steps 800 --seeds 6",
     ),
     "gspo": Paper(
         "Zheng et al. 2025: group sequence policy optimisation (GSPO)",
@@ -80,7 +80,7 @@ TRAINERS = {
         "A clipped importance weight without gradient keeps all tokens in the update. Here: the "
         "trainer reaches the target predicted for GRPO.",
         summary("2506.13585"),
-        "trainer_targets --only cispo --seeds 6",
+        "trainer_targets --only cispo --steps 800 --seeds 6",
     ),
     "gflownet": Paper(
         "Hu et al. 2023: amortising intractable inference in language models",
@@ -240,7 +240,8 @@ TRAINERS = {
     "tis": Paper(
         "Yao et al. 2025, Liu et al. 2025: truncated and masked importance sampling (TIS, MIS)",
         "Draws of a faster engine are off-policy. One weight for a response has no bias, weights "
-        "of tokens have less noise and a bias, and a cap on the weight of a response takes noise. "
+        "of tokens, capped as in TIS or not, have less noise and a bias, and a cap on the weight "
+        "of a response takes noise. "
         "Here: draws of the prior for a guide away from it, and the KL in the reward. The "
         "posterior is a fixed point with any of these weights, with no noise.",
         summary(),
@@ -253,7 +254,7 @@ TRAINERS = {
         "the KL in the reward, and the kernels of the authors.",
         summary("2602.10693"),
         "identities --only soft-gates",
-        supports=("Q of the least objective", "largest weight", "noise over"),
+        supports=("Q of the least objective", "noise over"),
         against=("VESPO, mean gradient",),
         caveat="At k of 2 and 3 the solution is one with a negative weight of KL(Q || a). The mean "
         "gradient has twice the angle to the gradient that weights truncated at 2 leave, for a "
@@ -271,14 +272,11 @@ TRAINERS = {
         "Liu et al. 2026: decoupled normalisation of several rewards (GDPO)",
         "Rewards scaled one by one, before their sum, keep responses apart that the scaled sum of "
         "GRPO makes equal. Here: two rewards of 0 or 1 that 90% and half of the prior's draws "
-        "meet, an exact KL penalty, and groups without end.",
+        "meet, an exact KL penalty, groups without end, and the fixed point reached from the "
+        "prior. The reward that nearly all draws meet has the larger weight. At another fixed "
+        "point it is met always, and with a small penalty GDPO ends there, where GRPO does not.",
         summary("2601.05242"),
         "identities --only decoupled",
-        supports=("mean update", "nats"),
-        against=("weight of the easy reward", "share without"),
-        caveat="The reward that nearly all draws meet has the smallest deviation, and so the "
-        "largest weight, which grows as it is met. With a small penalty it has no fixed point "
-        "before it is met always, where GRPO has one.",
     ),
     "self-distillation": Paper(
         "Shenfeld et al. 2026 (SDFT), Hubotter et al. 2026 (SDPO): self-distillation",
@@ -298,13 +296,11 @@ TRAINERS = {
     "verifree": Paper(
         "Zhou et al. 2025: reasoning without verifiers (VeriFree)",
         "The probability of the right answer after a rationale is a reward with the gradient of a "
-        "verifier and less noise. Here: the parameters of the rationale alone.",
+        "verifier and less noise. Here: the parameters of the rationale alone. With a KL penalty, "
+        "which the paper does not have, the target is p0 exp(p(y given z)/beta)/Z, and not the "
+        "posterior of rationales p0(z) p(y given z)/Z.",
         summary("2505.21493"),
         "identities --only answers",
-        supports=("noise over",),
-        against=("beta 0.05",),
-        caveat="With a KL penalty the target is p0 exp(p(y given z)/beta)/Z, and not the posterior "
-        "of rationales p0(z) p(y given z)/Z, for which the reward is the log-probability.",
     ),
     "entropy-control": Paper(
         "He et al. 2025: Skywork-OR1, adaptive entropy control",
