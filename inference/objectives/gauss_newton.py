@@ -107,9 +107,10 @@ class GaussNewton(ResponseObjective):
 
     def _check_same(self, parameters: dict[str, Tensor]) -> None:
         """Refuse the parameters of another guide than that whose gradients are in memory."""
-        first = _PARAMETERS.setdefault(self, [weakref.ref(p) for p in parameters.values()])
-        is_same = [id(reference()) for reference in first] == [id(p) for p in parameters.values()]
-        if self.memory is not None and not is_same:
+        if self.memory is None or self not in _PARAMETERS:
+            _PARAMETERS[self] = [weakref.ref(parameter) for parameter in parameters.values()]
+        first = [id(reference()) for reference in _PARAMETERS[self]]
+        if first != [id(parameter) for parameter in parameters.values()]:
             raise ValueError(
                 "GaussNewton has gradients of another guide: make a new objective for each guide"
             )

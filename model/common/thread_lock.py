@@ -4,23 +4,26 @@ Every run of a program and every draw holds this lock, so that a fit has the res
 """
 
 import threading
-import weakref
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+PATIENCE = 60.0
+"""Seconds of waiting after which a thread says for what it may wait in vain."""
+
 
 class ThreadLock:
-    """A re-entrant lock that refuses a thread for which its owner waits.
+    """A re-entrant lock whose waiting threads say so during a long call of a reward.
 
-    A fit waits for its rewards. A thread that a reward has started would wait for the fit.
+    A fit waits for its rewards. A thread for which a reward waits must not wait for the fit, and no
+    one can tell such a thread from others: a server starts threads while a reward runs.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._before: set[threading.Thread] | None = None  # threads before the call of a reward
-        self._of_rewards: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._is_calling = False
 
     def is_owned(self) -> bool:
         """True if this thread holds the lock."""
@@ -32,28 +35,22 @@ class ThreadLock:
         if not self.is_owned():
             yield
             return
-        outer, before = self._before, set(threading.enumerate())
-        self._before = before
+        outer, self._is_calling = self._is_calling, True
         try:
             yield
         finally:
-            self._before = outer
-            self._of_rewards.update(set(threading.enumerate()) - before)
+            self._is_calling = outer
 
     def acquire(self) -> None:
-        """Wait for the lock.
-
-        Raises:
-            RuntimeError: in a thread that a reward has started, during the call of a reward.
-        """
-        if self._lock.acquire(blocking=False):
+        """Wait for the lock. Warns after `PATIENCE` seconds if the owner waits for a reward."""
+        if self._lock.acquire(timeout=PATIENCE):
             return
-        thread, before = threading.current_thread(), self._before
-        if before is not None and (thread not in before or thread in self._of_rewards):
-            raise RuntimeError(
-                f"the thread {thread.name!r}, which a reward or a factor has started, would wait "
-                "for the fit or the sampler that waits for this reward: run programs, draws and "
-                "fits in the thread that calls the reward"
+        if self._is_calling:
+            warnings.warn(
+                f"the thread {threading.current_thread().name!r} waits for a fit or a sampler that "
+                "waits for a reward: if the reward waits for this thread, neither ends. Run "
+                "programs, draws and fits of a reward in the thread that calls the reward",
+                stacklevel=3,
             )
         self._lock.acquire()
 

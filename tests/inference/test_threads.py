@@ -21,6 +21,7 @@ from inference import (
 )
 from inference.samplers.log_z_bounds import log_z_bounds
 from model import AlignmentModel, LikelihoodError, TextReward
+from model.common import thread_lock
 from model.common.thread_lock import THREAD_LOCK
 from tests.inference.conftest import quiet
 
@@ -131,29 +132,23 @@ def test_every_draw_holds_the_lock(name, model, small_prior, prompts, truth):
     assert all(draws.locked)
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_thread_of_a_reward_that_would_wait_for_the_fit_is_refused(
-    is_async, model, small_prior, prompts
+def test_a_thread_for_which_a_reward_waits_says_that_neither_ends(
+    monkeypatch, model, small_prior, prompts
 ):
-    """The fit waits for the reward; threads of pools and event loops outlive the first call."""
+    """The fit waits for the reward, the reward for the thread, and the thread for the fit."""
+    monkeypatch.setattr(thread_lock, "PATIENCE", 0.05)
     with ThreadPoolExecutor(1) as pool:
 
-        def draw(texts):
-            sample_prior(model, prompts, 8, independent=True)
-            return [1.0] * len(texts)
+        def waits(texts):
+            draws = pool.submit(sample_prior, model, prompts, 8, independent=True)
+            return [1.0 if draws.exception(timeout=1.0) is None else 0.0] * len(texts)
 
-        async def drawn(texts):
-            return draw(texts)
-
-        def pooled(texts):
-            return pool.submit(draw, texts).result()
-
-        judge = drawn if is_async else pooled
-        other = AlignmentModel(small_prior, TextReward(judge, small_prior), beta=1.0)
-        for _ in range(2):
-            with pytest.raises(LikelihoodError, match="which a reward or a factor has started"):
-                quiet(other, FineTuned(small_prior), prompts, 1)
-        assert other.reward(prompts, small_prior(prompts).sample((1,))).sum() == len(prompts)
+        other = AlignmentModel(small_prior, TextReward(waits, small_prior), beta=1.0)
+        with (
+            pytest.warns(UserWarning, match="neither ends"),
+            pytest.raises(LikelihoodError, match="TimeoutError"),
+        ):
+            quiet(other, FineTuned(small_prior), prompts, 1)
 
 
 @pytest.mark.parametrize("step", [1, 3])

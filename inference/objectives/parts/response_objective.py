@@ -174,13 +174,15 @@ class ResponseObjective(SurrogateLoss):
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Loss alone; state and metrics of the objective stay as they are."""
         state = self.copy_state()
-        metrics, draws = dict(self.metrics), self.draws
+        metrics, draws, is_bound = dict(self.metrics), self.draws, self in _MODELS
         try:
             with torch.no_grad():
                 return self._losses(model, guide, args, kwargs).loss.item()
         finally:
             self.set_state(state)
             self.metrics, self.draws = metrics, draws
+            if not is_bound:
+                _MODELS.pop(self, None)
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         prompts = only_argument(type(self).__name__, args, kwargs)

@@ -172,6 +172,14 @@ def test_an_objective_that_has_learned_of_one_model_refuses_another(objective):
             gradient(objective, model, Table(1), ONE, response)
 
 
+@pytest.mark.parametrize("objective", [FDivergence("forward-kl", 4), GaussNewton(4)])
+def test_a_loss_alone_binds_an_objective_to_no_model_and_no_guide(objective):
+    objective.loss(Target(seed=5), Table(1), ONE)
+    model, guide = Target(), Table(1)
+    for _ in range(2):
+        gradient(objective, model, guide, ONE, guide.distribution(ONE).sample((4,)))
+
+
 def test_a_model_made_anew_of_the_same_parts_is_the_same():
     """Partials and functions that are made for each step, alone and inside each other."""
     model, guide, weight = Target(), Table(1), torch.ones(())
