@@ -28,22 +28,27 @@ class WeightQuality(NamedTuple):
     """Shape of the tail of the weights above 0; NaN for fewer than 25."""
     largest: float
     """Largest weight over the mean weight."""
-    num_at_bound: int = 1
-    """Number of draws whose weight is the largest or at most one nat below; 0 if the weights have
-    more than two levels, of which the highest may be missing."""
+    num_largest: int = 0
+    """Number of draws whose weight is the largest or at most one nat below."""
+    has_known_top: bool = True
+    """False if the weights are on more than two levels, and none is known to be the highest."""
 
     @classmethod
-    def of(cls, log_weight: Tensor) -> WeightQuality:
-        """Quality of log weights `[M, N]`, nats."""
-        shapes, num_at_bound = [], len(log_weight)
-        for column in log_weight.cpu().T:
-            positive = column[~column.isneginf()]
-            shapes.append(pareto_k(positive[:, None]).item() if len(positive) else math.nan)
-            num_at_bound = min(num_at_bound, num_at_bound_of(positive))
+    def of(cls, log_weight: Tensor, reaches_bound: bool = False) -> WeightQuality:
+        """Quality of log weights `[M, N]`, nats.
+
+        Args:
+            log_weight: the weights.
+            reaches_bound: True if draws to each prompt have the largest possible log likelihood.
+        """
+        columns = [column[~column.isneginf()] for column in log_weight.cpu().T]
+        shapes = [_pareto_k_of_prompt(column, reaches_bound) for column in columns]
         size = effective_sample_size(log_weight).min().item()
         shape = max(shapes, key=lambda k: (math.isnan(k), k))
         largest = (log_weight - log_mean(log_weight)).amax(0).exp().max().item()
-        return cls(len(log_weight), size, shape, largest, num_at_bound)
+        num_largest = int((log_weight >= log_weight.amax(0) - 1).sum(0).min())
+        has_known_top = reaches_bound or all(num_levels(column) <= 2 for column in columns)
+        return cls(len(log_weight), size, shape, largest, num_largest, has_known_top)
 
     def fault(self, origin: str) -> str:
         """Reason to distrust estimates from these weights of draws of an origin; empty if none.
@@ -53,14 +58,14 @@ class WeightQuality(NamedTuple):
         no tail to fear, whatever k-hat is of a few discrete values. So have weights whose largest
         value is that of `FEW` draws, as with a reward of 0 or 1: of a tail with k = 0.7, four draws
         lie within a nat of the largest weight on average, and `FEW` in one sample of a thousand.
-        Weights on more than two levels have neither excuse: a higher level may be missing.
+        On more than two levels neither excuse holds unless the highest possible level was drawn.
         """
         if not self.effective_sample_size >= FEW:
             size = 0.0 if math.isnan(self.effective_sample_size) else self.effective_sample_size
             return f"{size:.0f} of {self.num_draws} draws of {origin} effective, fewer than {FEW}"
         limit = min(1 - 1 / math.log10(self.num_draws), 0.7)
-        is_bounded = self.largest <= LARGE or self.num_at_bound >= FEW
-        if self.pareto_k > limit and not (is_bounded and self.num_at_bound):
+        is_bounded = self.largest <= LARGE or self.num_largest >= FEW
+        if self.pareto_k > limit and not (is_bounded and self.has_known_top):
             place = f"{self.num_draws} draws of {origin}"
             return f"k-hat {self.pareto_k:.2f} of the weights of {place}, above {limit:.2f}"
         return ""
@@ -72,27 +77,28 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
 
-def pareto_k(log_weight: Tensor) -> Tensor:
+def pareto_k(log_weight: Tensor, reaches_bound: bool = False) -> Tensor:
     """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
 
     Vehtari et al. 2015, arXiv 1507.02646. Weights on few levels, as of a reward that counts, are
     spread over the gaps between their levels first (see `spread_levels`). -inf if the tail has no
     spread, as at q = p*, or if `FEW` draws share the higher of two levels, which then is a bound.
-    Of several levels a higher one may be missing, however many draws share the highest. NaN for
-    fewer than 25 weights, or if a weight is 0.
+    Of several levels a higher one may be missing, however many draws share the highest, unless it
+    `reaches_bound`. NaN for fewer than 25 weights, or if a weight is 0.
     """
-    log_weight = check_draws("log_weight", log_weight)
-    return torch.tensor([_pareto_k_of_prompt(column) for column in log_weight.cpu().T])
+    columns = check_draws("log_weight", log_weight).cpu().T
+    return torch.tensor([_pareto_k_of_prompt(column, reaches_bound) for column in columns])
 
 
-def _pareto_k_of_prompt(log_weight: Tensor) -> float:
+def _pareto_k_of_prompt(log_weight: Tensor, reaches_bound: bool) -> float:
     if len(log_weight) < MIN_WEIGHTS or not bool(log_weight.isfinite().all()):
         return math.nan
     log_weight = log_weight.double().sort().values
-    tail = _tail(log_weight)
+    tail = log_weight[-max(NUM_TAIL, len(log_weight) // 5) :]
     if (tail[-1] - tail[0]).item() < 1e-9:
         return -math.inf
-    most_at_top = FEW if num_at_bound_of(log_weight) else len(log_weight)
+    has_known_top = reaches_bound or num_levels(log_weight) <= 2
+    most_at_top = FEW if has_known_top else len(log_weight)
     for apart in APART:
         spread = spread_levels(log_weight, apart, most_at_top)
         if spread is None:
@@ -108,26 +114,15 @@ def _pareto_k_of_prompt(log_weight: Tensor) -> float:
         return -math.inf
 
 
-def num_at_bound_of(log_weight: Tensor) -> int:
-    """Number of draws at most a nat below the largest weight; 0 if there are more than two levels.
+def num_levels(log_weight: Tensor) -> int:
+    """Number of levels of `[M]` log weights: runs of `NUM_TAIL` or more, over a nat from others.
 
-    On levels as of sentiment at beta 0.01, 479 of 3,146 draws had the largest weight, and log Z was
-    17 nats too low without a word: one sentence in a thousand has more.
-
-    A level is a run of `NUM_TAIL` draws or more in the tail of `[M]` log weights, more than a nat
-    from the next run.
+    Of the sentiment of sentences at beta 0.01, 479 of 3,146 draws had the largest weight, and log Z
+    was 17 nats too low without a word: one sentence in a thousand has more.
     """
-    tail = _tail(log_weight.sort().values)
-    cuts = (tail.diff() > 1).nonzero().flatten() + 1
-    sizes = torch.tensor([0, *cuts.tolist(), len(tail)]).diff()
-    if int((sizes >= NUM_TAIL).sum()) > 2:
-        return 0
-    return int((log_weight >= tail[-1] - 1).sum()) if len(tail) else 0
-
-
-def _tail(log_weight: Tensor) -> Tensor:
-    """The highest fifth of `[M]` weights in rising order."""
-    return log_weight[-max(NUM_TAIL, len(log_weight) // 5) :]
+    cuts = (log_weight.sort().values.diff() > 1).nonzero().flatten() + 1
+    sizes = torch.tensor([0, *cuts.tolist(), len(log_weight)]).diff()
+    return int((sizes >= NUM_TAIL).sum())
 
 
 def spread_levels(log_weight: Tensor, apart: float, most_at_top: int = FEW) -> Tensor | None:

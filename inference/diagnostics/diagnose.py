@@ -22,14 +22,14 @@ from torch import Tensor
 from inference import random_state
 from inference.diagnostics.diversity import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
-from inference.diagnostics.prior_alone import PriorAlone
+from inference.diagnostics.prior_alone import PriorAlone, reaches
 from inference.estimate import Estimate, log_mean_exp
 from inference.importance_weights import WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Joint, Program, log_guide_at, response_distribution
 from inference.response_site import SameResponses, check_arguments
 from inference.samplers.proposal import counted, draw_and_score
-from model import Prompts
+from model import AlignmentModel, Prompts
 from model.common.checks import instance, whole_number
 from model.prior.division import by_all_ranks
 
@@ -201,6 +201,10 @@ def diagnose(
         num_prior_draws=len(own_prior),
     )
     accepted = prior_sample.accepted
+    if log_likelihood_bound is None and isinstance(model, AlignmentModel):
+        log_likelihood_bound = model.log_likelihood_bound(prompts)
+    reaches_bound = reaches(mixture.log_likelihood, log_likelihood_bound)
+    alone = prior_sample, own_prior + own_likelihood - own_guide, elbo, log_likelihood_bound
     return Diagnostics(
         elbo=elbo,
         log_likelihood=Estimate.of_levels(log_likelihood),
@@ -213,10 +217,10 @@ def diagnose(
         kl_posterior_prior=mixture.kl_posterior_prior(),
         posterior_log_likelihood=mixture.mean(mixture.log_likelihood),
         posterior_log_ratio=mixture.mean(mixture.log_guide - mixture.log_prior),
-        prior_alone=PriorAlone.of(prior_sample, own_prior + own_likelihood - own_guide, elbo),
+        prior_alone=PriorAlone.of(*alone),
         acceptance=None if accepted is None else accepted.double().mean().item(),
-        weights=WeightQuality.of(mixture.log_weight),
-        guide_weights=WeightQuality.of(log_weight),
+        weights=WeightQuality.of(mixture.log_weight, reaches_bound),
+        guide_weights=WeightQuality.of(log_weight, reaches_bound),
         distinct_2=distinct_n(response, is_token, 2),
     )
 

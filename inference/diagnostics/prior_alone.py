@@ -32,13 +32,20 @@ class PriorAlone(NamedTuple):
     """Quality of the likelihoods as weights."""
 
     @classmethod
-    def of(cls, sample: PriorSample, log_weight: Tensor, elbo: Estimate) -> Self:
+    def of(
+        cls,
+        sample: PriorSample,
+        log_weight: Tensor,
+        elbo: Estimate,
+        bound: float | Tensor | None = None,
+    ) -> Self:
         """Estimates from prior draws.
 
         Args:
             sample: M prior draws to each of N prompts.
             log_weight: `[M, N]`, log p0 + log likelihood - log q of the draws, nats.
             elbo: the ELBO of the guide.
+            bound: largest possible log likelihood, nats, a number or `[N]`; None if unknown.
         """
         log_z, log_likelihood = sample.log_z(), sample.log_likelihood.double()
         gap = log_z.minus(elbo) if math.isfinite(log_z.value) else Estimate(math.nan, math.nan)
@@ -54,7 +61,8 @@ class PriorAlone(NamedTuple):
             log_z_hat = log_mean(log_likelihood)
             influence = deviation - ((log_likelihood - log_z_hat).exp() - 1)
             kl = Estimate.of_influence(mean - log_z_hat, influence)
-        return cls(log_z, gap, kl, num_accepted, WeightQuality.of(log_likelihood))
+        quality = WeightQuality.of(log_likelihood, reaches(log_likelihood, bound))
+        return cls(log_z, gap, kl, num_accepted, quality)
 
     @property
     def unreliable(self) -> dict[str, str]:
@@ -67,3 +75,8 @@ class PriorAlone(NamedTuple):
             few = f"{self.num_accepted} accepted draws of the prior, fewer than {FEW}"
             reasons["kl_posterior_guide"] = few
         return reasons
+
+
+def reaches(log_likelihood: Tensor, bound: float | Tensor | None) -> bool:
+    """True if draws to each prompt, `[M, N]`, are at most a nat below the bound, if it is known."""
+    return bound is not None and bool((log_likelihood.amax(0) >= bound - 1).all())

@@ -60,12 +60,14 @@ def test_many_draws_of_the_largest_weight_are_a_bound():
         assert (pareto_k(log_weight).item() == -math.inf) == expected
 
 
+@pytest.mark.parametrize("num_highest", [479, 620])
 @pytest.mark.parametrize(("beta", "has_fault"), [(0.001, True), (0.01, True), (0.1, False)])
-def test_many_draws_of_the_highest_of_several_levels_are_no_bound(beta, has_fault):
+def test_many_draws_of_the_highest_of_several_levels_are_no_bound(beta, has_fault, num_highest):
     """Levels of the sentiment of film sentences; one draw in 1,000 has 0.54, one in 4,000 0.69."""
-    reward = torch.tensor([0.0] * 1500 + [0.44] * 1058 + [0.471] * 109 + [0.493] * 479)
-    quality = WeightQuality.of(reward[:, None].double() / beta)
-    assert bool(quality.fault("the prior")) == has_fault
+    reward = torch.tensor([0.0] * 1500 + [0.44] * 1058 + [0.471] * 109 + [0.493] * num_highest)
+    log_weight = reward[:, None].double() / beta
+    assert bool(WeightQuality.of(log_weight).fault("the prior")) == has_fault
+    assert not WeightQuality.of(log_weight, reaches_bound=True).fault("the prior")
 
 
 def test_levels_are_spread_up_to_the_next_and_other_weights_stay():
@@ -94,7 +96,7 @@ def test_quality_is_of_the_worst_prompt(worst):
     expected = (400, alone[worst].item(), shape[worst].item(), relative[worst].item())
     assert quality[:4] == pytest.approx(expected)
     near = log_weight.exp() >= log_weight.exp().amax(0) / math.e
-    assert quality.num_at_bound == near.sum(0).min().item()
+    assert quality.num_largest == near.sum(0).min().item()
 
 
 def test_weights_of_0_count_among_the_draws_and_have_no_tail():
