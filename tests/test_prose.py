@@ -23,6 +23,7 @@ from inference.targets.fixed_points import TARGETS
 from model import AGGREGATIONS
 from model.registry import FACTORS, REWARDS
 from tests.experiments.scripts import NAMES
+from tests.readmes import READMES
 
 ROOT = Path(__file__).parents[1]
 CODE = [
@@ -30,8 +31,6 @@ CODE = [
     for folder in ("model", "guides", "inference", "experiments", "tests", "docs/lessons")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-FOLDERS = (".", "[a-z]*", "inference/*")
-READMES = [path for each in FOLDERS for path in sorted(ROOT.glob(f"{each}/README.md"))]
 DOCUMENTS = [
     *READMES,
     ROOT / "CONTRIBUTING.md",

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.shared.command_line import _parse
 from tests.experiments.scripts import FILES, arguments_of
-from tests.test_prose import READMES
+from tests.readmes import READMES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

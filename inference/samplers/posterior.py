@@ -103,9 +103,9 @@ class Posterior:
         The delta method over independent groups of responses. Of the descendants of particles, this
         is the estimator of Chan and Lai 2013 (Annals of Statistics 41), consistent for multinomial
         resampling; other schemes have less noise. The error is NaN for a prompt with descendants of
-        one particle alone, or with one response of positive weight. The error is too small for few
-        effective responses, and 0 where f has one value at all of them, which says nothing of rare
-        values: see `Estimate.is_constant`.
+        one particle alone, or where the weights of all responses but one are below rounding. The
+        error is too small for few effective responses, and 0 where f has one value at all of them,
+        which says nothing of rare values: see `Estimate.is_constant`.
 
         Args:
             values: `[M, N]`, f, ignored where the weight is 0.

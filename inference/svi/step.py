@@ -25,7 +25,7 @@ from inference.svi.optimizer.trust_region import LimitedSteps
 from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
 from inference.svi.step_numbers import StepNumbers, step_numbers, step_size
-from model import Prompts, ResponseDistribution, ResponseSpace
+from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace
 from model.common.ranks import average_gradients
 from model.networks.layers.layer_checkpoints import checkpointed_layers
 from model.prior.division import Axis, divided
@@ -167,11 +167,12 @@ def no_responses(space: ResponseSpace | None, draws: list[Draws]) -> str:
 def check_trains(model: Program, guide: Program, objective: FitObjective) -> None:
     """Refuse a first gradient that reaches no parameter in Pyro's store, or others of the guide.
 
-    Parameters of the objective's own heads do not count. A gradient of the prior is refused.
+    Parameters of the objective's own heads do not count. A gradient of the prior of an
+    `AlignmentModel`, which is frozen, is refused.
     """
     registered = parameters()
-    prior = getattr(model, "prior", None)
-    of_prior = {id(p) for p in prior.parameters()} if isinstance(prior, nn.Module) else set()
+    of_model = model.prior.parameters() if isinstance(model, AlignmentModel) else ()
+    of_prior = {id(parameter) for parameter in of_model}
     if any(p.grad is not None and id(p) in of_prior for p in registered.values()):
         raise GuideRegistrationError(
             "the guide trains the parameters of the model's own prior, which would move the "

@@ -176,8 +176,8 @@ def slope_error(draws: DrawMatrices, distances: Tensor, share: Tensor) -> Tensor
     """Standard error of the ELBO's slope along a step of one nat that does not know the draws.
 
     The slope, summed over N prompts, is a covariance over draws. One factor is the log-weights, of
-    variance twice the distance left. The other is the change of log q, whose mean square is 2 nats
-    on average, and which is taken to differ between prompts as the distance does.
+    variance at most twice the distance left. The other is the change of log q, whose mean square is
+    2 nats on average, and which is taken to differ between prompts as the distance does.
     """
     if draws.every:
         return torch.zeros_like(share)

@@ -38,12 +38,14 @@ def token_rows(
 def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """Parts of a text that the tokenizer reads as its unknown token, if it has one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    unknown = None if backend is None else getattr(backend.model, "unk_token", None)
-    if backend is None or not unknown:
+    if backend is None:
         return []
-    encoding = backend.encode(text, add_special_tokens=False)
-    tokens = zip(encoding.tokens, encoding.offsets, strict=True)
-    parts = [text[slice(*offsets)] for token, offsets in tokens if token == unknown]
+    unknown = getattr(backend.model, "unk_token", None) or tokenizer.unk_token
+    unknown_id = backend.token_to_id(unknown or "")
+    options = {"add_special_tokens": False, "truncation": False}
+    encoding = tokenizer(text, return_offsets_mapping=True, **options)
+    tokens = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    parts = [text[slice(*offsets)] for token, offsets in tokens if token == unknown_id]
     return [part for part in parts if part != unknown]
 
 

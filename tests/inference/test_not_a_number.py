@@ -185,9 +185,11 @@ def test_a_guide_over_other_responses_is_not_normalised_here(truth, small_prior,
 
 def test_probabilities_in_half_precision_are_divided_by_their_sum(truth, small_prior, prompts):
     """Another batch rounds them differently: a sum within 5% is rounding."""
-    rounded = Scaled(copy.deepcopy(small_prior).to(torch.bfloat16), 0.96)
-    log_guide = truth.log_guide(lambda prompts: rounded(prompts))
+    half = copy.deepcopy(small_prior).to(torch.bfloat16)
+    log_guide = truth.log_guide(lambda prompts: Scaled(half, 0.96)(prompts))
     assert log_guide.exp().sum(0).sub(1).abs().max() < 1e-9
+    with pytest.raises(NotNormalisedError, match="expected 1"):
+        truth.log_guide(lambda prompts: Scaled(half, 0.9)(prompts))
 
 
 @dataclass

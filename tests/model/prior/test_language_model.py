@@ -7,6 +7,7 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -15,10 +16,12 @@ from transformers import (
     GPT2LMHeadModel,
     OpenAIGPTConfig,
     OpenAIGPTLMHeadModel,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import ModelOutput
 
 from model import AlignmentModel, LanguageModel
+from model.prior.tokenization import unknown_words
 from tests.model.generation import assert_generates
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
 
@@ -405,3 +408,12 @@ def test_a_word_of_a_prompt_that_the_tokenizer_does_not_know_is_named(prior, tex
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prior.encode(["the film was", "<end> the"])
+
+
+def test_unknown_words_are_those_of_the_whole_text_by_unigrams_too():
+    """Unigrams have no name of the unknown token, and truncation stays on after a call."""
+    pieces = [("<unk>", 0.0), ("the", -1.0), (" ", -1.0)]
+    unigram = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=unigram, unk_token="<unk>")
+    tokenizer("the the the", truncation=True, max_length=2)
+    assert unknown_words(tokenizer, "the the film") == ["film"]
