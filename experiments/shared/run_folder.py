@@ -65,12 +65,12 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, if they are installed."""
-    numbers = {"python": python_version()}
+    """Versions of the packages that results depend on, if they are installed, and of Python."""
+    numbers = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):  # this project may run from its folder alone
             numbers[name] = version(name)
-    return numbers
+    return numbers | {"python": python_version()}
 
 
 def digest_of(record: dict[str, Any]) -> str:
