@@ -42,13 +42,13 @@ class WeightQuality(NamedTuple):
             reaches_bound: True if draws to each prompt have the largest possible log likelihood.
         """
         columns = [column[~column.isneginf()] for column in log_weight.cpu().T]
-        shapes = [_pareto_k_of_prompt(column, reaches_bound) for column in columns]
+        known_tops = [reaches_bound or num_levels(column) <= 2 for column in columns]
+        shapes = [_pareto_k_of_prompt(*each) for each in zip(columns, known_tops, strict=True)]
         size = effective_sample_size(log_weight).min().item()
         shape = max(shapes, key=lambda k: (math.isnan(k), k))
         largest = (log_weight - log_mean(log_weight)).amax(0).exp().max().item()
         num_largest = int((log_weight >= log_weight.amax(0) - 1).sum(0).min())
-        has_known_top = reaches_bound or all(num_levels(column) <= 2 for column in columns)
-        return cls(len(log_weight), size, shape, largest, num_largest, has_known_top)
+        return cls(len(log_weight), size, shape, largest, num_largest, all(known_tops))
 
     def fault(self, origin: str) -> str:
         """Reason to distrust estimates from these weights of draws of an origin; empty if none.
@@ -77,27 +77,26 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
 
-def pareto_k(log_weight: Tensor, reaches_bound: bool = False) -> Tensor:
+def pareto_k(log_weight: Tensor) -> Tensor:
     """Shape of the generalised Pareto tail of the weights, `[M, N]` -> `[N]`; 0.7 and above is bad.
 
     Vehtari et al. 2015, arXiv 1507.02646. Weights on few levels, as of a reward that counts, are
     spread over the gaps between their levels first (see `spread_levels`). -inf if the tail has no
     spread, as at q = p*, or if `FEW` draws share the higher of two levels, which then is a bound.
-    Of several levels a higher one may be missing, however many draws share the highest, unless it
-    `reaches_bound`. NaN for fewer than 25 weights, or if a weight is 0.
+    Of several levels a higher one may be missing, however many draws share the highest. NaN for
+    fewer than 25 weights, or if a weight is 0.
     """
     columns = check_draws("log_weight", log_weight).cpu().T
-    return torch.tensor([_pareto_k_of_prompt(column, reaches_bound) for column in columns])
+    return torch.tensor([_pareto_k_of_prompt(each, num_levels(each) <= 2) for each in columns])
 
 
-def _pareto_k_of_prompt(log_weight: Tensor, reaches_bound: bool) -> float:
+def _pareto_k_of_prompt(log_weight: Tensor, has_known_top: bool) -> float:
     if len(log_weight) < MIN_WEIGHTS or not bool(log_weight.isfinite().all()):
         return math.nan
     log_weight = log_weight.double().sort().values
     tail = log_weight[-max(NUM_TAIL, len(log_weight) // 5) :]
     if (tail[-1] - tail[0]).item() < 1e-9:
         return -math.inf
-    has_known_top = reaches_bound or num_levels(log_weight) <= 2
     most_at_top = FEW if has_known_top else len(log_weight)
     for apart in APART:
         spread = spread_levels(log_weight, apart, most_at_top)

@@ -204,7 +204,7 @@ def diagnose(
     if log_likelihood_bound is None and isinstance(model, AlignmentModel):
         log_likelihood_bound = model.log_likelihood_bound(prompts)
     reaches_bound = reaches(mixture.log_likelihood, log_likelihood_bound)
-    alone = prior_sample, own_prior + own_likelihood - own_guide, elbo, log_likelihood_bound
+    own_weight = own_prior + own_likelihood - own_guide  # [M, N]
     return Diagnostics(
         elbo=elbo,
         log_likelihood=Estimate.of_levels(log_likelihood),
@@ -217,7 +217,7 @@ def diagnose(
         kl_posterior_prior=mixture.kl_posterior_prior(),
         posterior_log_likelihood=mixture.mean(mixture.log_likelihood),
         posterior_log_ratio=mixture.mean(mixture.log_guide - mixture.log_prior),
-        prior_alone=PriorAlone.of(*alone),
+        prior_alone=PriorAlone.of(prior_sample, own_weight, elbo, log_likelihood_bound),
         acceptance=None if accepted is None else accepted.double().mean().item(),
         weights=WeightQuality.of(mixture.log_weight, reaches_bound),
         guide_weights=WeightQuality.of(log_weight, reaches_bound),
