@@ -20,7 +20,6 @@ from inference import (
     Enumeration,
     FusedOptimizer,
     LeaveOneOut_ELBO,
-    ResponseObjective,
     diagnose,
     match_moments,
     sample_prior,
@@ -32,8 +31,7 @@ from inference.samplers.log_z_bounds import log_z_bounds
 from model import ResponseDistribution
 from tests.inference.conftest import quiet
 from tests.inference.objectives.table import BETA, SPACE, TWO, Table, Target, gradient, reward
-
-OURS = sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective))
+from tests.inference.objectives.uses import OURS
 
 
 def prior_of(prompts):

@@ -13,7 +13,11 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at
+from inference.diagnostics.gradients import moved_guide
+from inference.objectives.leave_one_out import RewardOnly
+from inference.programs import parameter_scope
 from inference.response_site import ResponseSiteError
+from model import AlignmentModel, TextReward, vader_sentiment
 from tests.inference.objectives.table import ONE, Table, Target, _Drawn, gradient, reward
 
 
@@ -176,3 +180,24 @@ def test_scales_and_subsampling_are_taken_as_pyro_takes_them(of_prior, of_guide,
             LeaveOneOut_ELBO(2), lambda prompts, drawn=drawn: drawn(guide.distribution(prompts))
         )
     assert torch.allclose(total, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_reward_only_has_the_gradient_of_the_reward_alone(prior):
+    """Mean over many draws for a guide away from the prior."""
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+    truth = Enumeration(model, prior.encode(["the film was"]))
+    guide = moved_guide(prior, 0.05)
+    log_guide = log_guide_at(guide, truth.prompts, truth.support)
+    (-(log_guide.exp() * truth.log_likelihood).sum()).backward()
+    bias = guide.language_model.network.transformer.ln_f.bias
+    exact, gradients = bias.grad.clone(), []
+    for _ in range(40):
+        guide.zero_grad()
+        with parameter_scope(guide):
+            loss = RewardOnly(64).loss_and_grads(model, guide, truth.prompts)
+        gradients.append(bias.grad.clone())
+    mean = torch.stack(gradients).mean(0)
+    error = torch.stack(gradients).std(0) / math.sqrt(len(gradients))
+    assert ((mean - exact).abs() < 5 * error).all()
+    assert (exact.abs() > 10 * error).any()
+    assert -loss == pytest.approx(truth.expected_log_likelihood(guide).item(), abs=1)

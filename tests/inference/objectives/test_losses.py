@@ -1,28 +1,23 @@
 """The loss that each objective returns, and its other metrics; other tests look at gradients."""
 
-import gc
-import weakref
-from functools import partial
-
 import pyro
 import pytest
 import torch
-from pyro import poutine
 
 from inference import (
     OBJECTIVES,
-    BestOfN_ELBO,
     Enumeration,
     FDivergence,
     RewardToGo_ELBO,
     SquaredResidual,
     log_guide_at,
 )
-from inference.objectives import AnalyticKL_ELBO, GaussNewton, Proximal_ELBO
+from inference.objectives import Proximal_ELBO
 from inference.objectives.leave_one_out import leave_one_out
 from inference.objectives.parts.response_objective import Losses, ResponseObjective, tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 from tests.inference.objectives.test_matrix import exact_loss, proposal_state
+from tests.inference.objectives.uses import OURS
 
 NUM = 2_000
 
@@ -146,85 +141,6 @@ def test_later_steps_on_a_batch_descend_the_variance_at_the_current_guide():
     assert objective.buffer.memory == memory
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [
-        BestOfN_ELBO(4, n=2, num_prior_draws=50),
-        FDivergence("forward-kl", 4),
-        GaussNewton(4),
-        Proximal_ELBO(4, epochs=2),
-        SquaredResidual(4, log_z="prior", num_prior_draws=50),
-        SquaredResidual(4, replay=4),
-    ],
-    ids=lambda objective: type(objective).__name__,
-)
-def test_an_objective_that_has_learned_of_one_model_refuses_another(objective):
-    """Ranks, log Z and responses are of the first model; the same program may be wrapped."""
-    model, guide = Target(), Table(1)
-    response = guide.distribution(ONE).sample((4,))
-    gradient(objective, model, guide, ONE, response)
-    gradient(objective, poutine.block(model, hide=[]), guide, ONE, response)
-    gradient(objective, model.__call__, guide, ONE, response)
-    with pytest.raises(ValueError, match="of another model: make a new objective"):
-        gradient(objective, Target(seed=5), guide, ONE, response)
-    if isinstance(objective, GaussNewton):
-        with pytest.raises(ValueError, match="gradients of another guide"):
-            gradient(objective, model, Table(1), ONE, response)
-
-
-@pytest.mark.parametrize("objective", [FDivergence("forward-kl", 4), GaussNewton(4)])
-def test_a_loss_alone_binds_an_objective_to_no_model_and_no_guide(objective):
-    objective.loss(Target(seed=5), Table(1), ONE)
-    model, guide = Target(), Table(1)
-    for _ in range(2):
-        gradient(objective, model, guide, ONE, guide.distribution(ONE).sample((4,)))
-
-
-def test_a_model_made_anew_of_the_same_parts_is_the_same():
-    """Partials and functions that are made for each step, alone and inside each other."""
-    model, guide, weight = Target(), Table(1), torch.ones(())
-
-    def weighted(prompts, *, model, weight):
-        return model(prompts)
-
-    def closure(model, weight):
-        return lambda prompts: weighted(prompts, model=model, weight=weight)
-
-    response = guide.distribution(ONE).sample((4,))
-    for make in (lambda *parts: partial(weighted, model=parts[0], weight=parts[1]), closure):
-        objective = FDivergence("forward-kl", 4)
-        for _ in range(2):
-            gradient(objective, make(model, weight), guide, ONE, response)
-        for parts in ((Target(seed=5), weight), (model, torch.ones(()))):
-            with pytest.raises(ValueError, match="of another model"):
-                gradient(objective, make(*parts), guide, ONE, response)
-        objective = FDivergence("forward-kl", 4)
-        gradient(objective, make(model, torch.ones(())), guide, ONE, response)
-        with pytest.raises(ValueError, match="of another model"):  # a part that is gone is not None
-            gradient(objective, make(model, None), guide, ONE, response)
-
-
-@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: partial(model)])
-def test_an_objective_does_not_keep_its_model_alive(wrap):
-    """A model has a network, which takes memory. A new one at its address is not the same."""
-    objective, model, guide = FDivergence("forward-kl", 4), Target(), Table(1)
-    response = guide.distribution(ONE).sample((4,))
-    gradient(objective, wrap(model), guide, ONE, response)
-    alive = weakref.ref(model)
-    del model
-    gc.collect()
-    assert alive() is None
-    with pytest.raises(ValueError, match="of another model"):
-        gradient(objective, wrap(Target()), guide, ONE, response)
-
-
-def test_an_objective_without_a_state_takes_any_model():
-    objective, guide = AnalyticKL_ELBO(4), Table(1)
-    response = guide.distribution(ONE).sample((4,))
-    losses = [gradient(objective, Target(seed=s), guide, ONE, response)[0] for s in (0, 5)]
-    assert abs(losses[0] - losses[1]) > 1e-3
-
-
 def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
     """ELBO by importance weights: the adaptive forward KL, the second step on a batch."""
     model, old, new = Target(), Table(1), Table(2)
@@ -304,3 +220,25 @@ def test_a_result_of_other_shapes_is_refused_by_name(fault, error, message):
         return
     with pytest.raises(error, match=message):
         objective.loss(Target(), Table(2), TWO)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
+    """Use by Pyro's loops other than SVI."""
+    model, guide, losses = Target(), Table(1), []
+    for differentiable in (False, True):
+        pyro.set_rng_seed(0)
+        guide.zero_grad()
+        objective = OBJECTIVES[name](num_particles=4)
+        with pyro.get_param_store().scope():
+            if differentiable:
+                loss = objective.differentiable_loss(model, guide, TWO)
+                loss.backward()
+            else:
+                loss = torch.tensor(objective.loss_and_grads(model, guide, TWO))
+        losses.append((loss.detach().double(), objective.metrics, guide.first.grad.clone()))
+    (loss, metrics, grad), (other_loss, other_metrics, other_grad) = losses
+    assert torch.allclose(loss, other_loss)
+    assert metrics == other_metrics
+    assert grad.abs().max() > 1e-6
+    assert torch.allclose(grad, other_grad)

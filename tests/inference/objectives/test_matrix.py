@@ -17,7 +17,6 @@ from inference import (
     Enumeration,
     FDivergence,
     FusedOptimizer,
-    ResponseObjective,
     SquaredResidual,
     fit,
     log_guide_at,
@@ -36,7 +35,7 @@ from tests.inference.objectives.table import (
     mean_gradient,
     posterior_guide,
 )
-from tests.inference.objectives.uses import ONE_OF_EACH_USE
+from tests.inference.objectives.uses import ONE_OF_EACH_USE, OURS
 from tests.inference.targets.fixed_points.updates import UPDATES
 
 DESCENDS = {
@@ -146,8 +145,6 @@ OPTIONS = {"best-of-n-distillation": {"n": 3}, "qrpo": QUANTILE, "gauss-newton":
     name: {"kl_weight": WEIGHT} for name in TRAINERS | {"self-play"}
 }
 """Options with which an objective reaches the optimum in the steps of these tests."""
-
-OURS = [name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective)]
 
 
 def prompts_of(name):

@@ -1,4 +1,4 @@
-"""State of objectives over steps: averages of Z, replayed responses, snapshots, best of n."""
+"""State of objectives over steps: snapshots, the best of n, prompts of one text apart."""
 
 import math
 
@@ -6,67 +6,12 @@ import pyro
 import pytest
 import torch
 
-from inference import OBJECTIVES, BestOfN_ELBO, Enumeration, ResponseObjective
+from inference import OBJECTIVES, BestOfN_ELBO, Enumeration
 from inference.objectives.f_divergence import in_place, snapshot
-from inference.objectives.parts.log_z_average import LogZAverage
-from inference.objectives.parts.off_policy import ReplayBuffer
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from model import Prompts
-from tests.inference.objectives.table import ONE, TWO, Table, Target, gradient
-
-
-def test_average_of_z_is_the_mean_at_first_and_then_a_moving_one():
-    average = LogZAverage(decay=0.75)
-    averages = [
-        average.update(ONE, torch.tensor([z]).log())[0].exp().item()
-        for z in (1.0, 2.0, 6.0, 7.0, 4.0, 4.0)
-    ]
-    assert averages[:4] == pytest.approx([1.0, 1.5, 3.0, 4.0])
-    assert averages[4:] == pytest.approx([4.0, 4.0])
-    last = average.update(ONE, torch.tensor([12.0]).log())[0].exp().item()
-    assert last == pytest.approx(0.75 * 4 + 0.25 * 12)
-
-
-def test_average_of_z_is_kept_by_prompt_and_begins_at_an_impossible_batch():
-    average = LogZAverage()
-    average.update(TWO, torch.tensor([0.0, -math.inf], dtype=torch.float64))
-    both = average.update(TWO, torch.tensor([0.0, 1.0], dtype=torch.float64))
-    assert both.tolist() == pytest.approx([0.0, 1.0 - math.log(2)])
-    alone = average.update(TWO[[1]], torch.tensor([1.0], dtype=torch.float64))
-    assert alone.tolist() == pytest.approx([math.log(2 / 3) + 1.0])
-
-
-def rows(*values):
-    return torch.tensor(values)[:, None]  # [K, T] -> [K, 1, T]
-
-
-def test_buffer_keeps_each_response_once_with_its_own_density():
-    buffer = ReplayBuffer(capacity=10)
-    buffer.add(ONE, rows([1, 2], [1, 1], [1, 2]), torch.tensor([[0.12], [0.11], [0.12]]))
-    buffer.add(ONE, rows([2, 0], [1, 1]), torch.tensor([[0.20], [0.11]]))
-    response, log_joint = buffer.draw(ONE, 3)
-    assert response.shape == (3, 1, 2)
-    actual = {
-        (a, b): round(value, 2)
-        for (a, b), value in zip(response[:, 0].tolist(), log_joint[:, 0].tolist(), strict=True)
-    }
-    assert actual == {(1, 2): 0.12, (1, 1): 0.11, (2, 0): 0.2}  # three draws, none twice
-
-
-def test_oldest_leave_a_full_buffer_first():
-    buffer = ReplayBuffer(capacity=2)
-    buffer.add(ONE, rows([1, 1], [1, 2], [2, 2]), torch.zeros(3, 1))
-    assert buffer.memory[ONE.names()[0]].response.tolist() == [[1, 2], [2, 2]]
-    buffer.add(ONE, rows([1, 2], [2, 1]), torch.zeros(2, 1))
-    assert buffer.memory[ONE.names()[0]].response.tolist() == [[2, 2], [2, 1]]
-
-
-def test_buffers_of_prompts_are_apart_and_small_ones_are_drawn_again():
-    buffer = ReplayBuffer(capacity=10)
-    buffer.add(TWO, torch.tensor([[[1, 1], [2, 2]]]), torch.tensor([[0.1, 0.2]]))
-    response, log_joint = buffer.draw(TWO, 4)
-    assert response.tolist() == [[[1, 1], [2, 2]]] * 4
-    assert torch.allclose(log_joint, torch.tensor([0.1, 0.2]).expand(4, 2))
+from tests.inference.objectives.table import ONE, Table, Target, gradient
+from tests.inference.objectives.uses import OURS
 
 
 def test_earlier_parameters_are_in_place_for_a_while():
@@ -111,9 +56,6 @@ def gradients(name, reward, prompts, batches):
     return torch.stack(actual)
 
 
-OURS = sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective))
-
-
 @pytest.mark.parametrize("name", OURS)
 def test_prompts_of_one_text_are_not_one_prompt(name):
     """Prompts differ by token ids, in one batch or several, or by position in one batch."""
@@ -137,25 +79,3 @@ def test_prompts_of_one_text_are_not_one_prompt(name):
         )
         assert same.abs().max() > 1e-3
         assert torch.allclose(same, other, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
-    """Use by Pyro's loops other than SVI."""
-    model, guide, losses = Target(), Table(1), []
-    for differentiable in (False, True):
-        pyro.set_rng_seed(0)
-        guide.zero_grad()
-        objective = OBJECTIVES[name](num_particles=4)
-        with pyro.get_param_store().scope():
-            if differentiable:
-                loss = objective.differentiable_loss(model, guide, TWO)
-                loss.backward()
-            else:
-                loss = torch.tensor(objective.loss_and_grads(model, guide, TWO))
-        losses.append((loss.detach().double(), objective.metrics, guide.first.grad.clone()))
-    (loss, metrics, grad), (other_loss, other_metrics, other_grad) = losses
-    assert torch.allclose(loss, other_loss)
-    assert metrics == other_metrics
-    assert grad.abs().max() > 1e-6
-    assert torch.allclose(grad, other_grad)

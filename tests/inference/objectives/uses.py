@@ -1,9 +1,11 @@
-"""Objectives that differ in what they do with a guide, one for each use, by name.
+"""Names of objectives: those of this project, and one for each use of a guide.
 
-Tests of guides and of scripts run these. All objectives are in `test_matrix.py`.
+Tests of guides and of scripts run one for each use. All objectives are in `test_matrix.py`.
 """
 
-from inference import OBJECTIVES
+from inference import OBJECTIVES, ResponseObjective
+
+OURS = sorted(name for name in OBJECTIVES if isinstance(OBJECTIVES[name](), ResponseObjective))
 
 
 def use_of_a_guide(entry):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.networks.layers import pointwise_recomputation as recomputation
 from model.prior import cached_decoder
-from tests.model.networks.test_adapted_linear import adapted_twice
+from tests.model.networks.layers.test_adapted_linear import adapted_twice
 from tests.model.tiny import PROMPTS
 
 pytestmark = pytest.mark.on_cpu

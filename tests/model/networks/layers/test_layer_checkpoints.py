@@ -10,7 +10,7 @@ from guides import FineTuned, Guide, LoRA, SoftPrompt
 from inference import LeaveOneOut_ELBO, fit
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
 from model.networks.layers.layer_checkpoints import NoLayersError, around, checkpointed_layers
-from tests.model.networks.test_head import NETWORKS, PROMPTS, network
+from tests.model.networks.layers.test_head import NETWORKS, PROMPTS, network
 from tests.model.tiny import tiny_tokenizer
 
 GUIDES = {

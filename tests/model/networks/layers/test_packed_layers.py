@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model import LanguageModel
 from model.networks.layers import packed_layers
 from model.networks.layers.packed_layers import FEWEST, PackedLayers, packs
-from tests.model.networks.test_adapted_linear import adapted_twice
+from tests.model.networks.layers.test_adapted_linear import adapted_twice
 from tests.model.tiny import PROMPTS, tiny
 
 pytestmark = pytest.mark.on_cpu

@@ -1,4 +1,4 @@
-"""Bolder draws: the temperature adapts until their distance from the guide is a number of nats."""
+"""Bolder draws at a stated distance from the guide, and the buffer of earlier responses."""
 
 import math
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from inference import Enumeration, SquaredResidual, random_state
-from inference.objectives.parts.off_policy import DECAY, GROWTH, LARGEST, START, Exploration
+from inference.objectives.parts.off_policy import (
+    DECAY,
+    GROWTH,
+    LARGEST,
+    START,
+    Exploration,
+    ReplayBuffer,
+)
 from inference.objectives.parts.response_objective import tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 
@@ -99,3 +106,36 @@ def test_bolder_draws_keep_the_posterior_as_the_target():
     weight = bolder.exp()
     loss = 0.5 * (weight * (log_weight - (weight * log_weight).sum(0)).square()).sum()
     assert torch.allclose(total, autograd(loss, guide), rtol=1e-9, atol=1e-12)
+
+
+def rows(*values):
+    return torch.tensor(values)[:, None]  # [K, T] -> [K, 1, T]
+
+
+def test_buffer_keeps_each_response_once_with_its_own_density():
+    buffer = ReplayBuffer(capacity=10)
+    buffer.add(ONE, rows([1, 2], [1, 1], [1, 2]), torch.tensor([[0.12], [0.11], [0.12]]))
+    buffer.add(ONE, rows([2, 0], [1, 1]), torch.tensor([[0.20], [0.11]]))
+    response, log_joint = buffer.draw(ONE, 3)
+    assert response.shape == (3, 1, 2)
+    actual = {
+        (a, b): round(value, 2)
+        for (a, b), value in zip(response[:, 0].tolist(), log_joint[:, 0].tolist(), strict=True)
+    }
+    assert actual == {(1, 2): 0.12, (1, 1): 0.11, (2, 0): 0.2}  # three draws, none twice
+
+
+def test_oldest_leave_a_full_buffer_first():
+    buffer = ReplayBuffer(capacity=2)
+    buffer.add(ONE, rows([1, 1], [1, 2], [2, 2]), torch.zeros(3, 1))
+    assert buffer.memory[ONE.names()[0]].response.tolist() == [[1, 2], [2, 2]]
+    buffer.add(ONE, rows([1, 2], [2, 1]), torch.zeros(2, 1))
+    assert buffer.memory[ONE.names()[0]].response.tolist() == [[2, 2], [2, 1]]
+
+
+def test_buffers_of_prompts_are_apart_and_small_ones_are_drawn_again():
+    buffer = ReplayBuffer(capacity=10)
+    buffer.add(TWO, torch.tensor([[[1, 1], [2, 2]]]), torch.tensor([[0.1, 0.2]]))
+    response, log_joint = buffer.draw(TWO, 4)
+    assert response.tolist() == [[[1, 1], [2, 2]]] * 4
+    assert torch.allclose(log_joint, torch.tensor([0.1, 0.2]).expand(4, 2))
