@@ -1,27 +1,30 @@
-"""Pages as they lie in `docs/explore`, or as written here and now, in a headless Chromium.
+"""Pages of `docs/explore`, with the data that lie there or are written here and now, in Chromium.
 
-The prior is trained when a page is written. On another processor its numbers differ by rounding, so
-that a test against the library opens a page of the same processor.
+The prior is trained when the data are written. On another processor the numbers differ by rounding,
+so that a test against the library opens a page with the data of the same processor.
 """
 
-from collections.abc import Callable, Iterator
-from functools import cache
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.explore.__main__ import WORLDS
-from experiments.explore.pages import PAGES, page_text
+from experiments.explore.__main__ import Explore, main
 from tests.experiments.browser import OpenFile
 
 FOLDER = Path(__file__).parents[3] / "docs" / "explore"
+PAGES = sorted(path.stem for path in FOLDER.glob("*.html"))
 WRITTEN = 400
 """Milliseconds of the page's clock after which a change stands in the address and is spoken."""
 
 
 class OpenPage(OpenFile):
     """A page of `docs/explore` in a browser."""
+
+    def is_own(self, url: str) -> bool:
+        return super().is_own(url) or url.startswith(self.url.rpartition("/")[0])
 
     def set(self, name: str, value: Any) -> None:
         """Change an entry of the state, and draw the page."""
@@ -39,14 +42,10 @@ class OpenPage(OpenFile):
 
 
 class Opener:
-    """Opens pages in a window of a colour scheme.
+    """Opens pages of a folder in a window of a colour scheme."""
 
-    Attributes:
-        path_of: function of the name of a page that returns its file.
-    """
-
-    def __init__(self, browser: Any, path_of: Callable[[str], Path]) -> None:
-        self.browser, self.path_of = browser, path_of
+    def __init__(self, browser: Any, folder: Path) -> None:
+        self.browser, self.folder = browser, folder
         self.contexts: list[Any] = []
 
     def __call__(
@@ -59,7 +58,8 @@ class Opener:
     ) -> OpenPage:
         size = {"width": 1280, "height": 800}
         self.contexts.append(self.browser.new_context(viewport=size, color_scheme=scheme))
-        return OpenPage(self.contexts[-1], self.path_of(name)).open(state, own_time=own_time)
+        page = OpenPage(self.contexts[-1], self.folder / f"{name}.html")
+        return page.open(state, own_time=own_time)
 
     def close(self) -> None:
         for context in self.contexts:
@@ -67,30 +67,25 @@ class Opener:
 
 
 @pytest.fixture(scope="session")
-def new_path(tmp_path_factory: Any) -> Callable[[str], Path]:
-    """Function of the name of a page that writes the page once, and returns its file."""
-    folder = tmp_path_factory.mktemp("pages")
-
-    @cache
-    def path_of(name: str) -> Path:
-        path = folder / f"{name}.html"
-        path.write_text(page_text(name, WORLDS[PAGES[name].world]().data()), encoding="utf-8")
-        return path
-
-    return path_of
+def new_pages(tmp_path_factory: Any) -> Path:
+    """Folder of the pages with data that this processor wrote."""
+    folder = tmp_path_factory.mktemp("pages") / "explore"
+    shutil.copytree(FOLDER, folder)
+    assert all(finding.held for finding in main(Explore(out=folder)))
+    return folder
 
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Opener]:
     """Opens the pages of `docs/explore`."""
-    opener = Opener(chromium, lambda name: FOLDER / f"{name}.html")
+    opener = Opener(chromium, FOLDER)
     yield opener
     opener.close()
 
 
 @pytest.fixture
-def open_new_page(chromium: Any, new_path: Callable[[str], Path]) -> Iterator[Opener]:
-    """Opens pages that this processor wrote."""
-    opener = Opener(chromium, new_path)
+def open_new_page(chromium: Any, new_pages: Path) -> Iterator[Opener]:
+    """Opens the pages with data that this processor wrote."""
+    opener = Opener(chromium, new_pages)
     yield opener
     opener.close()

@@ -1,4 +1,4 @@
-"""Properties of every page: written as committed, silent, without a network, usable by all."""
+"""Properties of every page: data as committed, silent, without a network, usable by all."""
 
 import itertools
 import json
@@ -6,13 +6,16 @@ import re
 
 import pytest
 
-from experiments.explore.__main__ import MOST_BYTES, WORLDS, Explore, main
-from experiments.explore.pages import PAGES, data_of, page_text
-from tests.experiments.explore.conftest import FOLDER, WRITTEN
+from experiments.explore.__main__ import WORLDS
+from tests.experiments.explore.conftest import FOLDER, PAGES, WRITTEN
+
+MOST_BYTES = 200_000
 
 
-def committed(name):
-    return (FOLDER / f"{name}.html").read_text(encoding="utf-8")
+def data_of(folder, world):
+    """The data that a script in a folder has."""
+    text = (folder / f"{world}.js").read_text(encoding="utf-8")
+    return json.loads(text.removeprefix("const DATA = ").removesuffix(";\n"))
 
 
 def numbers_of(value, place=""):
@@ -25,42 +28,33 @@ def numbers_of(value, place=""):
     return {place: value}
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_committed_page_is_as_its_templates(name):
-    text = committed(name)
-    assert text == page_text(name, data_of(text)), "run python -m experiments.explore"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
-def test_committed_numbers_are_those_of_the_library(name):
+@pytest.mark.parametrize("world", WORLDS)
+def test_committed_numbers_are_those_of_the_library(new_pages, world):
     """A prior trained on another processor has other roundings, 1e-5 nats where p0 is tiny."""
-    data = json.loads(json.dumps(WORLDS[PAGES[name].world]().data()))
-    leaves, expected = numbers_of(data_of(committed(name))), numbers_of(data)
+    leaves, expected = (numbers_of(data_of(folder, world)) for folder in (FOLDER, new_pages))
     assert leaves.keys() == expected.keys()
     for place, leaf in leaves.items():
         is_number = isinstance(leaf, int | float)
         assert leaf == (pytest.approx(expected[place], abs=1e-4) if is_number else expected[place])
 
 
-@pytest.mark.slow
-def test_script_writes_all_pages(tmp_path, capsys):
-    findings = main(Explore(out=tmp_path))
-    assert all(finding.held for finding in findings)
-    assert {path.stem for path in tmp_path.iterdir()} == {*PAGES}
-    assert "posterior.html" in capsys.readouterr().out
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_small_and_asks_for_files_of_its_folder_alone(name):
+    html = (FOLDER / f"{name}.html").read_text(encoding="utf-8")
+    files = re.findall(r'(?:src|href)="([^":]+)"', html)
+    text = html + "".join((FOLDER / file).read_text(encoding="utf-8") for file in files)
+    assert len(text.encode()) < MOST_BYTES
+    assert set(re.findall(r"https?://[\w./]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttp", text)
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_one_small_file_without_addresses(name):
-    text = committed(name)
-    assert len(text.encode()) < MOST_BYTES
-    assert set(re.findall(r"https?://[\w./]+", text)) == {"http://www.w3.org/2000/svg"}
-    assert not re.search(r"""@import|url\(|fetch\(|XMLHttp|src\s*=""", text)
-    links = re.findall(r'href="([^"]*)"', text)
-    assert {link for link in links if not link.startswith(("#", "data:"))} == {
-        f"{page}.html" for page in PAGES
-    }
+def test_navigation_has_every_page_and_marks_the_open_one(name, open_page):
+    page = open_page(name)
+    links = "[...document.querySelectorAll('nav a')].map((link) => link.getAttribute('href'))"
+    assert sorted(page.value(links)) == [f"{other}.html" for other in PAGES]
+    assert page.tab.get_attribute("nav [aria-current=page]", "href") == f"{name}.html"
 
 
 def luminance(colour):
@@ -71,10 +65,9 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_colour_of_text_has_contrast_by_day_and_at_night(name):
+def test_every_colour_of_text_has_contrast_by_day_and_at_night():
     """4.5 to the background, as WCAG 2 asks of text."""
-    style = committed(name).split("</style>")[0]
+    style = (FOLDER / "style.css").read_text(encoding="utf-8")
     inks = {*re.findall(r"[{; ]color: var\(--([\w-]+)\)", style)} - {"paper", "card"}
     assert {"text", "muted", "gold-ink"} <= inks
     schemes = re.findall(r":root[^{]*\{([^}]*)\}", style)

@@ -21,9 +21,9 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def new_page(chromium, new_path):
+def new_page(chromium, new_pages):
     """One page of this processor, for tests of the numbers in many states."""
-    opener = Opener(chromium, new_path)
+    opener = Opener(chromium, new_pages)
     yield opener("wrong-target")
     opener.close()
 

@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Guides: tables of logits, read along a response. The layouts are those of the library. ----
 
 const NUM_WORDS = DATA.words.length;

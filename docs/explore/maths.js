@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Probability on a list of responses. A distribution is an array of log probabilities. ----
 
 /** log of the sum of exp, without overflow; -Infinity stays -Infinity. */

@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Algorithms: training and sampling on one posterior, with the exact answer beside. ----
 
 const REWARD = DATA.rewards.sentiment;

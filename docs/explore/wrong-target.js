@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Wrong target or bad guide: a learned proxy, the targets of trainers, and small guides. ----
 
 const LOG_PRIOR = DATA.logPrior;

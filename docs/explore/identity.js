@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Identity: a guide by dragging, and the ELBO as three sums. ----
 
 const LOG_PRIOR = DATA.logPrior;

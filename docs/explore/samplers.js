@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Samplers: each adds weighted draws to a run, step by step. ----
 
 const PRIOR_SUMS = cumulative(DATA.logPrior);

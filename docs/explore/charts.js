@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Drawing: rows of bars, a table of numbers, and charts as SVG. ----
 
 const SVG = 'http://www.w3.org/2000/svg';
@@ -110,6 +112,19 @@ function showNumbers(numbers, decimals = 3) {
   }
 }
 
+/** About `count` round numbers between two numbers. */
+function ticks(low, high, count) {
+  if (!(high > low)) return [low];
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5, 10].find((factor) => power * factor >= rough) ?? 10);
+  const numbers = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++)
+    numbers.push(Number((i * step).toPrecision(12)));
+  return numbers;
+}
+
+/** Powers of ten between two numbers. */
 const powers = (low, high) => {
   const values = [];
   for (let e = Math.ceil(Math.log10(low) - 1e-9); e <= Math.log10(high) + 1e-9; e++)

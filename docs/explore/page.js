@@ -1,6 +1,7 @@
-// ---- The page: data, state in the address, controls, colours, and one render for each frame. ----
+'use strict';
 
-const DATA = JSON.parse(document.getElementById('data').textContent);
+// ---- The page: state in the address, controls, colours, and one render for each frame. ----
+
 const END = 0; // token id of <end>
 const $ = (id) => document.getElementById(id);
 

@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Posterior: bars of p0 and p*, exact numbers, and the reward-KL frontier. ----
 
 const LOG_PRIOR = DATA.logPrior;

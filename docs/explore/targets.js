@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Targets: the distribution that each trainer reaches with a rich guide, in closed form. ----
 //
 // All depend on a response by p0 and the reward alone. Responses of one reward share a level, so

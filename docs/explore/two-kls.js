@@ -1,3 +1,5 @@
+'use strict';
+
 // ---- Two KLs: a small family, fitted side by side in both directions. ----
 
 const LOG_PRIOR = DATA.logPrior;
