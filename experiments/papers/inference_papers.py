@@ -1,6 +1,6 @@
 """Papers on alignment as inference, on variational inference and its gradients."""
 
-from experiments.papers.paper import Paper, abstract, memory, paper
+from experiments.papers.paper import Paper, abstract, paper
 
 INFERENCE = {
     "korbak-2022": Paper(
@@ -19,22 +19,23 @@ INFERENCE = {
     "levine-2018": Paper(
         "Levine 2018: control as probabilistic inference",
         "The policy of maximum entropy RL is the posterior given an observed optimality variable "
-        "with p(O = 1) = exp((r - r_max)/beta).",
-        memory("1805.00909"),
+        "with p(O = 1) = exp((r - r_max)/beta), if the dynamics are deterministic, as those of "
+        "text are.",
+        abstract("1805.00909"),
         "identities --only control-as-inference",
     ),
     "ranganath-2014": Paper(
         "Ranganath, Gerrish and Blei 2014: black box variational inference",
         "The mean of log w grad log q is the gradient of the ELBO, for any model. Control variates "
         "made of the score reduce its noise.",
-        memory("1401.0118"),
+        abstract("1401.0118"),
         "identities --only black-box",
     ),
     "kool-2019": Paper(
         "Kool, van Hoof and Welling 2019: a baseline for free from several samples",
         "The mean of the other samples is a baseline without bias that reduces the noise of "
         "REINFORCE.",
-        memory(),
+        abstract(),
         "identities --only leave-one-out",
         against=("leave-one-out, 2 draws",),
         caveat="With two samples the baseline brings more noise than the baseline removes.",
@@ -43,14 +44,14 @@ INFERENCE = {
         "Richter et al. 2020: VarGrad",
         "The gradient of half the variance of log w, with the samples held fixed, is the gradient "
         "with a leave-one-out baseline, on every sample.",
-        memory("2010.10436"),
+        paper("2010.10436"),
         "identities --only vargrad",
     ),
     "roeder-2017": Paper(
         "Roeder, Wu and Duvenaud 2017: sticking the landing",
         "The score term alone leaves noise at q = p*, and without the term the gradient is exactly "
         "0 there. Responses have no path derivative: leave-one-out takes its part here.",
-        memory("1703.09194"),
+        abstract("1703.09194"),
         "identities --only landing",
     ),
     "latro": Paper(
@@ -63,7 +64,7 @@ INFERENCE = {
     "burda-2016": Paper(
         "Burda, Grosse and Salakhutdinov 2016: importance weighted autoencoders",
         "The mean of the log of K averaged weights is a bound on log Z that tightens with K.",
-        memory("1509.00519"),
+        paper("1509.00519"),
         "identities --only iwae",
     ),
     "li-2016": Paper(
@@ -76,14 +77,14 @@ INFERENCE = {
         "Bornschein and Bengio 2015: reweighted wake-sleep",
         "Self-normalised weights give the gradient of KL(p* || q), with a bias that vanishes as "
         "the number of samples grows.",
-        memory("1406.2751"),
+        paper("1406.2751"),
         "identities --only wake",
     ),
     "cremer-2018": Paper(
         "Cremer, Li and Duvenaud 2018: inference suboptimality",
         "The KL that a shared guide leaves splits into the gap of the best member of the family "
         "and an amortisation gap, which is often the larger one. Here, bigrams.",
-        memory("1801.03558"),
+        abstract("1801.03558"),
         "identities --only inference-gaps",
         against=("approximation less amortisation",),
         caveat="Here the approximation gap is the larger one.",

@@ -32,7 +32,6 @@ brackets are the limits of a finding, fixed in the script. Other processors give
 | paper | read in the paper or in its authors' code |
 | abstract | from memory or derived here, beside the abstract |
 | summary | read in another text or in another project's code |
-| memory | from memory or derived here |
 """
 
 

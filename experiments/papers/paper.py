@@ -18,9 +18,7 @@ class Source(NamedTuple):
     arxiv: str | None = None
 
 
-paper, abstract, summary, memory = (
-    partial(Source, text) for text in ("paper", "abstract", "summary", "memory")
-)
+paper, abstract, summary = (partial(Source, text) for text in ("paper", "abstract", "summary"))
 
 
 @dataclass(frozen=True)

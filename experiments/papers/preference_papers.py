@@ -1,6 +1,6 @@
 """Papers on preferences, and on rewards learned from preferences."""
 
-from experiments.papers.paper import Paper, abstract, memory, paper, summary
+from experiments.papers.paper import Paper, abstract, paper, summary
 
 PREFERENCES = {
     "dpo": Paper(
@@ -50,15 +50,16 @@ PREFERENCES = {
         "nears the equilibrium. Where preferences go in circles, the iterates do not.",
     ),
     "implicit-prm": Paper(
-        "Rafailov et al. 2024: from r to Q*; PRIME, 2025: implicit process rewards",
-        "A policy trained on rewards of whole responses has process rewards: beta log q/p0 of the "
-        "tokens so far is beta log E_p0[exp(r/beta)] of the responses that go on from there.",
-        memory("2404.12358"),
+        "Rafailov et al. 2024: from r to Q*; Yuan et al. 2024: free process rewards (PRIME)",
+        "A policy trained on whole responses has process rewards: beta log q/p0 of the tokens so "
+        "far is beta log E_p0[exp(r/beta)] of the responses that go on from there, the expected "
+        "reward. The reward r is the policy's own, beta log q/p0 of the whole response.",
+        paper("2412.01981"),
         "identities --only soft-values",
         supports=("soft value, all prefixes",),
         against=("largest soft value less",),
         caveat="This is a soft value under the prior: higher than the mean reward of the responses "
-        "that the prior goes on with.",
+        "that the prior goes on with, and lower than the largest, as the paper says as well.",
     ),
     "f-dpo": Paper(
         "Wang et al. 2023: direct preference optimisation beyond the reverse KL (f-DPO)",
@@ -276,7 +277,7 @@ PREFERENCES = {
         "Liu et al. 2023: statistical rejection sampling optimisation (RSO)",
         "The maximum likelihood estimate of the optimal policy needs preference pairs drawn from "
         "that policy.",
-        memory("2309.06657"),
+        abstract("2309.06657"),
         supports=("pairs from p*",),
         against=("from all alike,", "pairs without end"),
         caveat="Pairs from the posterior teach more than pairs from the prior, and pairs of all "
@@ -285,11 +286,14 @@ PREFERENCES = {
     ),
     "gao-2022": Paper(
         "Gao et al. 2022: scaling laws for reward model over-optimisation",
-        "The gold reward rises, peaks and falls as the KL grows. With more preferences the peak "
-        "comes later.",
-        memory("2210.10760"),
+        "The gold reward rises, peaks and falls as the KL grows. With more preferences the gold "
+        "reward is higher, and falls less.",
+        paper("2210.10760"),
         "rlhf --num-preferences 30 1000 --steps 1 --simulations 0 --draws 1024",
-        supports=("gold reward lost", "gold reward peaks"),
+        supports=("gold reward lost beyond", "gold reward gained at the peak"),
+        against=("gold reward lost from peak to end",),
+        caveat="From the higher peak to the end, here a single response, more is lost and not "
+        "less. The paper's curves end before.",
     ),
     "coste-2023": Paper(
         "Coste et al. 2023: ensembles of reward models",

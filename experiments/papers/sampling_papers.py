@@ -1,6 +1,6 @@
 """Papers on best of n, on samplers and on the quality of weights."""
 
-from experiments.papers.paper import Paper, abstract, memory, paper
+from experiments.papers.paper import Paper, abstract, paper
 
 SAMPLING = {
     "beirami-2024": Paper(
@@ -28,7 +28,7 @@ SAMPLING = {
         "Amini et al. 2024: variational best of n",
         "A policy can be trained towards the distribution of best of n, so that one draw does for "
         "n. The target is another one than the posterior.",
-        memory("2407.06057"),
+        paper("2407.06057"),
         "trainer_targets --only best-of-n-distillation",
     ),
     "inf-align": Paper(
@@ -132,7 +132,7 @@ SAMPLING = {
         "Vehtari et al. 2015: Pareto smoothed importance sampling",
         "The shape k-hat of the tail of the weights is estimated from the draws, and tells "
         "reliable means from unreliable ones.",
-        memory("1507.02646"),
+        paper("1507.02646"),
         "identities --only pareto",
     ),
     "eikema-2022": Paper(

@@ -1,6 +1,6 @@
 """Papers on the distribution that an algorithm converges to."""
 
-from experiments.papers.paper import Paper, abstract, memory, paper
+from experiments.papers.paper import Paper, abstract, paper
 
 TARGETS = {
     "mroueh-2025": Paper(
@@ -49,15 +49,15 @@ TARGETS = {
         "Vieillard et al. 2020: leverage the average",
         "Steps with a KL penalty to the last policy average the rewards of all steps: n exact "
         "steps at tau are the posterior at tau/n.",
-        memory("2003.14089"),
+        abstract("2003.14089"),
         "identities --only mirror-descent",
     ),
     "reward-weighted": Paper(
         "Peters and Schaal 2007: reward-weighted regression",
         "Fits to draws of the last policy, weighed by exp(r/beta), are EM: each round raises "
-        "log E_q[exp(r/beta)]. Here: the first round is exact inference, and n rounds from the "
-        "prior end at the posterior at beta/n.",
-        memory(),
+        "log E_q[exp(r/beta)]. Here, with a fixed beta, which the paper adapts: the first round is "
+        "exact inference, and n rounds from the prior end at the posterior at beta/n.",
+        abstract(),
         "identities --only rounds",
     ),
     "kimi": Paper(
@@ -103,9 +103,12 @@ TARGETS = {
     ),
     "filtering": Paper(
         "Dong et al. 2023: reward ranked fine-tuning (RAFT)",
-        "Fine-tuning on the best samples aligns the model. With a threshold the target is the "
-        "prior given accepted, after any number of rounds; not the posterior of the reward.",
-        memory("2304.06767"),
+        "Fine-tuning on the best draws of the last model, round by round, aligns the model. Here: "
+        "one prompt, draws without end, and the best fifth of them, as in the authors' code. After "
+        "n rounds the model is the best 1/5^n of the prior: not the posterior of the reward, and "
+        "soon the best response alone. A threshold of the reward in place of the share has the "
+        "prior given accepted as its target, after any number of rounds.",
+        paper("2304.06767"),
     ),
     "power": Paper(
         "Karan and Du 2025: reasoning with sampling (power sampling)",

@@ -1,6 +1,6 @@
 """Papers on algorithms that train a policy."""
 
-from experiments.papers.paper import Paper, abstract, memory, paper, summary
+from experiments.papers.paper import Paper, abstract, paper, summary
 
 K3_LOSS = "k3 as a loss, token by token (GRPO), distance from grad KL(q || p0)"
 K3_VALUE = "k3 as a loss, token by token (GRPO), value"
@@ -11,13 +11,13 @@ TRAINERS = {
         "Abdolmaleki et al. 2018: maximum a posteriori policy optimisation (MPO)",
         "The temperature of a KL budget is the minimum of a convex dual, and the policy of that "
         "budget is the posterior at that temperature.",
-        memory("1806.06920"),
+        paper("1806.06920"),
     ),
     "ppo": Paper(
         "Schulman et al. 2017: proximal policy optimisation (PPO)",
         "A clipped objective allows several steps on each batch, and so learns more from the same "
         "number of samples.",
-        memory("1707.06347"),
+        paper("1707.06347"),
         "identities --only proximal",
     ),
     "rloo": Paper(

@@ -1,9 +1,10 @@
 """Preferences -> reward -> posterior -> guide: RLHF as two inferences, the first of them uncertain.
 
 Question: for how long does it help to steer a language model by a reward learned from preferences?
-Claim: gold reward against KL rises, peaks and falls, while the proxy goes on rising. More
-preferences put the peak off, and so does pessimism about an uncertain reward. The marginal
-likelihood, which follows from Bayes' rule, is optimism: a bonus var/(2 beta) for uncertainty.
+Claim: gold reward against KL rises, peaks and falls, while the proxy goes on rising. With more
+preferences the peak is higher, and more is lost from there to a single response. Pessimism about an
+uncertain reward has more gold reward than the mean at the same KL. The marginal likelihood, which
+follows from Bayes' rule, is optimism: a bonus var/(2 beta) for uncertainty.
 Source: Gao et al. 2022 (arXiv 2210.10760) on preferences; Coste et al. 2023 (arXiv 2310.02743) on
 pessimism; the Gaussian integral E[exp(r/beta)] for the bonus.
 Printed: recovery of the reward, calibration of the inference, gold reward by KL for every

@@ -87,11 +87,13 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
         return np.array(values).mean(1)
 
     fall = by_seed("mean fall", [fewest]) - 0.1 * by_seed("mean gain", [fewest])
-    later = by_seed("mean peak kl", [most]) - by_seed("mean peak kl", [fewest])
+    gained = by_seed("mean gain", [most]) - by_seed("mean gain", [fewest])
+    lost = by_seed("mean fall", [most]) - by_seed("mean fall", [fewest])
     gold = {name: by_seed(f"{name} gold {FAR:g}", counts) for name in AGGREGATIONS}
     above_0 = {
         f"with {fewest} preferences, gold reward lost beyond a tenth of its gain": fall,
-        f"with {most} preferences, gold reward peaks at a KL larger by, nats": later,
+        f"with {most} preferences, gold reward gained at the peak, above that of {fewest}": gained,
+        f"with {most} preferences, gold reward lost from peak to end, above that of {fewest}": lost,
         f"at {FAR:g} nats, gold reward of the lower bound above the mean's": gold["lower-bound"]
         - gold["mean"],
         f"at {FAR:g} nats, gold reward of the minimum above the mean's": gold["minimum"]
