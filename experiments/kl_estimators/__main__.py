@@ -8,9 +8,10 @@ gradient of KL(q || p0). k3 as a loss, as in GRPO, has the gradient of the forwa
 position; k3 times a differentiable ratio, and k3+, have the one of KL(q || p0) by position. k1 as a
 loss has no gradient. k3 upside down has half the gradient of chi2(q || p0). With draws of an older
 guide, the ratio of the response restores the gradient of a whole response, and the ratio of the
-prefix the one of tokens; the ratio of the token, as trainers use it, restores neither.
+prefix the one of tokens; the ratio of the token, as trainers use it, restores neither, but the one
+of tokens after prefixes of the older guide. k3 needs this ratio, and needs it differentiated.
 Source: derived and measured here; GRPO: Shao et al. 2024, arXiv 2402.03300; the differentiable
-ratio: DeepSeek-V3.2, arXiv 2512.02556.
+ratio: DeepSeek-V3.2, arXiv 2512.02556, and RPG, arXiv 2505.17508.
 Printed: relative distance of each implementation's mean gradient from the gradients of five
 objectives, and the mean value over KL(q || p0). Every mean is a sum over all responses of the
 enumerable world.
@@ -22,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from experiments.kl_estimators.gradients import Gradients, Rows
+from experiments.kl_estimators.gradients import OF_SAMPLER, Gradients, Rows
 from experiments.shared.argument_types import Seed, count, number
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
@@ -100,13 +101,19 @@ def findings_of(rows: Rows, older: Rows) -> list[Finding]:
     findings.append(within(f"{k1}, size of the gradient", rows[k1]["size"], below=EXACT))
     error = abs(rows[k3]["value"] - 1)
     findings.append(within(f"{k3}, value over KL(q || p0), less 1", error, below=EXACT))
-    name = "k1 in the reward, returns-to-go"
-    whole, token = (f"{name}, ratio of the {part}" for part in ("response", "token"))
-    return [
-        *findings,
-        distance(whole, kl, older[whole], below=EXACT),
-        distance(token, kl, older[token], above=APART),
+    k1, k3 = "k1 in the reward, returns-to-go", "k3 times the ratio"
+    restored = [
+        (f"{k1}, ratio of the response", kl),
+        (f"{k3}, whole response, ratio of the response", kl),
+        (f"{k3}, token by token, ratio of the token", OF_SAMPLER),
     ]
+    lost = [
+        (f"{k1}, ratio of the token", kl),
+        ("k3 as a loss, token by token, no correction", OF_SAMPLER),
+        ("k3 as a loss, token by token, ratio of the token", OF_SAMPLER),
+    ]
+    findings += [distance(name, goal, older[name], below=EXACT) for name, goal in restored]
+    return findings + [distance(name, goal, older[name], above=APART) for name, goal in lost]
 
 
 def distance(name: str, goal: str, row: Mapping[str, float], **limits: float) -> Finding:

@@ -1,5 +1,7 @@
 """Mean gradients of implementations and of objectives, as sums over all responses."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,9 @@ from inference.diagnostics.gradients import relative_error
 from model import Prompts, ResponseDistribution
 
 Rows = dict[str, dict[str, float]]
+
+OF_SAMPLER = "KL(q || p0) by position, prefixes of the sampler"
+"""Objective of draws of another guide, for which the ratio of the token is enough."""
 
 
 class Gradients:
@@ -37,6 +42,7 @@ class Gradients:
         forward = (log_p_next.exp() * (log_p_next - log_q_next)).sum((-2, -1))
         self._prob = prob.detach()
         self._kl = (self._prob * log_ratio.detach()).sum()
+        self._of_prefixes = reverse
         objectives = {
             "KL(q || p0)": (prob * log_ratio).sum(),
             "KL(q || p0) by position": (self._prob * reverse).sum(),
@@ -59,22 +65,33 @@ class Gradients:
         return rows
 
     def off_policy(self, older: FineTuned, prompts: Prompts) -> Rows:
-        """Distances of implementations and corrections, with draws of an older guide."""
+        """Distances of implementations and corrections, with draws of an older guide.
+
+        One objective more is the KL by position with prefixes that the older guide draws.
+        """
         with torch.no_grad():
             log_a = older.distribution(prompts).log_prob_per_token(self._support)
         log_weight = (self._log_q - log_a).detach()
         prob = log_a.sum(-1).exp()
+        of_sampler = {OF_SAMPLER: self._gradient((prob * self._of_prefixes).sum())}
         return {
-            f"{name}, {correction}": self._row(implementation, prob, weight(log_weight))
+            f"{name}, {correction}": self._row(implementation, prob, weight(log_weight), of_sampler)
             for name, implementation in OFF_POLICY.items()
             for correction, weight in CORRECTIONS.items()
         }
 
-    def _row(self, implementation: Implementation, prob: Tensor, log_weight: Tensor) -> dict:
+    def _row(
+        self,
+        implementation: Implementation,
+        prob: Tensor,
+        log_weight: Tensor,
+        more: Mapping[str, Tensor] | None = None,
+    ) -> dict:
         terms = implementation.terms(self._log_q - self._log_p)
         weights = log_weight if terms.shape[-1] > 1 else log_weight[..., -1:]
         mean = self._gradient((prob[..., None] * weights.exp() * terms).sum())
-        distances = {name: relative_error(mean, goal) for name, goal in self._targets.items()}
+        goals = self._targets | dict(more or {})
+        distances = {name: relative_error(mean, goal) for name, goal in goals.items()}
         return distances | {"size": mean.norm().item()}
 
     def _gradient(self, value: Tensor) -> Tensor:

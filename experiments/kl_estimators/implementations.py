@@ -84,6 +84,8 @@ OFF_POLICY = {
     "k2 as a loss, whole response": of_response(k2),
     "k2 as a loss, token by token": as_loss(k2),
     "k3 as a loss, token by token": as_loss(k3),
+    "k3 times the ratio, token by token": as_loss(times_ratio(k3)),
+    "k3 times the ratio, whole response": of_response(times_ratio(k3)),
 }
 """Implementations that are measured with draws of an older guide."""
 

@@ -47,6 +47,21 @@ TRAINERS = {
         caveat="The gradient is that of each token's KL with the tokens before held fixed, not of "
         "the KL of the whole response.",
     ),
+    "rpg": Paper(
+        "Zhang et al. 2025: the design of KL-regularised policy gradients (RPG)",
+        "Draws of another policy need a weight for the gradient of a surrogate to be that of its "
+        "objective. k3 is an unnormalised KL(q || p0) if the ratio of policy and sampler weighs "
+        "it, and is differentiated. The KL term of GRPO lacks the ratio. Here: the ratio of the "
+        "response gives the KL of whole responses, and the ratio of the token that of each token "
+        "after prefixes of the sampler.",
+        paper("2505.17508"),
+        "kl_estimators",
+        supports=(
+            "k3 times the ratio, whole response",
+            "ratio of the token, distance from grad KL(q || p0) by position, prefixes",
+            "k3 as a loss, token by token, no correction",
+        ),
+    ),
     "dr-grpo": Paper(
         "Liu et al. 2025: Dr. GRPO",
         "Without scaling by the deviation and without division by length, GRPO's biases are gone. "

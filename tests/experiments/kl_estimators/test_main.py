@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.kl_estimators.__main__ import KLEstimators, findings_of, measure
+from experiments.kl_estimators.gradients import OF_SAMPLER
 from experiments.kl_estimators.implementations import CORRECTIONS, IMPLEMENTATIONS, OFF_POLICY
 
 REVERSE, BY_POSITION = "KL(q || p0)", "KL(q || p0) by position"
@@ -24,8 +25,13 @@ RESTORED = {
     ("k2 as a loss, whole response", "ratio of the response"): REVERSE,
     ("k2 as a loss, token by token", "ratio of the response"): BY_POSITION,
     ("k2 as a loss, token by token", "ratio of the prefix"): BY_POSITION,
+    ("k2 as a loss, token by token", "ratio of the token"): OF_SAMPLER,
     ("k3 as a loss, token by token", "ratio of the response"): "KL(p0 || q) by position",
     ("k3 as a loss, token by token", "ratio of the prefix"): "KL(p0 || q) by position",
+    ("k3 times the ratio, token by token", "ratio of the response"): BY_POSITION,
+    ("k3 times the ratio, token by token", "ratio of the prefix"): BY_POSITION,
+    ("k3 times the ratio, token by token", "ratio of the token"): OF_SAMPLER,
+    ("k3 times the ratio, whole response", "ratio of the response"): REVERSE,
 }
 UNBIASED = ("k1", "k3 ", "k3+")
 """Beginnings of the names of implementations whose value is KL(q || p0) in the mean."""
