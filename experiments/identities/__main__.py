@@ -125,6 +125,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "on-policy-pairs": on_policy.on_policy_pairs,
     "bonus": optimism.bonus,
     "anchored": optimism.anchored,
+    "cal-dpo": optimism.pinned,
     "discovered": optimism.discovered,
     "displacement": preferences.displacement,
     "rdpo": preferences.noisy_labels,

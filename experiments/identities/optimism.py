@@ -1,6 +1,7 @@
-"""Losses of pairs of 2024: a bonus for exploration (XPO), anchors (APO), a discovered loss."""
+"""Losses of pairs of 2024: a bonus (XPO), anchors (APO), pins (Cal-DPO), a discovered loss."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, kto
+from inference.targets.fixed_points import TARGETS
 
 ALPHA = 1e-3
 """Weight of XPO's bonus: its effect is seen here."""
@@ -107,6 +109,49 @@ def anchored(world: World) -> list[Finding]:
         within(f"APO-zero, {subject}", nats[0], below=prior),
         within("APO-zero, KL(optimum || p*), nats", nats[0], above=0.01),
         within(f"APO-down, {subject}", nats[1], above=prior),
+    ]
+
+
+def pinned(world: World) -> list[Finding]:
+    """Squares that pin log q/p0 of a pair to 1/(2 beta), -1/(2 beta) (Cal-DPO, arXiv 2412.14516).
+
+    The authors' code adds them to -log sigmoid of the difference of log q/p0, without beta; here
+    beta is 1. With a = P(x beats y), y ~ p0, the squares alone have the minimum of E_p0[(log q/p0 -
+    (a - 1/2)/beta)^2]: a squared residual of the reward a, with its mean 1/2 for log Z.
+    """
+    wins, beta = judged(world)
+    prior = world.log_prior.exp()
+
+    def squares(chosen: Tensor, rejected: Tensor) -> Tensor:
+        return (chosen - 0.5).square() + (rejected + 0.5).square()
+
+    alone = _least(world, squares)
+    both = _least(world, lambda c, r: squares(c, r) - logsigmoid(c - r))
+    of_share = replace(world.problem, reward=(wins @ prior)[:, None], beta=beta)
+    step, ipo = (TARGETS[name](of_share)[:, 0] for name in ("mean-mirror-descent", "posterior"))
+    chosen = won(world, wins).fill_diagonal_(0.0).sum(1)
+    chosen = chosen / chosen.sum()  # of a response as the preferred of two different ones
+    ratios = [log - world.log_prior for log in (world.log_posterior, both)]
+    rarer = [(chosen @ (ratio < 0).double()).item() for ratio in ratios]
+    gains = [(chosen @ ratio).item() for ratio in ratios]
+    start = world.gap(world.log_prior)
+    return [
+        within(
+            f"share of preferred responses that become rarer (DPO: {rarer[0]:.2g})",
+            rarer[1],
+            below=rarer[0],
+        ),
+        within(f"mean log q/p0 of the preferred (DPO: {gains[0]:.2g})", gains[1], above=0.0),
+        exact(
+            "squares alone, KL(optimum || step with the mean), nats", kl(alone, step), limit=1e-6
+        ),
+        within("KL(optimum || p0 exp(P(x beats y)/beta)/Z), nats", kl(both, ipo), below=0.01),
+        within(
+            f"KL(optimum || p*), nats (the prior's: {start:.2g})",
+            world.gap(both),
+            above=0.1,
+            below=start,
+        ),
     ]
 
 

@@ -152,6 +152,18 @@ PREFERENCES = {
         summary("2408.06266"),
         "identities --only anchored",
     ),
+    "cal-dpo": Paper(
+        "Xiao et al. 2024: calibrated DPO (Cal-DPO)",
+        "Squares that pin beta log q/p0 of the chosen response to 1/2, and of the rejected one to "
+        "-1/2, give DPO's implicit reward the scale of the reward, and keep the chosen response "
+        "from becoming rarer. Here: pairs of the prior without end, and beta 1.",
+        paper("2412.14516"),
+        supports=("share of preferred", "mean log q/p0"),
+        against=("squares alone", "KL(optimum || p0 exp", "KL(optimum || p*)"),
+        caveat="The scale is that of the rate of wins, not that of the judge's reward. The squares "
+        "alone are a squared residual of this rate, with its mean for log Z as in Kimi k1.5, and "
+        "the optimum is nearly that of IPO: the optimum of DPO, the posterior, is given up.",
+    ),
     "discopop": Paper(
         "Lu et al. 2024: DiscoPOP, a loss found by a language model",
         "A blend of the logistic and the exponential loss learns preferences better than DPO. "
