@@ -67,6 +67,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "soft-gates": stale.soft_gates,
     "entropy-change": dynamics.entropy_change,
     "dynamic-fine-tuning": dynamics.dynamic_fine_tuning,
+    "luffy": dynamics.shaped_demonstrations,
     "landing": gradients.landing,
     "vargrad": residuals.vargrad,
     "off-policy-balance": residuals.off_policy,

@@ -1,4 +1,4 @@
-"""Dynamics of training: the change of the entropy, and fine-tuning scaled by probabilities."""
+"""Dynamics of training: the change of the entropy, and data weighed by their probabilities."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,10 @@ from experiments.identities.off_policy import ascended
 from experiments.identities.world import World, kl, mean_gradient
 from experiments.shared.claims import Finding, within
 from inference.diagnostics.gradients import relative_error
+from inference.roots import root
+
+GAMMA = 0.1
+"""LUFFY's gamma."""
 
 
 def entropy_change(world: World) -> list[Finding]:
@@ -80,5 +84,51 @@ def dynamic_fine_tuning(world: World) -> list[Finding]:
             f"at the end, probability of the most likely of the data ({log_data[mode].exp():.2g})",
             dft[mode].exp(),
             above=0.99,
+        ),
+    ]
+
+
+def shaped_demonstrations(world: World) -> list[Finding]:
+    """Demonstrations with the weight f(q) = q/(q + gamma) of a token (LUFFY, arXiv 2504.14945).
+
+    The gradient of f(q) is gamma q/(q + gamma)^2 grad log q, that of q without shaping q grad log q
+    as in DFT. Each response is one token here, the demonstrations are draws p of the prior, all of
+    one advantage: the ascent of E_p[f(q)] ends at (sqrt(c p) - gamma)+, for the c of sum 1.
+    """
+    demonstrations = world.log_prior.exp()
+
+    def weight(log_q: Tensor) -> Tensor:
+        return GAMMA * log_q.exp() / (log_q.exp() + GAMMA).square()
+
+    def limit(level: float) -> Tensor:
+        return ((level * demonstrations).sqrt() - GAMMA).clamp(min=0)
+
+    end = limit(root(lambda level: limit(level).sum().item() - 1, 1e-6, 1e6))
+    shaped, plain = (
+        ascended(world, coefficient, steps=60_000, size=5.0, start=world.log_guide).exp()
+        for coefficient in (weight, torch.exp)
+    )
+    rare = torch.tensor(0.01, dtype=torch.float64)
+    return [
+        within(
+            f"weight of the gradient at q = {rare:g}, shaped over not shaped",
+            weight(rare.log()) / rare,
+            above=1.0,
+        ),
+        within("not shaped, largest q(x) at the end", plain.max(), above=0.99),
+        within(
+            f"shaped, largest q(x) at the end (of the demonstrations: {demonstrations.max():.2g})",
+            shaped.max(),
+            below=0.5,
+        ),
+        exact(
+            "shaped, total variation of the end from (sqrt(c p) - gamma)+",
+            0.5 * (shaped - end).abs().sum(),
+            limit=1e-3,
+        ),
+        within(
+            "shaped, share of the demonstrations given up",
+            demonstrations[end == 0].sum(),
+            above=0.1,
         ),
     ]

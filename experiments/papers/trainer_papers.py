@@ -350,6 +350,19 @@ TRAINERS = {
         caveat="With the scale the gradient is the policy gradient of the reward p_data, and the "
         "ascent ends at the single most likely response, where fine-tuning ends at the data.",
     ),
+    "luffy": Paper(
+        "Yan et al. 2025: learning to reason under off-policy guidance (LUFFY)",
+        "Demonstrations of another model join the group of own draws. The weight q/(q + gamma) of "
+        "their tokens, with gamma 0.1, learns from rare tokens and avoids rigid imitation. Here: "
+        "the term of the demonstrations alone, whole responses in the part of tokens, and "
+        "demonstrations without end.",
+        paper("2504.14945"),
+        supports=("weight of the gradient", "largest q(x)", "total variation"),
+        against=("given up",),
+        caveat="Without the shaping the term is that of DFT, and ends at one response. With it the "
+        "end is (sqrt(c p) - gamma)+ for demonstrations p: the rare ones are given up, since their "
+        "weight falls with q.",
+    ),
     "pass-at-k": Paper(
         "Walder and Karkhanis 2025: pass@k policy optimisation (PKPO)",
         "Transformed rewards of n draws have the gradient of pass@k for k up to n: training for "
