@@ -87,7 +87,7 @@ def page(papers: Mapping[str, Paper], measurements: Mapping[str, Measurement]) -
     total = ", ".join(f"{counts[each]} {each.value}" for each in Verdict if counts[each])
     commands = {paper.command for paper in papers.values()}
     seconds = sum(measurements[command].seconds for command in commands)
-    used = ", ".join(sorted({used_versions(measurements[command]) for command in commands}))
+    used = ", ".join(sorted({measurements[command].versions for command in commands}))
     about = (
         f"{len(papers)} papers: {total}. All {len(commands)} commands take {seconds / 60:.0f} "
         f"minutes on one CPU core. Measured with {used}."
@@ -100,11 +100,6 @@ def page(papers: Mapping[str, Paper], measurements: Mapping[str, Measurement]) -
     table = ["| paper | key | source | verdict |", "|---|---|---|---|", *rows]
     parts = [section(p, measurements[p.command], verdicts[key]) for key, p in papers.items()]
     return "\n".join([HEAD, fill(about), "", *table, "", "\n\n".join(parts)]) + "\n"
-
-
-def used_versions(measurement: Measurement) -> str:
-    """Versions of torch and Pyro of a measurement."""
-    return f"torch {measurement.versions['torch']}, pyro-ppl {measurement.versions['pyro-ppl']}"
 
 
 def section(paper: Paper, measurement: Measurement, judged: Verdict) -> str:

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from experiments.papers.paper import Paper
 from experiments.shared.claims import Finding
-from experiments.shared.run_folder import versions
 from model.common.files import write_atomically
 
 LINE = re.compile(r"^(yes| NO)  (.+)$", re.MULTILINE)
@@ -32,12 +32,12 @@ class Measurement:
     Attributes:
         findings: statements of the script, and whether each held.
         seconds: CPU time of the process.
-        versions: versions of packages.
+        versions: versions of torch and Pyro.
     """
 
     findings: list[Finding]
     seconds: float
-    versions: dict[str, str]
+    versions: str
 
 
 def measure(paper: Paper) -> Measurement:
@@ -59,7 +59,8 @@ def measure(paper: Paper) -> Measurement:
         fault = f"{paper.command} ended with code {done.returncode} and {len(findings)} findings"
         raise RuntimeError(f"{fault}, expected 0 or 1, and findings: {done.stderr[-1000:]}")
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Measurement(findings, round(seconds, 1), versions())
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pyro-ppl"))
+    return Measurement(findings, round(seconds, 1), versions)
 
 
 def findings_of(text: str) -> list[Finding]:
@@ -73,16 +74,15 @@ def read(path: Path) -> dict[str, Measurement]:
         return {}
     records = json.loads(path.read_text(encoding="utf-8"))
     return {
-        command: Measurement(
-            [Finding(*finding) for finding in record["findings"]],
-            record["seconds"],
-            record["versions"],
-        )
-        for command, record in records.items()
+        command: Measurement(findings_of("\n".join(lines)), seconds, versions)
+        for command, (seconds, versions, *lines) in records.items()
     }
 
 
 def write(path: Path, measurements: Mapping[str, Measurement]) -> None:
-    """Write measurements by command."""
-    records = {command: asdict(measurements[command]) for command in sorted(measurements)}
+    """Write measurements by command: seconds, versions, and the lines of the findings."""
+    records = {
+        command: [each.seconds, each.versions, *map(str, each.findings)]
+        for command, each in sorted(measurements.items())
+    }
     write_atomically(path, json.dumps(records, indent=1, ensure_ascii=False) + "\n")

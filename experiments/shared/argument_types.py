@@ -97,8 +97,6 @@ Length: TypeAlias = Annotated[int, count(1, 100_000, "tokens")]
 Name: TypeAlias = Annotated[str, _condition(lambda text: text.strip() != "", "a name")]
 Device: TypeAlias = Annotated[str, attempt(named_device)]
 Out: TypeAlias = Annotated[Path, attempt(_check_folder)]
-_readable = attempt(lambda path: path.open("rb").close(), ", expected a text file")
-TextFile: TypeAlias = Annotated[Path, _readable]
 Folder: TypeAlias = Annotated[Path, attempt(os.listdir, ", expected a folder")]
 GuideName: TypeAlias = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]

@@ -38,6 +38,9 @@ class Finding(NamedTuple):
     statement: str
     held: bool
 
+    def __str__(self) -> str:
+        return f"{'yes' if self.held else 'NO':>3}  {self.statement}"
+
 
 def within(subject: str, *values: Any, above: float = -inf, below: float = inf) -> Finding:
     """Finding that all numbers, or tensors of one, are strictly between the limits; NaN is not."""
@@ -59,7 +62,6 @@ def report(script: str | None, tables: Sequence[str], findings: Sequence[Finding
     """
     text = (script or "").partition("Claim: ")[2].partition("\nPrinted")[0]
     claim, _, source = text.partition("\nSource: ")
-    checked = [f"{'yes' if held else 'NO':>3}  {statement}" for statement, held in findings]
     failed = [statement for statement, held in findings if not held]
     verdict = f"The claim held: {len(findings)} of {len(findings)} findings."
     if not findings:
@@ -68,7 +70,7 @@ def report(script: str | None, tables: Sequence[str], findings: Sequence[Finding
         count = f"{len(failed)} of {len(findings)} findings failed"
         verdict = f"The claim did NOT hold, {count}: {'; '.join(failed)}."
     head = [f"Claim: {claim}", f"Source: {source}", "", "\n\n".join(tables), ""]
-    return "\n".join([*head, *checked, "", verdict])
+    return "\n".join([*head, *map(str, findings), "", verdict])
 
 
 def conclude(

@@ -24,6 +24,8 @@ from model.common.paths import without_folders
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
 TrackerName: TypeAlias = Literal[tuple(TRACKERS)]  # type: ignore[valid-type]
 SamplerName: TypeAlias = Literal[tuple(SAMPLERS)]  # type: ignore[valid-type]
+READABLE = types.attempt(lambda path: path.open("rb").close(), ", expected a text file")
+TextFile: TypeAlias = Annotated[Path, READABLE]
 
 GUIDE_HELP = types.described("q, the guide.", GUIDES)
 OBJECTIVE_HELP = types.described("Objective of SVI.", OBJECTIVES)
@@ -105,7 +107,7 @@ class Steer(Arguments):
     Face format. Default: `--guide` if the guide needs no training, else the prior."""
     prompts: Annotated[tuple[str, ...], types.SOME, NO_FILE] = ("The film was", "The movie was")
     """Prompts, which the responses continue."""
-    prompts_file: Annotated[types.TextFile, NO_DATASET] | None = None
+    prompts_file: Annotated[TextFile, NO_DATASET] | None = None
     """Text file with a prompt on each line. Replaces `--prompts`."""
     dataset: types.Name | None = None
     """Prompts, texts or chat messages, with columns for the rewards: a file in JSON lines, JSON,
@@ -204,7 +206,7 @@ class Steer(Arguments):
     merge: bool = False
     """Also write RUN/merged, prior and adapter of `--guide lora` as one network in Hugging Face
     format."""
-    config: types.TextFile | None = None
+    config: TextFile | None = None
     """File of options, in YAML, or the `arguments.json` of a run. Options on the command line come
     before it."""
     resume: Path | None = None

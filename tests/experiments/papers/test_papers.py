@@ -26,7 +26,7 @@ ONLY = {"identities": CHECKS, "trainer_targets": OURS}
 """Names that `--only` takes, by script."""
 YES, NO = Finding("size: 1 (above 0)", True), Finding("size: -1 (above 0)", False)
 NOISE = Finding(f"size: 0.1 ± 0.2 (above 0), {NOISY}", False)
-VERSIONS = {"torch": "2", "pyro-ppl": "1"}
+VERSIONS = "torch 2, pyro-ppl 1"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
