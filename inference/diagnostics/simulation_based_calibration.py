@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from inference import random_state
 from inference.estimate import check_numbers
-from model.common.checks import function, instance, whole_number
+from model.common.checks import boolean, function, instance, whole_number
 from model.preferences import Comparisons
 
 
@@ -104,6 +104,7 @@ def simulation_based_calibration(
         function("quantities", quantities, why="of weights")
     num_simulations = whole_number("num_simulations", num_simulations)
     num_samples = whole_number("num_samples", num_samples)
+    boolean("progress", progress)
     bar = tqdm(range(num_simulations), "calibration", unit="simulation", disable=not progress)
     ranks = []
     with random_state.isolated(seed), pyro.get_param_store().scope():

@@ -45,7 +45,7 @@ def autoguide(
         NonFiniteGradientError, NonFiniteParametersError: If a step is not finite.
     """
     counts = {"num_steps": num_steps, "num_particles": num_particles}
-    check_inference(model, comparisons, num_samples=num_samples, **counts)
+    check_inference(model, comparisons, progress, num_samples=num_samples, **counts)
     learning_rate = positive("learning_rate", learning_rate)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         point = point_mass(model, comparisons)

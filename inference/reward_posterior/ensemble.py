@@ -38,7 +38,7 @@ def ensemble(
     Raises:
         NotMaximisedError: If a member does not converge.
     """
-    check_inference(model, comparisons, num_samples=num_samples)
+    check_inference(model, comparisons, progress, num_samples=num_samples)
     instance("model", model, BradleyTerry, why="its prior is moved from member to member")
     center = model.prior_mean
     if center is None:

@@ -17,7 +17,7 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
 from torch import Tensor, nn
 
 from inference import random_state
-from model.common.checks import function, instance, whole_number
+from model.common.checks import boolean, function, instance, whole_number
 from model.common.minimise import minimise
 from model.preferences import Comparisons
 
@@ -26,8 +26,9 @@ class NotMaximisedError(ArithmeticError):
     """The optimiser did not reach a point at which the gradient vanishes."""
 
 
-def check_inference(model: object, comparisons: object, **counts: int) -> None:
+def check_inference(model: object, comparisons: object, progress: object, **counts: int) -> None:
     """Refuse counts below 1, a model that is no program, and comparisons without outcomes."""
+    boolean("progress", progress)
     for name, count in counts.items():
         whole_number(name, count)
     function("model", model, why="a Pyro program over comparisons, such as `BradleyTerry`")
@@ -53,7 +54,7 @@ def maximum_a_posteriori(
     Raises:
         NotMaximisedError: If L-BFGS does not converge.
     """
-    check_inference(model, comparisons, num_samples=num_samples)
+    check_inference(model, comparisons, progress, num_samples=num_samples)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         return point_mass(model, comparisons)(comparisons)["w"].detach()[None]
 
@@ -123,7 +124,7 @@ def laplace(
     Raises:
         NotMaximisedError: If there is no maximum with curvature in all directions.
     """
-    check_inference(model, comparisons, num_samples=num_samples)
+    check_inference(model, comparisons, progress, num_samples=num_samples)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         guide = point_mass(model, comparisons)
         try:

@@ -38,7 +38,7 @@ def nuts(
     counts = {"num_samples": num_samples, "thinning": thinning}
     if warmup_steps is not None:
         counts["warmup_steps"] = warmup_steps
-    check_inference(model, comparisons, **counts)
+    check_inference(model, comparisons, progress, **counts)
     with random_state.isolated(seed), pyro.get_param_store().scope():
         chain = MCMC(
             NUTS(model, init_strategy=init_to_sample),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inference.estimate import Estimate, check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
-from model.common.checks import first_index, instance, whole_number
+from model.common.checks import boolean, first_index, instance, whole_number
 from model.common.thread_lock import one_thread
 
 FIX = "draw more, use a guide nearer to the posterior, or loosen the constraint"
@@ -54,6 +54,7 @@ class Posterior:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        boolean("exact", self.exact)
         shape = tuple(instance("response", self.response, Tensor).shape)
         check_draws("log_weight", self.log_weight)
         if tuple(self.log_weight.shape) != shape[:-1]:

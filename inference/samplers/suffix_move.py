@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inference.estimate import check_numbers
 from model import ResponseDistribution
-from model.common.checks import function, instance
+from model.common.checks import boolean, function, instance
 
 
 @torch.no_grad()
@@ -44,6 +44,7 @@ def suffix_move(
     """
     instance("distribution", distribution, ResponseDistribution)
     instance("response", response, Tensor)
+    boolean("whole", whole)
     log_weight = check_numbers("log_weight", log_weight)
     if log_weight.shape != response.shape[:-1]:
         raise ValueError(
