@@ -11,8 +11,12 @@ from tqdm import tqdm
 
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.checkpoint.state import FitState
+from inference.svi.options import FitOptions
 from model.common import ranks
 from model.common.checks import positive, whole_number
+
+AMOUNTS = ("num_steps", "num_responses", "max_seconds")
+"""Options of `fit`, of which one is the budget."""
 
 
 class Budget(ABC):
@@ -118,26 +122,21 @@ class Seconds(Budget):
         return state.seconds
 
 
-def new_budget(
-    num_steps: int | None, num_responses: int | None, max_seconds: float | None, per_step: int
-) -> Budget:
-    """The budget of a fit from exactly one of three amounts.
-
-    `per_step` is the number of fresh responses in a step.
-    """
-    amounts = {"num_steps": num_steps, "num_responses": num_responses, "max_seconds": max_seconds}
+def new_budget(options: FitOptions, num_particles: int, num_prompts: int) -> Budget:
+    """The budget of a fit from exactly one of three amounts."""
+    amounts = {name: getattr(options, name) for name in AMOUNTS}
     given = [name for name, amount in amounts.items() if amount is not None]
     if len(given) != 1:
         fault = f"{' and '.join(given)} are given" if given else "num_steps is None"
         raise ValueError(
-            f"{fault}, expected exactly one of {', '.join(amounts)}: a fit ends after so many "
+            f"{fault}, expected exactly one of {', '.join(AMOUNTS)}: a fit ends after so many "
             "steps, fresh responses, or seconds"
         )
-    if num_steps is not None:
-        return Steps(whole_number("num_steps", num_steps))
-    if max_seconds is not None:
-        return Seconds(positive("max_seconds", max_seconds, why="seconds"))
+    if options.num_steps is not None:
+        return Steps(whole_number("num_steps", options.num_steps))
+    if options.max_seconds is not None:
+        return Seconds(positive("max_seconds", options.max_seconds, why="seconds"))
+    per_step = num_particles * min(options.prompts_per_step or num_prompts, num_prompts)
     why = "the fresh responses of one step"
-    return Responses(
-        whole_number("num_responses", num_responses, at_least=per_step, why=why), per_step
-    )
+    amount = whole_number("num_responses", options.num_responses, at_least=per_step, why=why)
+    return Responses(amount, per_step)

@@ -1,6 +1,7 @@
 """`fit`: train a guide by `pyro.infer.SVI`, with metrics, checkpoints, resume and ranks.
 
-The arguments are checked (`fit_checks.py`), and a loop (`loop.py`) takes steps (`step.py`).
+The arguments are checked (`options.py`, `fit_checks.py`), and a loop (`loop.py`) takes steps
+(`step.py`).
 """
 
 from collections.abc import Callable
@@ -12,24 +13,14 @@ from pyro.optim import PyroOptim
 
 from inference import random_state
 from inference.programs import Program
-from inference.svi.best_iterate import BestIterate
 from inference.svi.budget import new_budget
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.resume import resume as resume_from
-from inference.svi.checkpoint.state import FitState
-from inference.svi.fit_checks import (
-    agree,
-    check_options,
-    check_programs,
-    checked_counts,
-    locked_by_first,
-    new_objective,
-    new_optimizer,
-    resumes,
-)
+from inference.svi.fit_checks import agree, check_programs, locked_by_first, new_state, resumes
 from inference.svi.fit_objective import elbo_of
 from inference.svi.loop import Fit, Loop
 from inference.svi.minibatches import Minibatches
+from inference.svi.options import FitOptions
 from inference.svi.step import Metrics, Stepper
 from model import Prompts
 from model.common import ranks
@@ -138,74 +129,49 @@ def fit(
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
-    stop_at_noise = num_steps is None if stop_at_noise is None else stop_at_noise
-    prompts_per_step, micro_batch, checkpoint_every, seed = checked_counts(
-        prompts_per_step, micro_batch, checkpoint_every, seed
-    )
-    check_options(
-        {
-            "stop_at_noise": stop_at_noise,
-            "keep_best": keep_best,
-            "checkpoint_activations": checkpoint_activations,
-            "resume": resume,
-            "progress": progress,
-        },
+    options = FitOptions(
+        num_steps=num_steps,
+        num_responses=num_responses,
+        max_seconds=max_seconds,
+        stop_at_noise=stop_at_noise,
+        keep_best=keep_best,
+        step_kl=step_kl,
+        learning_rate=learning_rate,
+        clip_norm=clip_norm,
+        prompts_per_step=prompts_per_step,
+        micro_batch=micro_batch,
+        checkpoint_activations=checkpoint_activations,
         divide=divide,
+        seed=seed,
+        checkpoint_folder=None if checkpoint_folder is None else Path(checkpoint_folder),
+        checkpoint_every=checkpoint_every,
+        resume=resume,
         on_step=on_step,
+        progress=progress,
     )
-    if resume and checkpoint_folder is None:
-        raise ValueError(
-            "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
-        )
     check_programs(model, guide, prompts)
-    numbers = {"step_kl": step_kl, "learning_rate": learning_rate, "clip_norm": clip_norm}
-    fit_objective = new_objective(objective)
-    num_particles = fit_objective.num_particles
-    per_step = num_particles * min(prompts_per_step or len(prompts), len(prompts))
-    budget = new_budget(num_steps, num_responses, max_seconds, per_step)
-    optimizer = new_optimizer(optimizer, fit_objective, num_steps, numbers)
-    state = FitState(guide, optimizer, fit_objective)
-    state.best = BestIterate() if keep_best and fit_objective.ascends_elbo else None
-    folder = None if checkpoint_folder is None else Path(checkpoint_folder)
+    state = new_state(guide, objective, optimizer, options)
+    budget = new_budget(options, state.objective.num_particles, len(prompts))
+    agree(state, prompts, options)
+    folder = options.checkpoint_folder
     if folder is not None:
         state.fingerprint = Fingerprint(
             num_steps=num_steps,
             prompts=prompts,
-            objective=elbo_of(fit_objective),
-            optimizer=optimizer,
+            objective=elbo_of(state.objective),
+            optimizer=state.optimizer,
             model=model,
             guide=guide,
-            prompts_per_step=prompts_per_step,
-            seed=seed,
+            prompts_per_step=options.prompts_per_step,
+            seed=options.seed,
         )
-    amounts = {"num_steps": num_steps, "num_responses": num_responses, "max_seconds": max_seconds}
-    shared = {"num_particles": num_particles, "prompts_per_step": prompts_per_step}
-    name = type(elbo_of(fit_objective)).__name__
-    agree(guide, prompts, objective=name, seed=seed, **amounts, **shared)
-    result = Fit(state)
-    stepper = Stepper(
-        model,
-        state,
-        len(prompts),
-        micro_batch=micro_batch,
-        checkpoint_activations=checkpoint_activations,
-        divide=divide,
-    )
-    loop = Loop(
-        result,
-        stepper,
-        Minibatches(prompts, prompts_per_step, seed),
-        budget,
-        folder,
-        stop_at_noise=stop_at_noise,
-        checkpoint_every=checkpoint_every,
-        on_step=on_step,
-        progress=progress,
-    )
-    scope = pyro.get_param_store().scope(result.parameters)
-    with THREAD_LOCK, locked_by_first(folder), scope, random_state.isolated(seed):
+    minibatches = Minibatches(prompts, options.prompts_per_step, options.seed)
+    stepper = Stepper(model, state, len(prompts), options)
+    loop = Loop(Fit(state), stepper, minibatches, budget, options)
+    scope = pyro.get_param_store().scope(loop.result.parameters)
+    with THREAD_LOCK, locked_by_first(folder), scope, random_state.isolated(options.seed):
         with ranks.failing_together():
-            if folder is not None and resumes(folder, resume):
-                resume_from(state, folder, loop.minibatches.after(0))
+            if folder is not None and resumes(folder, options.resume):
+                resume_from(state, folder, minibatches.after(0))
         loop.run()
-    return result
+    return loop.result

@@ -1,6 +1,6 @@
-"""Checks of the arguments of `fit`, on each rank and between ranks, before anything is spent."""
+"""Start of a fit: programs, objective and optimiser are checked, and ranks agree on the call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,40 +12,19 @@ from torch import nn
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.programs import Program
 from inference.response_site import check_arguments
+from inference.svi.best_iterate import BestIterate
+from inference.svi.budget import AMOUNTS
 from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint, locked
-from inference.svi.fit_objective import FitObjective, fit_objective
+from inference.svi.checkpoint.state import FitState
+from inference.svi.fit_objective import FitObjective, elbo_of, fit_objective
 from inference.svi.optimizer.checked import CheckedOptimizer, check_start
 from inference.svi.optimizer.fused import adam_on_cosine
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
+from inference.svi.options import FitOptions
 from model import Prompts
-from model.common import checks, ranks
+from model.common import ranks
 from model.common.files import text_digest
-from model.prior.division import AXES
-
-
-def checked_counts(
-    prompts_per_step: int | None, micro_batch: int | None, checkpoint_every: int, seed: int
-) -> tuple[int | None, int | None, int, int]:
-    """The whole numbers among the arguments of `fit`, each in its range, as numbers of Python."""
-    if prompts_per_step is not None:
-        prompts_per_step = checks.whole_number("prompts_per_step", prompts_per_step)
-    if micro_batch is not None:
-        why = "responses at a time"
-        micro_batch = checks.whole_number("micro_batch", micro_batch, why=why)
-    checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
-    return prompts_per_step, micro_batch, checkpoint_every, checks.seed("seed", seed)
-
-
-def check_options(
-    flags: dict[str, bool], *, divide: str, on_step: Callable[..., object] | None
-) -> None:
-    """Check the options of `fit` that are no numbers; flags by name."""
-    for name, flag in flags.items():
-        checks.boolean(name, flag)
-    checks.one_of("divide", divide, AXES)
-    if on_step is not None:
-        checks.function("on_step", on_step, takes=1, why="the metrics of a step")
 
 
 def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
@@ -63,28 +42,26 @@ def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
             parameter.grad = None
 
 
-def new_objective(elbo: ELBO | None) -> FitObjective:
-    """The objective of a fit, unused; the default is `LeaveOneOut_ELBO()`."""
+def new_state(
+    guide: Program, elbo: ELBO | None, optimizer: PyroOptim | None, options: FitOptions
+) -> FitState:
+    """State of a fit before its first step. Objective and optimiser are unused, or the defaults."""
     elbo = LeaveOneOut_ELBO() if elbo is None else elbo
     if not isinstance(elbo, ELBO):
         expected = "an object of a `pyro.infer.ELBO`, such as `LeaveOneOut_ELBO()`"
         raise TypeError(f"objective is {elbo!r}, expected {expected}")
     objective = fit_objective(elbo)
     _check_unused("objective", objective.step_count)
-    return objective
+    state = FitState(guide, _new_optimizer(optimizer, objective, options), objective)
+    state.best = BestIterate() if options.keep_best and objective.ascends_elbo else None
+    return state
 
 
-def new_optimizer(
-    optimizer: PyroOptim | None,
-    objective: FitObjective,
-    num_steps: int | None,
-    numbers: dict[str, float | None],
+def _new_optimizer(
+    optimizer: PyroOptim | None, objective: FitObjective, options: FitOptions
 ) -> CheckedOptimizer:
-    """The optimiser of a fit, unused, with checks in every step.
-
-    `numbers` are `step_kl` of a trust region, or `learning_rate` and `clip_norm` of Adam on a
-    cosine.
-    """
+    """The optimiser of a fit, with checks in every step: a trust region, or Adam on a cosine."""
+    numbers = {name: getattr(options, name) for name in ("step_kl", "learning_rate", "clip_norm")}
     given = {name: number for name, number in numbers.items() if number is not None}
     if optimizer is None and "step_kl" in given and len(given) > 1:
         raise ValueError(
@@ -92,12 +69,12 @@ def new_optimizer(
             "nats, `learning_rate` in units of parameters, and `clip_norm` belongs to the latter"
         )
     if optimizer is None and given.keys() - {"step_kl"}:
-        if num_steps is None:
+        if options.num_steps is None:
             raise ValueError(
                 f"{' and '.join(given)} is given without num_steps, which a cosine to 0 needs: "
                 "leave it out for steps in nats, pass num_steps, or pass an optimizer"
             )
-        return adam_on_cosine(num_steps, **given)
+        return adam_on_cosine(options.num_steps, **given)
     if optimizer is None:
         return WholeSteps(**given) if objective.takes_whole_steps else TrustRegion(**given)
     if given:
@@ -123,7 +100,7 @@ def resumes(folder: Path, resume: bool) -> bool:
     return exists
 
 
-def agree(guide: Program, prompts: Prompts, **numbers: object) -> None:
+def agree(state: FitState, prompts: Prompts, options: FitOptions) -> None:
     """Check that all ranks call `fit` alike, and give a module the first rank's parameters.
 
     Parameters that do not train are the file's, and are not compared.
@@ -131,7 +108,11 @@ def agree(guide: Program, prompts: Prompts, **numbers: object) -> None:
     Raises:
         ValueError: if a rank has other prompts, or another number of these.
     """
-    facts = {"prompts": text_digest(" ".join(prompts.names()))} | numbers
+    guide, objective = state.guide, state.objective
+    facts = {name: getattr(options, name) for name in ("seed", *AMOUNTS, "prompts_per_step")}
+    facts["objective"] = type(elbo_of(objective)).__name__
+    facts["num_particles"] = objective.num_particles
+    facts["prompts"] = text_digest(" ".join(prompts.names()))
     for number, others in enumerate(ranks.all_of(facts)):
         for name, value in facts.items():
             if others[name] != value:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from inference.svi.budget import Budget
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
+from inference.svi.options import FitOptions
 from inference.svi.response_metrics import LENGTH
 from inference.svi.rollback import NonFiniteGuideError
 from inference.svi.step import Metrics, NonFiniteLossError, Stepper
@@ -80,35 +81,31 @@ class Loop:
         stepper: takes a step.
         minibatches: the prompts of each step.
         budget: ends the loop, and has the progress bar.
-        folder: folder for checkpoints, or None.
-        stop_at_noise, checkpoint_every, on_step, progress: see `fit`.
+        options: options of the fit.
     """
 
     result: Fit
     stepper: Stepper
     minibatches: Minibatches
     budget: Budget
-    folder: Path | None
-    stop_at_noise: bool
-    checkpoint_every: int
-    on_step: Callable[[Metrics], None] | None
-    progress: bool
+    options: FitOptions
 
     def run(self) -> None:
         """Take steps until the end, and choose between the last parameters and the best."""
-        result, state = self.result, self.result.state
+        result, state, options = self.result, self.result.state, self.options
+        folder = options.checkpoint_folder
         result.warnings = list(state.health.warnings.values())
         self.budget.start(state)
-        with _saved(result, self.folder), self.budget.bar(state, shown=self.progress) as bar:
+        with _saved(result, folder), self.budget.bar(state, shown=options.progress) as bar:
             while not self._is_at_end():
                 num_tokens_per_second = self._take_step()
                 self._warn(*state.health.check(ascends_elbo=state.objective.ascends_elbo))
-                if self.on_step is not None and ranks.is_first():
+                if options.on_step is not None and ranks.is_first():
                     with random_state.preserved(), ranks.alone():
-                        self.on_step(result.metrics[-1])
+                        options.on_step(result.metrics[-1])
                 self._show(bar, num_tokens_per_second)
-                if state.step % self.checkpoint_every == 0:
-                    state.save_once(self.folder)
+                if state.step % options.checkpoint_every == 0:
+                    state.save_once(folder)
         if state.best and (reason := state.best.restore(state.health.elbo, parameters())):
             result.best_step = state.best.step
             self._warn(reason)
@@ -118,7 +115,7 @@ class Loop:
         state = self.result.state
         if self.budget.is_spent(state):
             return True
-        if self.stop_at_noise and state.objective.ascends_elbo:
+        if self.options.stop_at_noise and state.objective.ascends_elbo:
             self.result.at_noise = state.health.end_of_progress()
         return self.result.at_noise is not None
 

@@ -22,13 +22,14 @@ from inference.response_site import ResponseSiteError, SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.fit_objective import FitObjective, TraceObjective, elbo_of
 from inference.svi.optimizer.trust_region import LimitedSteps
+from inference.svi.options import FitOptions
 from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
 from inference.svi.step_numbers import StepNumbers, step_numbers, step_size
 from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace
 from model.common.ranks import average_gradients
 from model.networks.layers.layer_checkpoints import checkpointed_layers
-from model.prior.division import Axis, divided
+from model.prior.division import divided
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -46,28 +47,20 @@ class Stepper:
         model: a Pyro program over prompts.
         state: state of the fit, which each step advances.
         num_prompts: number of prompts of the fit.
-        micro_batch, checkpoint_activations, divide: see `fit`.
+        options: options of the fit.
     """
 
     def __init__(
-        self,
-        model: Program,
-        state: FitState,
-        num_prompts: int,
-        *,
-        micro_batch: int | None,
-        checkpoint_activations: bool,
-        divide: Axis,
+        self, model: Program, state: FitState, num_prompts: int, options: FitOptions
     ) -> None:
-        self._model, self._state = model, state
-        self._checkpoint_activations, self._divide = checkpoint_activations, divide
+        self._model, self._state, self._options = model, state, options
         self._num_prompts = num_prompts
         self._numbers: StepNumbers
         self._rollback = Rollback(state)
         self._is_first = self._is_fresh = True
         programs = [model, state.guide]
-        if micro_batch is not None:  # the innermost handler: the others see its distribution
-            programs = [MicroBatches(micro_batch)(program) for program in programs]
+        if options.micro_batch is not None:  # the innermost handler: others see its distribution
+            programs = [MicroBatches(options.micro_batch)(program) for program in programs]
         gradient = self._checked_gradient
         self._svi = SVI(*programs, state.optimizer, loss=gradient, loss_and_grads=gradient)
 
@@ -79,8 +72,8 @@ class Stepper:
             NonFiniteGuideError: if the step before left a guide that gives NaN; both are undone.
             NothingToTrainError: if the first gradient reaches no parameter.
         """
-        layers = checkpointed_layers(self._checkpoint_activations)
-        with self._rollback.step(prompts), layers, divided(self._divide):
+        layers = checkpointed_layers(self._options.checkpoint_activations)
+        with self._rollback.step(prompts), layers, divided(self._options.divide):
             return self._take(prompts)
 
     def _take(self, prompts: Prompts) -> Metrics:

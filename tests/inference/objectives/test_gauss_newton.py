@@ -10,7 +10,6 @@ from guides import Fixed, LoRA, NGram, Twisted
 from inference import Enumeration, LeaveOneOut_ELBO, fit, response_distribution
 from inference.objectives.gauss_newton import GaussNewton
 from inference.objectives.parts.response_gradients import response_gradients
-from inference.svi.fit_checks import new_objective, new_optimizer
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import AlignmentModel, LanguageModel
 from tests.inference.conftest import killed_and_resumed, quiet
@@ -215,10 +214,9 @@ def test_resume_is_bit_for_bit(capacity, tmp_path):
 
 
 def test_default_optimizer_takes_whole_steps():
-    objectives = (GaussNewton(4), LeaveOneOut_ELBO(4))
-    limits = {"step_kl": 0.5}
-    kinds = [type(new_optimizer(None, new_objective(each), 3, limits)) for each in objectives]
-    assert kinds == [WholeSteps, TrustRegion]
+    for objective, kind in ((GaussNewton(4), WholeSteps), (LeaveOneOut_ELBO(4), TrustRegion)):
+        options = {"objective": objective, "step_kl": 0.5, "progress": False}
+        assert type(fit(Target(), Table(1), TWO, num_steps=1, **options).state.optimizer) is kind
 
 
 def test_a_long_step_is_shortened_and_a_short_one_is_taken_whole():

@@ -1,0 +1,58 @@
+"""The options of one fit: its numbers and switches, each checked once, for all parts of the fit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.svi.response_metrics import Metrics
+from model.common import checks
+from model.prior.division import AXES, Axis
+
+FLAGS = ("stop_at_noise", "keep_best", "checkpoint_activations", "resume", "progress")
+
+
+@dataclass(kw_only=True)
+class FitOptions:
+    """The arguments of `fit` besides programs, prompts, objective and optimiser; see `fit`.
+
+    Budget and optimiser check the numbers that they alone use.
+    """
+
+    num_steps: int | None
+    num_responses: int | None
+    max_seconds: float | None
+    stop_at_noise: bool | None
+    keep_best: bool
+    step_kl: float | None
+    learning_rate: float | None
+    clip_norm: float | None
+    prompts_per_step: int | None
+    micro_batch: int | None
+    checkpoint_activations: bool
+    divide: Axis
+    seed: int
+    checkpoint_folder: Path | None
+    checkpoint_every: int
+    resume: bool
+    on_step: Callable[[Metrics], None] | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if self.stop_at_noise is None:
+            self.stop_at_noise = self.num_steps is None
+        if self.prompts_per_step is not None:
+            self.prompts_per_step = checks.whole_number("prompts_per_step", self.prompts_per_step)
+        if self.micro_batch is not None:
+            why = "responses at a time"
+            self.micro_batch = checks.whole_number("micro_batch", self.micro_batch, why=why)
+        self.checkpoint_every = checks.whole_number("checkpoint_every", self.checkpoint_every)
+        self.seed = checks.seed("seed", self.seed)
+        for name in FLAGS:
+            checks.boolean(name, getattr(self, name))
+        checks.one_of("divide", self.divide, AXES)
+        if self.on_step is not None:
+            checks.function("on_step", self.on_step, takes=1, why="the metrics of a step")
+        if self.resume and self.checkpoint_folder is None:
+            raise ValueError(
+                "resume is True without a checkpoint_folder, expected the folder of the checkpoint"
+            )
