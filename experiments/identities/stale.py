@@ -135,16 +135,15 @@ def engine_weights(world: World) -> list[Finding]:
 def soft_gates(world: World) -> list[Finding]:
     """SAPO's gate (arXiv 2511.20347), VESPO's kernel (arXiv 2602.10693), and PPO's clip.
 
-    The kernel is Q/a for the Q of least (1 - k) KL(Q || a) + k KL(Q || q) + lambda E_Q[w]. It is
-    largest at w = k/lambda.
+    The kernel is Q/a for the Q of least KL(Q || a) - k E_Q[log w] + lambda E_Q[w]. It is largest at
+    w = k/lambda.
     """
     draws = Draws(world, world.log_guide)
     power, rate = GAMMA[True]
 
     def objective(log_proposal: Tensor) -> Tensor:
-        near = (1 - power) * (log_proposal - world.log_prior)
-        near = near + power * (log_proposal - world.log_guide)
-        return log_proposal.exp() @ (near + rate * draws.whole.exp())
+        log_ratio = log_proposal - world.log_prior
+        return log_proposal.exp() @ (log_ratio - power * draws.whole + rate * draws.whole.exp())
 
     kernel = (world.log_prior + power * draws.whole - rate * draws.whole.exp()).log_softmax(0)
     subject = "mean gradient, sine of the angle to that of the ELBO"

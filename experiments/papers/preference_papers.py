@@ -24,7 +24,7 @@ PREFERENCES = {
         "Azar et al. 2023: a general paradigm from human preferences (IPO)",
         "The target of IPO is p0 exp(P(x beats y)/beta)/Z, also if the preferences are certain, "
         "where the optimum of DPO leaves the prior altogether.",
-        summary("2310.12036"),
+        abstract("2310.12036"),
     ),
     "nash": Paper(
         "Munos et al. 2023: Nash learning from human feedback",
@@ -81,7 +81,7 @@ PREFERENCES = {
     "slic": Paper(
         "Zhao et al. 2023: sequence likelihood calibration (SLiC-HF)",
         "A hinge on differences of log-likelihoods does the work of RLHF.",
-        summary("2305.10425"),
+        abstract("2305.10425"),
         supports=("KL(p0 || p*)",),
         against=("KL(optimum || p*)",),
         caveat="The optimum is nearer to the posterior than the prior is, and not the posterior.",
@@ -113,7 +113,7 @@ PREFERENCES = {
         "Guo et al. 2024: online AI feedback (OAIF, online DPO)",
         "DPO on pairs of the policy's own draws does better than on a fixed set of pairs. Here: "
         "pairs without end, and a small family, bigrams.",
-        summary("2402.04792"),
+        abstract("2402.04792"),
         "identities --only on-policy-pairs",
         supports=("gradient at q = p*", "pairs of the guide: "),
         against=("KL(p* || q)",),
@@ -140,7 +140,7 @@ PREFERENCES = {
         "the posterior of a smaller beta. The paper assumes bounded log-ratios. Without a bound "
         "the loss has no minimum, since mass on a response that pairs rarely contain costs less "
         "than it gains. Online rounds were not tried.",
-        summary("2405.21046"),
+        abstract("2405.21046"),
         "identities --only bonus",
     ),
     "apo": Paper(
@@ -149,7 +149,7 @@ PREFERENCES = {
         "prior without end, where APO-zero is KTO with the reference point 0. Its optimum is "
         "nearer to the posterior than the prior is, and not the posterior. That of APO-down, which "
         "is for pairs worse than the model's own draws, is further away.",
-        summary("2408.06266"),
+        abstract("2408.06266"),
         "identities --only anchored",
     ),
     "cal-dpo": Paper(
@@ -168,12 +168,13 @@ PREFERENCES = {
         "Lu et al. 2024: DiscoPOP, a loss found by a language model",
         "A blend of the logistic and the exponential loss learns preferences better than DPO. "
         "Here: pairs of the prior without end, all logits free.",
-        summary("2406.08414"),
+        paper("2406.08414"),
         "identities --only discovered",
         supports=("from p*",),
         against=("slope of the loss at h = 0", "from p0"),
-        caveat="A minimum is near the posterior. The loss is not convex, rises where the margin "
-        "passes 0, and a descent from the prior ends before the rise, below the prior's reward.",
+        caveat="A minimum is near the posterior. The loss is not convex and rises where the margin "
+        "passes 0, as the paper notes. A descent from the prior ends before the rise, below the "
+        "prior's reward.",
     ),
     "displacement": Paper(
         "Razin et al. 2024: likelihood displacement",
@@ -185,7 +186,7 @@ PREFERENCES = {
         "Chowdhury et al. 2024: provably robust DPO (rDPO)",
         "A loss without bias for reversed labels keeps the optimum of DPO, where label smoothing "
         "(cDPO) moves it.",
-        summary("2403.00409"),
+        abstract("2403.00409"),
         supports=("nats, rDPO: error", "nats, cDPO"),
         against=("beta h = 40, nats, rDPO",),
         caveat="So does the likelihood of labels with flips, which is bounded. The log-likelihood "

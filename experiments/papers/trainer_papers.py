@@ -24,14 +24,14 @@ TRAINERS = {
         "Ahmadian et al. 2024: back to basics (RLOO)",
         "REINFORCE with a leave-one-out baseline and the KL in the reward needs no clip and no "
         "critic. Here: the trainer reaches the posterior.",
-        summary("2402.14740"),
+        abstract("2402.14740"),
         "trainer_targets --only rloo",
     ),
     "grpo": Paper(
         "Shao et al. 2024: DeepSeekMath (GRPO)",
         "A loss with the unbiased, positive estimator k3 penalises the KL from the policy to the "
         "reference.",
-        summary("2402.03300"),
+        paper("2402.03300"),
         "kl_estimators",
         supports=(K3_VALUE,),
         against=(f"{K3_LOSS}: ",),
@@ -40,7 +40,7 @@ TRAINERS = {
     "deepseek-v3.2": Paper(
         "DeepSeek-V3.2, 2025: an unbiased estimate of the KL",
         "k3 times the importance ratio has an unbiased gradient of the KL.",
-        summary("2512.02556"),
+        paper("2512.02556"),
         "kl_estimators",
         supports=(f"{K3_RATIO} by position",),
         against=(f"{K3_RATIO}: ",),
@@ -66,7 +66,7 @@ TRAINERS = {
         "Liu et al. 2025: Dr. GRPO",
         "Without scaling by the deviation and without division by length, GRPO's biases are gone. "
         "Here, with k3 as a loss: the trainer reaches the target predicted for these choices.",
-        summary("2503.20783"),
+        abstract("2503.20783"),
         "trainer_targets --only dr-grpo",
     ),
     "reinforce++": Paper(
@@ -80,21 +80,21 @@ TRAINERS = {
         "Yu et al. 2025: DAPO",
         "A wider clip above and an average over all tokens train long responses stably. Here, with "
         "GRPO's penalty, which DAPO drops: the trainer reaches the target predicted for GRPO.",
-        summary("2503.14476"),
+        paper("2503.14476"),
         "trainer_targets --only dapo --steps 800 --seeds 6",
     ),
     "gspo": Paper(
         "Zheng et al. 2025: group sequence policy optimisation (GSPO)",
         "One importance ratio for a response in place of a ratio for each token trains stably. "
         "Here: the trainer reaches the target predicted for its average over tokens.",
-        summary("2507.18071"),
+        paper("2507.18071"),
         "trainer_targets --only gspo",
     ),
     "cispo": Paper(
         "MiniMax 2025: CISPO",
         "A clipped importance weight without gradient keeps all tokens in the update. Here: the "
         "trainer reaches the target predicted for GRPO.",
-        summary("2506.13585"),
+        abstract("2506.13585"),
         "trainer_targets --only cispo --steps 800 --seeds 6",
     ),
     "gflownet": Paper(
@@ -124,7 +124,7 @@ TRAINERS = {
         "Rewards less implicit rewards, centred in their group, weigh the responses: a gradient "
         "for draws from any distribution, 0 at the posterior alone. Here: the gradient of the "
         "variance of log w.",
-        summary("2504.19599"),
+        abstract("2504.19599"),
         "identities --only gvpo off-policy-balance",
     ),
     "gkd": Paper(
@@ -196,7 +196,7 @@ TRAINERS = {
         "credit without bias, and better than values for whole responses. Here: responses of up to "
         "three tokens, a value before every token, the KL in the reward; the paper has a value "
         "before every step of reasoning.",
-        summary("2410.01679"),
+        abstract("2410.01679"),
         "identities --only rollouts",
         supports=("mean gradient", "9 draws of each prefix", "exact values"),
         against=("1 draw of each prefix", "at equal tokens drawn"),
@@ -221,7 +221,7 @@ TRAINERS = {
         "than a reward at the end. Here: an exact DPO policy, the posterior, and the KL of each "
         "token in the reward. The token rewards are a baseline, the soft value of the prefix; no "
         "noise is left at the posterior.",
-        summary("2404.18922"),
+        abstract("2404.18922"),
         "identities --only token-rewards",
         against=("mean as the baseline",),
         caveat="Away from the posterior token rewards have less noise than a reward at the end "
@@ -234,7 +234,7 @@ TRAINERS = {
         "at most 1 and successes have none: failures help, and do no harm. Here: draws of the "
         "prior, rewards 1 and -1, all logits free. The end is the prior given success, that of "
         "fine-tuning on successes alone; failures make the way shorter.",
-        summary("2503.14286"),
+        abstract("2503.14286"),
         "identities --only tapered",
     ),
     "asym-re": Paper(
@@ -242,7 +242,7 @@ TRAINERS = {
         "REINFORCE without ratios on draws of a fixed policy improves the policy if the baseline "
         "is below the mean reward. With a baseline above, the policy collapses. Here: draws of the "
         "prior, all logits free.",
-        summary("2506.20520"),
+        abstract("2506.20520"),
         "identities --only asymmetric",
     ),
     "brain": Paper(
@@ -267,19 +267,18 @@ TRAINERS = {
         "A kernel of the weight of a response, w^k exp(lambda (1 - w)), is the solution of a "
         "variational problem and bounded, and so trains on stale draws. Here: draws of the prior, "
         "the KL in the reward, and the kernels of the authors.",
-        summary("2602.10693"),
+        paper("2602.10693"),
         "identities --only soft-gates",
         supports=("Q of the least objective", "noise over"),
         against=("VESPO, mean gradient",),
-        caveat="At k of 2 and 3 the solution is one with a negative weight of KL(Q || a). The mean "
-        "gradient has twice the angle to the gradient that weights truncated at 2 leave, for a "
-        "little less noise.",
+        caveat="The mean gradient has twice the angle to the gradient that weights truncated at 2 "
+        "leave, for a little less noise.",
     ),
     "sapo": Paper(
         "Gao et al. 2025: soft adaptive policy optimisation (SAPO)",
         "A soft gate on the ratio of each token keeps what a hard clip drops. Here: draws of the "
         "prior for a guide away from it; the gradient is that of GRPO on draws of the guide.",
-        summary("2511.20347"),
+        abstract("2511.20347"),
         "identities --only soft-gates",
         supports=("q = a", "SAPO, mean gradient"),
     ),
@@ -290,7 +289,7 @@ TRAINERS = {
         "meet, an exact KL penalty, groups without end, and the fixed point reached from the "
         "prior. The reward that nearly all draws meet has the larger weight. At another fixed "
         "point it is met always, and with a small penalty GDPO ends there, where GRPO does not.",
-        summary("2601.05242"),
+        abstract("2601.05242"),
         "identities --only decoupled",
     ),
     "self-distillation": Paper(
@@ -300,7 +299,7 @@ TRAINERS = {
         "and a model given feedback as by Bayes' rule. One hint, with the prior as a fixed "
         "teacher, is the posterior of its likelihood. A teacher that follows the student, as in "
         "SDFT, multiplies the likelihood in again, and ends at the most likely responses.",
-        summary("2601.20802"),
+        abstract("2601.20802"),
         "identities --only hints",
         against=("prior 0.8, feedback, right",),
         caveat="With the feedback of each attempt, such a teacher rewards the information in the "
@@ -314,7 +313,7 @@ TRAINERS = {
         "verifier and less noise. Here: the parameters of the rationale alone. With a KL penalty, "
         "which the paper does not have, the target is p0 exp(p(y given z)/beta)/Z, and not the "
         "posterior of rationales p0(z) p(y given z)/Z.",
-        summary("2505.21493"),
+        abstract("2505.21493"),
         "identities --only answers",
     ),
     "entropy-control": Paper(
@@ -322,7 +321,7 @@ TRAINERS = {
         "A bonus for entropy keeps the entropy from collapsing. Here: a bonus of a times the "
         "entropy of whole responses, beside a penalty of beta KL: the posterior at beta + a of the "
         "prior p0^(beta/(beta + a)).",
-        summary("2505.22312"),
+        abstract("2505.22312"),
         "identities --only entropy",
         supports=("entropy bonus",),
     ),
@@ -367,7 +366,7 @@ TRAINERS = {
         "Walder and Karkhanis 2025: pass@k policy optimisation (PKPO)",
         "Transformed rewards of n draws have the gradient of pass@k for k up to n: training for "
         "pass@k solves harder prompts, and gains pass@k.",
-        summary("2505.15201"),
+        abstract("2505.15201"),
         supports=("mean gradient", "trained for pass@4"),
         against=("trained for one draw",),
         caveat="With a KL penalty the target is the posterior of the 0/1 reward at another beta "
