@@ -179,6 +179,13 @@ def test_every_registered_name_stands_in_the_readme_of_its_folder(folder, names)
     assert [name for name in names if f"\n| `{name}`" not in text] == []
 
 
+@pytest.mark.parametrize("folder", ["shared", "steer"])
+def test_every_file_of_shared_and_steer_stands_in_the_readme_of_the_scripts(folder):
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    files = [path.name for path in (ROOT / "experiments" / folder).glob("*.py")]
+    assert [file for file in files if f"`{file}`" not in text] == ["__init__.py"]
+
+
 def test_table_of_objectives_agrees_with_the_registry():
     text = (ROOT / "inference/objectives/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \|.*\| (supports|refuses) \|$", text, re.MULTILINE)
