@@ -52,6 +52,8 @@ class Verifiable(ClaimArguments):
     """Largest answer of a question; at most 9 in the enumerable world."""
     dataset: Annotated[Name, NAMED] | None = None
     """Data set of questions with answers, as `--dataset` of steer."""
+    prompt_column: Annotated[Name, Used(lambda args: args.dataset, "without --dataset")] = "prompt"
+    """Column of the questions in `--dataset`."""
     column: Annotated[Name, Used(lambda args: args.dataset, "without --dataset")] = "answer"
     """Column of the answers in `--dataset`."""
     limit: Annotated[Count, Used(lambda args: args.dataset, "without --dataset")] | None = 8
@@ -124,7 +126,7 @@ def world(args: Verifiable) -> tuple[LanguageModel, Prompts]:
     if args.dataset is None:
         return prior, encoded(prior, questions)
     with blamed("--dataset"):
-        data = read_prompts(args.dataset, limit=args.limit)
+        data = read_prompts(args.dataset, prompt_column=args.prompt_column, limit=args.limit)
         return prior, data.encode(prior, system=instruction(prior))
 
 

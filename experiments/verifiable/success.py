@@ -66,14 +66,18 @@ def exact(
 
     `success` is `[S, N]`. The diversity lost is the mean KL within successes and within failures.
     """
-    prob, log_prior = log_prob.exp(), truth.log_prior
-    rate, best = ((success * each).sum(0) for each in (prob, truth.log_posterior.exp()))
-    total, bernoulli = kl(log_prob, truth.log_posterior), bernoulli_kl(rate, best)
-    lost = torch.zeros_like(total)
+    prob, total = log_prob.exp(), kl(log_prob, truth.log_posterior)
+    rate, lost, outcomes = (success * prob).sum(0), torch.zeros_like(total), []
     for members in (success == 1, success == 0):
-        log_q, log_p = (each.masked_fill(~members, -torch.inf) for each in (log_prob, log_prior))
+        log_q, log_p, log_best = (
+            each.masked_fill(~members, -torch.inf)
+            for each in (log_prob, truth.log_prior, truth.log_posterior)
+        )
         within = kl(log_q.log_softmax(0), log_p.log_softmax(0))
         lost = lost + log_q.logsumexp(0).exp() * within
+        outcomes.append(torch.stack([log_q, log_best]).logsumexp(1))  # [2, N]
+    # in logs: at a small beta p* has failures that 1 - rate would round to none
+    bernoulli = kl(*torch.stack(outcomes, 1))
     passes = {k: Estimate.exact(exact_pass_at_k(success, prob, k)) for k in ks}
     error = (total - bernoulli - lost).abs().max().item()
     numbers = [Estimate.exact(each) for each in (rate, total, bernoulli, lost)]
@@ -93,21 +97,23 @@ def estimated(guide: Draws, prior: Draws, beta: float, ks: tuple[int, ...]) -> S
         return Success(of_all, unknown, unknown, unknown, passes)
     guide, prior = (Draws(*(part[:, mixed] for part in draws)) for draws in (guide, prior))
     rate, base = (draws.success.mean(0) for draws in (guide, prior))
-    log_z = torch.log1p(base * math.expm1(1 / beta))
-    best = base * (1 / beta - log_z).exp()
+    # in logs, since exp(1/beta) overflows at a small beta
+    log_z = torch.logaddexp(torch.log1p(-base), base.log() + 1 / beta)
     kl_prior, bernoulli_prior = guide.log_ratio.mean(0), bernoulli_kl(rate, base)
-    kl = kl_prior - rate / beta + log_z
+    from_prior = log_z - rate / beta  # KL to p* minus KL to p0, of responses and of rates alike
     # changes by each draw: of the mean log ratio, of the rate, and of the prior's rate
     d_log_ratio, d_rate = guide.log_ratio - kl_prior, guide.success - rate
     d_base = prior.success - base
     slope = _logit(rate) - _logit(base)
     base_slope = (base - rate) / (base * (1 - base))
-    z_slope = math.expm1(1 / beta) / log_z.exp()
+    z_slope = (1 / beta - log_z).exp() - (-log_z).exp()
     return Success(
         of_all,
-        Estimate.of_influence(kl, d_log_ratio - d_rate / beta, z_slope * d_base),
+        Estimate.of_influence(kl_prior + from_prior, d_log_ratio - d_rate / beta, z_slope * d_base),
         Estimate.of_influence(
-            bernoulli_kl(rate, best), (slope - 1 / beta) * d_rate, (base_slope + z_slope) * d_base
+            bernoulli_prior + from_prior,
+            (slope - 1 / beta) * d_rate,
+            (base_slope + z_slope) * d_base,
         ),
         Estimate.of_influence(
             kl_prior - bernoulli_prior, d_log_ratio - slope * d_rate, -base_slope * d_base

@@ -51,6 +51,22 @@ def test_parts_add_up_to_the_kl(truth, success, other):
     assert exact(truth.log_prior, truth, success, KS)[0].lost.value == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("beta", [0.02, 1e-4])
+def test_at_a_small_beta_the_parts_are_those_of_the_estimates(
+    prior, model, questions, success, other, beta
+):
+    """Failures of probability exp(-1/beta), which 1 - rate rounds to none."""
+    torch.manual_seed(0)
+    truth = Enumeration(AlignmentModel(prior, model.rewards, beta), questions)
+    numbers, error = exact(other, truth, success, KS)
+    assert error < 1e-12 / beta
+    draws = (drawn(each, truth, success, 4000) for each in (other, truth.log_prior))
+    estimates = estimated(*draws, beta, KS)
+    for field in ("kl", "bernoulli", "lost"):
+        difference = getattr(estimates, field).value - getattr(numbers, field).value
+        assert abs(difference) < 4 * getattr(estimates, field).standard_error, field
+
+
 def test_posterior_shifts_the_log_odds_and_keeps_the_ratios(truth, success, other):
     assert max(odds_errors(truth, success, BETA)) < 1e-10
     assert min(odds_errors(truth, success, 2 * BETA)) > 1
