@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.common.checks import finite, function, instance
+from model.common.checks import boolean, finite, function, instance
 from model.likelihood import Reward, applies_to, check_values, for_each_prompt
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
@@ -115,5 +115,5 @@ def matches(pattern: str, language_model: LanguageModel, *, whole: bool = False)
 
 
 def _pattern_constraint(pattern: Pattern, language_model: LanguageModel, whole: bool) -> Constraint:
-    reward = TextReward(pattern, language_model, whole=whole)
+    reward = TextReward(pattern, language_model, whole=boolean("whole", whole))
     return Constraint(reward, at_least=1.0, name=pattern.__name__)

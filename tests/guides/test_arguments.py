@@ -1,4 +1,4 @@
-"""Arguments that cannot make a guide are refused where the guide is made, by their names."""
+"""Impossible arguments of guides are refused by name, where the guide is made."""
 
 import pytest
 import torch
@@ -18,145 +18,57 @@ from guides import (
 )
 from guides.mixture import Mixture
 from guides.twisted import TwistHead
-from model import LanguageModel, Prompts
+from model import LanguageModel
 from tests.model.tiny import tiny, tiny_tokenizer
+from tests.refusals import COUNT, Call, assert_refuses
 
-NO_COUNT = [0, -1, 1.5, float("nan"), "3", True, None, 10**12]
-NO_SCALE = [0, -1, float("nan"), float("inf"), "3", True, [], 10**400]
-
-
-@pytest.fixture(scope="module")
-def prior() -> LanguageModel:
-    return tiny()
-
-
-@pytest.fixture(scope="module")
-def prompts(prior: LanguageModel) -> Prompts:
-    return prior.encode(["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (
-            lambda prior, _, value: FineTuned(prior, subset="last-layers", num_layers=value),
-            "num_layers",
-        ),
-        (lambda prior, _, value: LoRA(prior, rank=value), "rank"),
-        (lambda prior, _, value: SoftPrompt(prior, num_virtual_tokens=value), "num_virtual_tokens"),
-        (lambda prior, _, value: Twisted(prior, hidden_size=value), "hidden_size"),
-        (lambda prior, _, value: TwistHead(prior, hidden_size=value), "hidden_size"),
-        (lambda prior, _, value: Twisted(prior, top_k="none" if value is None else value), "top_k"),
-        (lambda prior, _, value: Recurrent(prior, embedding_size=value), "embedding_size"),
-        (lambda prior, _, value: Recurrent(prior, hidden_size=value), "hidden_size"),
-        (lambda prior, _, value: Recurrent(prior, num_layers=value), "num_layers"),
-        (lambda prior, _, value: NGram(prior, n=value), "n"),
-        (
-            lambda prior, prompts, value: mixture_of(
-                prior, prompts, component="recurrent", num_components=value
-            ),
-            "num_components",
-        ),
-    ],
-)
-def test_counts_are_whole_numbers_from_one_up(make, name, prior, prompts) -> None:
-    for value in NO_COUNT:
-        with pytest.raises(
-            ValueError,
-            match=rf"^{name} is .*, expected (a whole number of at least 1|between 1 and)",
-        ):
-            make(prior, prompts, value)
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (lambda prior, _, value: LoRA(prior, alpha=value), "alpha"),
-        (lambda prior, _, value: Tempered(prior, temperature=value), "temperature"),
-    ],
-)
-def test_scales_are_positive_and_finite(make, name, prior, prompts) -> None:
-    for value in NO_SCALE:
-        with pytest.raises(ValueError, match=f"^{name} is .*, expected a "):
-            make(prior, prompts, value)
-
-
-@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf"), "3", None])
-def test_noise_is_a_size(noise, prior, prompts) -> None:
-    with pytest.raises(ValueError, match=r"^noise is .*, expected a finite number of at least 0"):
-        mixture_of(prior, prompts, component="recurrent", noise=noise)
-    guide = Recurrent(prior)
-    before = [parameter.clone() for parameter in guide.parameters()]
-    with pytest.raises(ValueError, match="noise is"):
-        guide.jitter(noise)
-    assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        FineTuned,
-        LoRA,
-        SoftPrompt,
-        Twisted,
-        lambda prior: TwistHead(prior, hidden_size=2),
-        Recurrent,
-        NGram,
-        lambda prior: MeanField(prior, tiny().encode(["a"])),
-        lambda prior: Tabular(prior, tiny().encode(["a"])),
-        lambda prior: mixture_of(prior, tiny().encode(["a"])),
-    ],
-)
-@pytest.mark.parametrize(
-    "prior", ["model/film_reviews", None, tiny().network, tiny_tokenizer()], ids=type
-)
-def test_a_prior_is_a_language_model(make, prior) -> None:
-    with pytest.raises(
-        TypeError,
-        match=rf"^prior is a {type(prior).__name__}, expected a LanguageModel: .*from_pretrained",
-    ):
-        make(prior)
-
-
-@pytest.mark.parametrize("make", [MeanField, Tabular, mixture_of])
-@pytest.mark.parametrize("value", ["a", ["a", "b"], None])
-def test_prompts_are_encoded(make, value, prior) -> None:
-    with pytest.raises(
-        TypeError, match=rf"^prompts is a {type(value).__name__}, expected a Prompts: `prior.encode"
-    ):
-        make(prior, value)
-
-
-@pytest.mark.parametrize("make", [Fixed, Tempered])
-@pytest.mark.parametrize("value", ["model/film_reviews", None, tiny().network, FineTuned], ids=type)
-def test_a_source_is_a_guide_or_a_function(make, value) -> None:
-    with pytest.raises(TypeError, match=r"^source is .*, expected a guide"):
-        make(value)
-
-
-REFUSED = {
-    "target_modules is a list, expected a str": lambda prior: LoRA(
-        prior, target_modules=["c_attn"]
-    ),
-    "text is a list, expected a str": lambda prior: SoftPrompt(prior, text=["a"]),
-    "head is a .*, expected a Module": lambda prior: Twisted(prior, head=torch.tanh),
-    "dtype is 'int8'": lambda prior: FineTuned(prior, dtype="int8"),
-    "dtype is 16": lambda prior: FineTuned(prior, dtype=16),
-    "guides is one Recurrent, expected a list": lambda prior: Mixture(Recurrent(prior)),
-    "component is 'gru', expected one of": lambda prior: mixture_of(
-        prior, prior.encode(["a"]), component="gru"
-    ),
+PRIOR = {"prior": tiny()}
+BOTH = PRIOR | {"prompts": tiny().encode(["a", "b"])}
+OTHERS = {"prior": [tiny().network, tiny_tokenizer()]}
+SOURCE = {"source": ["model/film_reviews", None, tiny().network, FineTuned]}
+SIZE = [0, -1, float("nan"), float("inf"), "3", True, [], 10**400]
+DTYPE = {"dtype": ["int8", 16]}
+CALLS: dict[str, Call] = {
+    "FineTuned": (FineTuned, PRIOR | {"subset": "last-layers"}, OTHERS | DTYPE),
+    "LoRA": (LoRA, PRIOR, OTHERS | {"rank": COUNT, "alpha": SIZE, "target_modules": [["c_attn"]]}),
+    "SoftPrompt": (SoftPrompt, PRIOR, OTHERS | {"text": [["a"]]}),
+    "Twisted": (Twisted, PRIOR, OTHERS | {"head": [torch.tanh]}),
+    "TwistHead": (TwistHead, PRIOR | {"hidden_size": 2}, OTHERS),
+    "Recurrent": (Recurrent, PRIOR, OTHERS),
+    "NGram": (NGram, PRIOR, OTHERS),
+    "MeanField": (MeanField, BOTH, OTHERS),
+    "Tabular": (Tabular, BOTH, OTHERS),
+    "mixture_of": (mixture_of, BOTH | {"component": "recurrent"}, OTHERS),
+    "Mixture": (Mixture, {}, {"guides": [Recurrent(tiny())]}),
+    "Fixed": (Fixed, {}, SOURCE),
+    "Tempered": (Tempered, {"source": FineTuned(tiny())}, SOURCE | {"temperature": SIZE}),
+    "jitter": (Recurrent(tiny()).jitter, {}, {}),
 }
 
 
-@pytest.mark.parametrize("fault", REFUSED)
-def test_other_arguments_are_named(fault, prior) -> None:
-    with pytest.raises((TypeError, ValueError), match=fault):
-        REFUSED[fault](prior)
+@pytest.mark.parametrize("name", CALLS)
+def test_impossible_value_is_refused_by_name(name: str) -> None:
+    assert_refuses(*CALLS[name])
 
 
-def test_components_of_other_ends_are_refused(prior) -> None:
+def test_the_error_says_how_to_make_a_prior_and_prompts() -> None:
+    with pytest.raises(TypeError, match=r"^prior is a str, expected a LanguageModel: .*from_pretr"):
+        LoRA("model/film_reviews")
+    with pytest.raises(TypeError, match=r"^prompts is a str, expected a Prompts: `prior\.encode"):
+        MeanField(tiny(), "a")
+
+
+def test_noise_that_is_no_size_leaves_the_parameters() -> None:
+    guide = Recurrent(tiny())
+    before = [parameter.clone() for parameter in guide.parameters()]
+    with pytest.raises(ValueError, match="noise is nan"):
+        guide.jitter(float("nan"))
+    assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
+
+
+def test_components_of_other_ends_are_refused() -> None:
     """A guide for other end ids would give one row of tokens two meanings."""
+    prior: LanguageModel = tiny()
     other = Recurrent(tiny(end_ids=[0, 4]))
     prompts = prior.encode(["a"])
     with pytest.raises(ValueError, match="components have different responses, with end_ids"):

@@ -1,14 +1,4 @@
-"""Impossible numbers and objects are refused by the name of their argument, before any work.
-
-Two tables: values that are refused by the name of an argument, and callables with arguments that
-work, each with the values that it alone refuses.
-"""
-
-import inspect
-import math
-import re
-from collections.abc import Callable
-from typing import Any
+"""Impossible arguments of `inference` are refused by name, before any work: see `refusals.py`."""
 
 import numpy as np
 import pytest
@@ -75,17 +65,7 @@ from model import (
     vader_sentiment,
 )
 from model.preferences import LinearHead
-
-NAN, INF = math.nan, math.inf
-COUNT = [0, -1, NAN, INF, 1e12, 10**12, 0.5, True, np.True_, "3", [3], None]
-"""Values that are no count of at least 1."""
-NUMBER = [NAN, INF, -INF, "3", True, [0.5], 1j, None]
-POSITIVE = [*NUMBER, 0, -1]
-SHARE = [*NUMBER, -0.1]
-TENSOR = [None, 3, [1.0]]
-PROGRAM = [3, "x", AlignmentModel, None]
-FLAG = ["yes", None, 3]
-NAME = ["nonsense", 3, ["x"], None]
+from tests.refusals import COUNT, NAME, NAN, NUMBER, SHARE, TENSOR, Call, assert_refuses
 
 PRIOR = grammar_prior(max_new_tokens=2)
 BOTH = PRIOR.encode(["the film was", "the"])
@@ -104,27 +84,6 @@ TIES = BradleyTerry(LinearHead(2), tie_strength=1.0)
 GOOD = {"good": TextReward(Pattern.of_words("good"), PRIOR)}
 HARD = AlignmentModel(PRIOR, {}, 0.3, {"not": contains("not", PRIOR)})
 
-BY_KIND = [
-    (COUNT, "num_samples num_draws num_prior_draws num_particles num_steps num_chains num_bins"),
-    (COUNT, "num_simulations num_temperatures warmup_steps thinning capacity epochs adapt_every"),
-    (COUNT, "chunk n"),
-    (TENSOR, "response posterior_sample retained log_weight log_prior_weight log_likelihood rank"),
-    (TENSOR, "log_target log_proposal log_prob prob cdf cdf_left values samples is_token"),
-    (TENSOR, "probability outcome"),
-    (PROGRAM, "model guide program"),
-    (FLAG, "whole exact independent per_prompt label_noise progress"),
-    (SHARE, "ess_threshold scale floor decay exploration_kl flip"),
-    (POSITIVE, "penalty clip rate learning_rate quantile_beta ridge power prior_scale"),
-    (NUMBER, "alpha kl max_kl log_likelihood_bound"),
-    ([*NUMBER, torch.zeros(5), torch.full((2,), NAN), torch.zeros(2) * 1j], "log_bound"),
-    ([None, "the film was", ["the film was"], 3], "prompts"),
-    ([None, 3, "x"], "comparisons"),
-    ([-1, 0.5, "0", None, True, 2**40], "seed"),
-]
-REFUSED = {name: values for values, names in BY_KIND for name in names.split()}
-"""Values that every callable with an argument of the name refuses; None where the annotation
-does not allow it."""
-
 SAMPLED = {"model": MODEL, "prompts": BOTH, "num_samples": 64}
 SCHEMES = [
     lambda probability: None,
@@ -140,7 +99,6 @@ OF_OTHERS = [QUARTER[:2], QUARTER * NAN]
 POSTERIOR = Posterior(RESPONSE, ZERO, None)
 RANKS = torch.tensor([[0], [1]])
 
-Call = tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
 CALLS: dict[str, Call] = {
     "metropolis-hastings": (
         metropolis_hastings,
@@ -201,7 +159,7 @@ CALLS: dict[str, Call] = {
             "log_prior_weight": [ZERO[:3]],
             "log_likelihood": [ZERO[:3]],
             "accepted": [3, "x", ZERO, ZERO[:3].bool()],
-            "log_prior": [3, "x", ZERO[:3], ZERO + math.nan],
+            "log_prior": [3, "x", ZERO[:3], ZERO + NAN],
         },
     ),
     "PriorSample.mean": (
@@ -294,7 +252,7 @@ CALLS: dict[str, Call] = {
     "Ranks": (
         Ranks,
         {"rank": RANKS, "num_samples": 3},
-        {"rank": [torch.tensor([[9]]), torch.tensor([[-1]]), ZERO]},
+        {"rank": [*TENSOR, torch.tensor([[9]]), torch.tensor([[-1]]), ZERO]},
     ),
     "Ranks.histogram": (Ranks(RANKS, 3).histogram, {"num_bins": 2}, {}),
     "tie_strength": (
@@ -351,32 +309,11 @@ CALLS |= {
     for name, sampler in SAMPLERS.items()
     if not sampler.lists_all
 }
-WORDS = {
-    "log_bound": "bound",
-    "log_likelihood_bound": "bound",
-    "penalties": "penalt(y|ies)",
-    "targets": "targets?",
-    "factors": "factors?",
-    "features": "features?",
-}
-"""Expression for an argument that the error names by part or kind."""
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_impossible_value_is_refused_by_name(name: str) -> None:
-    call, arguments, own = CALLS[name]
-    parameters = inspect.signature(call).parameters
-    assert own.keys() <= parameters.keys()
-    for argument, parameter in parameters.items():
-        values = [*REFUSED.get(argument, []), *own.get(argument, [])]
-        for value in values:
-            if value is None and "None" in str(parameter.annotation):
-                continue
-            with pytest.raises((ValueError, TypeError, FloatingPointError)) as error:
-                call(**arguments | {argument: value})
-            message = str(error.value)
-            word = WORDS.get(argument, argument)
-            assert re.search(rf"\b{word}\b", message), f"{argument}={value!r}: {message}"
+    assert_refuses(*CALLS[name])
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
