@@ -1,4 +1,4 @@
-"""Checkpoints: of the same fit or refused, whole or skipped, deleted only by their own fit."""
+"""Descriptions of fits: another fit is refused by the name of the difference, and no other."""
 
 import argparse
 import functools
@@ -7,7 +7,6 @@ import logging
 import operator
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -25,19 +24,15 @@ import pytest
 import torch
 from peft import LoraConfig
 from pyro import poutine
-from safetensors.torch import load_file, save_file
 
-import inference.svi.checkpoint.state
-from guides import FineTuned, LoRA, MeanField, Twisted
-from inference import FDivergence, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, cosine, fit
+from guides import FineTuned, LoRA, Twisted
+from inference import FDivergence, FusedOptimizer, SquaredResidual, cosine
 from inference.objectives.self_play import SelfPlay
 from inference.svi.anneal import soften
 from inference.svi.checkpoint.description import _targets, is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import (
     CheckpointError,
-    FolderInUseError,
-    locked,
 )
 from model import (
     AlignmentModel,
@@ -48,69 +43,8 @@ from model import (
     TokenReward,
     WeightedSum,
 )
-from model.common.files import seal
+from tests.inference.svi.checkpoint.case import STEPS, Case, kindness
 from tests.model.tiny import tiny
-
-STEPS = 4
-
-
-def parameters_of(guide):
-    return torch.cat(
-        [
-            parameter.detach().flatten()
-            for parameter in guide.parameters()
-            if parameter.requires_grad
-        ]
-    )
-
-
-def kindness(texts):
-    return [float("a" in text) for text in texts]
-
-
-class Case:
-    """Fit of a few parameters; each argument replaces one part."""
-
-    def __init__(self, **other):
-        prior = other.pop("prior", tiny)
-        self.prior = prior() if callable(prior) and not isinstance(prior, LanguageModel) else prior
-        self.reward = other.pop("reward", kindness)
-        self.beta = other.pop("beta", 0.5)
-        self.model = other.pop("model", None)
-        self.prompts = other.pop("prompts", ["a", "b"])
-        self.guide = other.pop("guide", MeanField)
-        self.objective = other.pop("objective", lambda: LeaveOneOut_ELBO(4))
-        self.optimizer = other.pop("optimizer", lambda: FusedOptimizer(options={"lr": 0.1}))
-        self.options = other
-
-    def run(self, folder, num_steps=STEPS, *, resume=False, **options):
-        prompts = self.prior.encode(self.prompts)
-        reward = (
-            self.reward if isinstance(self.reward, dict) else TextReward(self.reward, self.prior)
-        )
-        model = self.model or AlignmentModel(self.prior, reward, self.beta)
-        guide = self.guide(self.prior, prompts)
-        options = {"checkpoint_every": 1, "progress": False} | self.options | options
-        parts = {"objective": self.objective(), "optimizer": self.optimizer()}
-        fit(
-            model,
-            guide,
-            prompts,
-            num_steps=num_steps,
-            checkpoint_folder=folder,
-            resume=resume,
-            **parts,
-            **options,
-        )
-        return parameters_of(guide)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return Case().run(tmp_path_factory.mktemp("whole"))
-
-
-# Another fit is refused by name
 
 
 def moved(prior):
@@ -121,10 +55,8 @@ def moved(prior):
 
 def adapted(alpha):
     torch.manual_seed(0)
-    prior = tiny()
-    prior.network.add_adapter(
-        LoraConfig(r=1, lora_alpha=alpha, target_modules=["c_attn"], fan_in_fan_out=True)
-    )
+    prior, options = tiny(), {"target_modules": ["c_attn"], "fan_in_fan_out": True}
+    prior.network.add_adapter(LoraConfig(r=1, lora_alpha=alpha, **options))
     return LanguageModel(prior.network, prior.tokenizer, max_new_tokens=3)
 
 
@@ -256,11 +188,11 @@ IN_CODE = {
 
 
 @pytest.mark.parametrize("make", IN_CODE.values(), ids=IN_CODE)
-def test_rewards_differ_by_every_value_that_their_code_reads(make, tmp_path):
+def test_rewards_differ_by_every_value_that_their_code_reads(make):
     """A reward that is built again is the same."""
-    one, same, other = (Fingerprint(model=make(weight)) for weight in (1.0, 1.0, 2.0))
-    assert not same.differences(one.to_json(), guide=False)
-    assert other.differences(one.to_json(), guide=False)
+    one, same, other = map(make, (1.0, 1.0, 2.0))
+    assert not any(differences(one, same))
+    assert all(differences(one, other))
 
 
 @pytest.mark.parametrize(
@@ -278,18 +210,16 @@ def test_rewards_differ_by_every_value_that_their_code_reads(make, tmp_path):
 def test_objects_differ_by_the_members_of_their_classes(member, place):
     def make(member):
         module, _ = users_module(1.0)
-        exec(f"class Base:\n    {member}" if place == "Base" else "class Base: pass", vars(module))
+        bodies = {"Base": "pass", "Inherits": "pass"} | {place: member}
         exec(
-            f"class Inherits(Base):\n    {member}"
-            if place == "Inherits"
-            else "class Inherits(Base): pass",
+            "class Base:\n    {Base}\nclass Inherits(Base):\n    {Inherits}".format(**bodies),
             vars(module),
         )
-        return Fingerprint(model=module.Inherits())
+        return module.Inherits()
 
     one, same, other = make(member), make(member), make(member.replace("1", "2"))
-    assert not same.differences(one.to_json(), guide=False)
-    assert other.differences(one.to_json(), guide=False)
+    assert not any(differences(one, same))
+    assert all(differences(one, other))
 
 
 class Remembers:
@@ -316,20 +246,10 @@ def test_the_cache_of_a_reward_does_not_hide_the_reward(tmp_path):
     ids=["list", "set", "dict", "fewer"],
 )
 def test_a_cache_may_be_empty_and_a_list_of_words_may_not_be_another(words):
-    def holder(private):
-        reward = Method()
-        reward._words = private
-        return reward
-
     kind = type(words)
-    before = {list: ["a", "b"], set: {"a", "b"}, dict: {"a": 1.0, "b": 1.0}}[kind]
-    assert Fingerprint(model=holder(words)).differences(
-        Fingerprint(model=holder(before)).to_json(), guide=False
-    )
-    for one, other in ((kind(), before), (before, kind())):
-        assert not Fingerprint(model=holder(one)).differences(
-            Fingerprint(model=holder(other)).to_json(), guide=False
-        )
+    before = Holder(_words={list: ["a", "b"], set: {"a", "b"}, dict: {"a": 1.0, "b": 1.0}}[kind])
+    assert all(differences(before, Holder(_words=words)))
+    assert not any(differences(before, Holder(_words=kind())))
 
 
 class Holder:
@@ -340,10 +260,10 @@ class Holder:
 TWO = [Holder(a=1), Holder(a=2)]
 
 
-def differences(one, other):
-    """Differences of the second object to the first, and the reverse."""
-    fits = Fingerprint(model=one), Fingerprint(model=other)
-    return tuple(b.differences(a.to_json(), guide=False) for a, b in (fits, fits[::-1]))
+def differences(one, other, part="model"):
+    """Differences of a fit with the second object to one with the first, and the reverse."""
+    fits = Fingerprint(**{part: one}), Fingerprint(**{part: other})
+    return tuple(b.differences(a.to_json(), guide=part == "guide") for a, b in (fits, fits[::-1]))
 
 
 @pytest.mark.parametrize("memory", [None, [1], {"a": Holder(b=1)}, {1}, ["word"] * 100])
@@ -377,15 +297,10 @@ def test_a_reward_may_fill_its_private_parts_in_the_fit(tmp_path):
     Case(reward=used).run(tmp_path, 4, resume=True)
 
 
-class Pair:
-    def __init__(self, one, other):
-        self._one, self._other = one, other
-
-
 def test_two_parts_that_were_one_object_may_not_differ_now():
-    same = with_closure(1.0)
-    one, other = (Fingerprint(model=Pair(same, each)) for each in (same, with_closure(2.0)))
-    assert "no model.other.weight" in other.differences(one.to_json(), guide=False)
+    same, other = with_closure(1.0), with_closure(2.0)
+    parts = (Holder(_one=same, _other=each) for each in (same, other))
+    assert "no model.other.weight" in differences(*parts)[0]
 
 
 def test_how_much_is_logged_is_no_part_of_the_fit():
@@ -397,10 +312,8 @@ def test_how_much_is_logged_is_no_part_of_the_fit():
 
 
 def test_keys_are_described_as_values_are():
-    one, other = (
-        Fingerprint(model={Method().score: 1.0, torch.float32: 2.0, 3: 4}) for _ in range(2)
-    )
-    assert not one.differences(other.to_json(), guide=False)
+    one, other = ({Method().score: 1.0, torch.float32: 2.0, 3: 4} for _ in range(2))
+    assert not any(differences(one, other))
 
 
 class Method:
@@ -496,11 +409,8 @@ def test_another_fit_is_refused_by_name(ours, theirs, message, tmp_path):
 
 def test_a_schedule_may_be_longer_and_not_another(tmp_path):
     def case(num_steps, warmup=0):
-        return Case(
-            optimizer=lambda: FusedOptimizer(
-                options={"lr": 0.1}, schedule=cosine(num_steps, warmup=warmup)
-            )
-        )
+        schedule = cosine(num_steps, warmup=warmup)
+        return Case(optimizer=lambda: FusedOptimizer(options={"lr": 0.1}, schedule=schedule))
 
     def stop(metrics):
         if metrics["step"] == 2:
@@ -567,9 +477,7 @@ def test_frozen_weights_of_a_guide_are_part_of_the_fit(tmp_path):
     def guide(shift):
         def make(prior, _):
             tuned = FineTuned(prior, subset="norms-and-biases", dtype="float64")
-            frozen = next(
-                parameter for parameter in tuned.parameters() if not parameter.requires_grad
-            )
+            frozen = next(each for each in tuned.parameters() if not each.requires_grad)
             with torch.no_grad():
                 frozen += shift
             return tuned
@@ -577,9 +485,7 @@ def test_frozen_weights_of_a_guide_are_part_of_the_fit(tmp_path):
         return make
 
     Case(guide=guide(0.0)).run(tmp_path, 1)
-    with pytest.raises(
-        CheckpointError, match=r"other guide\.language_model\.network\.frozen weights"
-    ):
+    with pytest.raises(CheckpointError, match=r"other guide\.\S*network\.frozen weights"):
         Case(guide=guide(1e-6)).run(tmp_path, 2, resume=True)
 
 
@@ -618,13 +524,12 @@ class HasParts(torch.nn.Module):
 
 
 def test_names_of_attributes_and_of_tensors_of_a_module_are_apart():
-    def differences(number, scale):
-        saved = Fingerprint(guide=HasParts(1, 1.0)).to_json()
-        return Fingerprint(guide=HasParts(number, scale)).differences(saved, guide=True)
+    def change(number, scale):
+        return differences(HasParts(1, 1.0), HasParts(number, scale), "guide")[0]
 
-    assert not differences(1, 1.0)
-    assert differences(2, 1.0) == "1, got 2 (guide.weights); 1, got 2 (guide.trained)"
-    assert "frozen weights" in differences(1, 2.0)
+    assert not change(1, 1.0)
+    assert change(2, 1.0) == "1, got 2 (guide.weights); 1, got 2 (guide.trained)"
+    assert "frozen weights" in change(1, 2.0)
 
 
 def test_a_default_value_hides_no_variable_of_that_name():
@@ -640,6 +545,7 @@ from pathlib import Path
 import pyro, torch
 import pyro.distributions as dist
 from inference import FusedOptimizer, LeaveOneOut_ELBO, fit
+from tests.inference.conftest import quiet
 from tests.model.tiny import tiny
 prior, WEIGHT, NAMES = tiny(), float(sys.argv[2]), {"good", "bad", "fine", "dull"}
 class Word:
@@ -674,12 +580,8 @@ def test_plain_programs_agree_between_processes_and_differ_by_the_names_they_use
         exec(compile(SCRIPT, "script", "exec"), {"__name__": "__main__"})
 
     environment = os.environ | {"PYTHONHASHSEED": "1"}
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), "0.5", "1"],
-        cwd=Path.cwd(),
-        env=environment,
-        check=True,
-    )
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), "0.5", "1"]
+    subprocess.run(command, cwd=Path.cwd(), env=environment, check=True)
     run(monkeypatch, "0.5", "2")
     with pytest.raises(
         CheckpointError, match=r"is of a fit with 0\.5, got 0\.75 \(model\.helper\.WEIGHT\)"
@@ -747,15 +649,15 @@ class Settings:
 
 @pytest.mark.parametrize("kind", [argparse.Namespace, Settings])
 def test_of_settings_only_those_that_are_read_count(kind):
-    def description(**settings):
+    def reward(**settings):
         args = kind(**settings)
         score = kind.score if kind is Settings else lambda args, text: args.weight * len(text)
-        return Fingerprint(model=lambda texts: [score(args, text) for text in texts])
+        return lambda texts: [score(args, text) for text in texts]
 
-    first = description(weight=1.0, resume=False).to_json()
-    assert not description(weight=1.0, resume=True).differences(first, guide=False)
-    other = description(weight=2.0, resume=True).differences(first, guide=False)
-    assert other == "1.0, got 2.0 (model.args.weight)"
+    first = reward(weight=1.0, resume=False)
+    assert not any(differences(first, reward(weight=1.0, resume=True)))
+    change, _ = differences(first, reward(weight=2.0, resume=True))
+    assert change == "1.0, got 2.0 (model.args.weight)"
 
 
 def test_items_of_sets_are_described_as_other_parts_are(tmp_path):
@@ -778,13 +680,13 @@ def test_functions_that_call_each_other_are_described_once():
         for n in range(30)
     )
 
-    def description(weight):
+    def function(weight):
         variables = {"__name__": "of_the_user", "WEIGHT": weight}
         exec(compile(f"{code}def f30(x): return WEIGHT", "of_the_user.py", "exec"), variables)
-        return Fingerprint(model=variables["f0"])
+        return variables["f0"]
 
-    assert len(description(1).texts) < 200
-    assert "1, got 2" in description(2).differences(description(1).to_json(), guide=False)
+    assert len(Fingerprint(model=function(1)).texts) < 200
+    assert "1, got 2" in differences(function(1), function(2))[0]
 
 
 class Odd:
@@ -886,312 +788,13 @@ def test_anything_can_be_described_and_is_the_same_when_described_again(value):
     ids=lambda value: type(value).__name__,
 )
 def test_different_objects_have_different_descriptions(one, other):
-    assert Fingerprint(model=other).differences(Fingerprint(model=one).to_json(), guide=False)
+    assert all(differences(one, other))
 
 
 def test_descriptions_ignore_the_last_digits_of_a_number():
-    one, other, third = (Fingerprint(model={"beta": beta}) for beta in (0.1 + 0.2, 0.3, 0.3000001))
-    assert not one.differences(other.to_json(), guide=False)
-    assert third.differences(other.to_json(), guide=False) == "0.3, got 0.3000001 (model.beta)"
-
-
-# Damage
-
-
-def flip(path, place=-1):
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-3])
-
-
-def link(path):
-    path.rename(path.with_suffix(".real"))
-    path.symlink_to(path.with_suffix(".real"))
-
-
-FILES = [
-    *(f"{name}.safetensors" for name in ("guide", "optimizer", "objective", "random")),
-    "state.json",
-    "digests.json",
-]
-
-
-@pytest.fixture(scope="module")
-def replaying(tmp_path_factory):
-    """Fit of which every file holds numbers, the fit's result, and a folder after three steps."""
-    folder = tmp_path_factory.mktemp("replaying")
-    case = Case(objective=lambda: SquaredResidual(4, replay=8))
-    case.run(folder / "cut", 3)
-    return case, case.run(folder / "whole"), folder / "cut"
-
-
-@pytest.mark.parametrize(
-    "damage", [flip, cut, link, Path.unlink], ids=["flip", "cut", "link", "delete"]
-)
-@pytest.mark.parametrize("name", FILES)
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
-    name, damage, tmp_path, replaying
-):
-    case, expected, folder = replaying
-    shutil.copytree(folder, tmp_path / "fit")
-    assert [path.name for path in sorted((tmp_path / "fit").glob("step-*"))] == [
-        "step-00000002",
-        "step-00000003",
-    ]
-    damage(tmp_path / "fit" / "step-00000003" / name)
-    with pytest.warns(
-        UserWarning,
-        match=r"checkpoint step-00000003 is damaged: .*Going on from step-00000002, the one before",
-    ):
-        assert torch.equal(case.run(tmp_path / "fit", resume=True), expected)
-    names = [path.name for path in sorted((tmp_path / "fit").glob("step-*"))]
-    assert names == ["step-00000003", "step-00000004"], "what was damaged was written again"
-
-
-def test_if_none_is_whole_that_is_said(tmp_path):
-    Case().run(tmp_path, 2)
-    for name in ("step-00000001", "step-00000002"):
-        flip(tmp_path / name / "guide.safetensors")
-    with pytest.raises(
-        CheckpointError,
-        match=r"step-00000002 is damaged: .*step-00000001 is damaged: .* No checkpoint in",
-    ):
-        Case().run(tmp_path, resume=True)
-
-
-def each(change):
-    return lambda tensors: {name: change(tensor) for name, tensor in tensors.items()}
-
-
-def drop_one(tensors):
-    return dict(list(tensors.items())[:-1])
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("guide", drop_one, "is of another guide: 1 parameters differ"),
-        ("guide", each(lambda t: t[:1]), "is of another guide: 1 parameters differ"),
-        ("guide", each(torch.Tensor.float), "in float32, expected .* in float64"),
-        ("optimizer", lambda ts: {f"other/{k}": ts[k] for k in ts}, "expected no such parameter"),
-        ("optimizer", each(lambda t: t[:1] if t.dim() else t.repeat(2)), "expected"),
-        ("objective", drop_one, "is no state of Proximal_ELBO"),
-        ("random", lambda ts: {k: ts[k] for k in ts if k != "cpu"}, "no state of the CPU's gen"),
-        ("random", each(lambda t: t[:-1]), "has no state of the CPU's generator"),
-    ],
-)
-def test_states_of_other_names_shapes_or_types_are_refused(name, change, message, tmp_path):
-    """Whole files with correct digests; the guide does not change."""
-    from inference.objectives import OBJECTIVES
-
-    case = Case(objective=lambda: OBJECTIVES["proximal"](num_particles=4))
-    case.run(tmp_path, 1)
-    checkpoint = tmp_path / "step-00000001"
-    file = checkpoint / f"{name}.safetensors"
-    save_file(change(load_file(file)), file)
-    seal(checkpoint)
-    guides = []
-    case.guide = lambda *args: guides.append(MeanField(*args)) or guides[0]
-    with pytest.raises(CheckpointError, match=message):
-        case.run(tmp_path, resume=True)
-    assert not parameters_of(guides[0]).any()
-
-
-@pytest.mark.parametrize("part", ["step", "fingerprint", "changed"])
-def test_a_checkpoint_of_another_version_is_refused_by_name(part, tmp_path):
-    Case().run(tmp_path, 1)
-    file = tmp_path / "step-00000001" / "state.json"
-    state = json.loads(file.read_text())
-    del (state if part in state else state["fingerprint"])[part]
-    file.write_text(json.dumps(state))
-    seal(file.parent)
-    with pytest.raises(
-        CheckpointError,
-        match=r"state\.json has other parts than .* another version of the project wrote it",
-    ):
-        Case().run(tmp_path, 2, resume=True)
-
-
-# Links and foreign names
-
-
-def test_foreign_names_are_neither_read_nor_deleted(tmp_path, whole):
-    foreign = {
-        "step-1-backup": True,
-        "step-00000009.bak": True,
-        "step-notes.txt": False,
-        "step-3": True,
-        ".step-x.partial": True,
-    }
-    for name, folder in foreign.items():
-        (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
-    (tmp_path / ".step-00000001.partial").mkdir()
-    assert torch.equal(Case().run(tmp_path), whole)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {*foreign, ".lock", "step-00000003", "step-00000004"}
-
-
-@pytest.mark.parametrize("resume", [True, False])
-def test_a_checkpoint_that_is_a_link_is_neither_followed_nor_deleted(resume, tmp_path):
-    Case().run(tmp_path / "other", 2)
-    (tmp_path / "fit").mkdir()
-    (tmp_path / "fit" / "step-00000100").symlink_to(tmp_path / "other" / "step-00000002")
-    with pytest.raises(CheckpointError, match=r"step-00000100 is a link, .*links are not followed"):
-        Case().run(tmp_path / "fit", resume=resume)
-    assert (tmp_path / "other" / "step-00000002" / "guide.safetensors").is_file()
-    (tmp_path / "fit" / "step-00000100").unlink()
-    (tmp_path / "fit" / "step-00000100").touch()
-    with pytest.raises(CheckpointError, match="step-00000100 is a file"):
-        Case().run(tmp_path / "fit", resume=resume)
-
-
-def test_leftovers_are_not_followed(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "file").touch()
-    (tmp_path / "fit").mkdir()
-    for name in (".step-00000001.partial", ".step-00000001.old"):
-        (tmp_path / "fit" / name).symlink_to(tmp_path / "mine")
-        with pytest.raises(CheckpointError, match="cannot be written"):
-            Case().run(tmp_path / "fit", 1) if "partial" in name else Case().run(
-                tmp_path / "fit", 3
-            )
-        (tmp_path / "fit" / name).unlink()
-        shutil.rmtree(tmp_path / "fit")
-        (tmp_path / "fit").mkdir()
-    assert (tmp_path / "mine" / "file").is_file()
-
-
-# One at a time
-
-
-def test_a_folder_in_use_is_refused_until_the_process_has_died(tmp_path):
-    code = (
-        "import fcntl, sys\nfile = open(sys.argv[1] + '/.lock', 'w')\n"
-        "fcntl.flock(file, fcntl.LOCK_EX)\n"
-    )
-    code += "print('has it', flush=True)\nsys.stdin.read()\n"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], **pipes)
-    assert child.stdout is not None
-    child.stdout.readline()
-    with pytest.raises(FolderInUseError, match="is in use by another run"):
-        Case().run(tmp_path, 1, resume=True)
-    child.kill()
-    child.wait()
-    child.stdout.close()
-    Case().run(tmp_path, 1, resume=True)
-
-
-def test_two_fits_of_one_process_do_not_share_a_folder(tmp_path):
-    with locked(tmp_path), pytest.raises(FolderInUseError):
-        Case().run(tmp_path, 1)
-    (tmp_path / ".lock").unlink()
-    (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
-    with (
-        pytest.raises(FolderInUseError, match="is a link, which is not followed"),
-        locked(tmp_path),
-    ):
-        pass
-    assert not (tmp_path / "elsewhere").exists()
-
-
-# Kills and full disks at every operation on files
-
-
-class KilledError(BaseException):
-    """Exception that represents the sudden death of a process."""
-
-
-def no_space():
-    return OSError(28, "No space left on device")
-
-
-def fail_at(monkeypatch, nth, error, *, once):
-    """Raise at the nth operation on files, and at all later ones unless `once`."""
-    done = 0
-
-    def counted(operation):
-        def run(*args, **kwargs):
-            nonlocal done
-            done += 1
-            if done == nth or (done > nth and not once):
-                raise error()
-            return operation(*args, **kwargs)
-
-        return run
-
-    for name in ("fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "open"):
-        monkeypatch.setattr(os, name, counted(getattr(os, name)))
-    for place, name in ((inference.svi.checkpoint.state, "save_file"), (Path, "write_text")):
-        monkeypatch.setattr(place, name, counted(getattr(place, name)))
-    return lambda: done
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("error", "once", "message"),
-    [
-        (KilledError, False, "^$"),
-        (no_space, True, "No space left on device"),
-        (no_space, False, "No space left on device"),
-    ],
-    ids=["kill", "full for a moment", "full"],
-)
-def test_after_a_fault_at_any_operation_a_resume_ends_the_same(
-    error, once, message, tmp_path, monkeypatch
-):
-    """Two checkpoints exist, a third is written, the first is deleted; the error is the disk's."""
-    case = Case()
-    whole = case.run(tmp_path / "start", 3)
-    shutil.rmtree(tmp_path / "start")
-    case.run(tmp_path / "start", 2)
-    messages = []
-    for nth in range(1, 200):
-        folder = _copy(tmp_path, str(nth))
-        with monkeypatch.context() as patch:
-            count = fail_at(patch, nth, error, once=once)
-            try:
-                case.run(folder, 3, resume=True)
-            except (CheckpointError, OSError, KilledError) as fault:
-                messages.append(str(fault))
-        assert torch.equal(case.run(folder, 3, resume=True), whole), nth
-        if count() < nth:
-            break
-        shutil.rmtree(folder)
-    assert 30 < nth < 199
-    assert len(messages) > 20
-    assert all(re.search(message, fault) for fault in messages), messages
-
-
-def _copy(tmp_path, name):
-    shutil.copytree(tmp_path / "start", tmp_path / name)
-    return tmp_path / name
-
-
-def test_a_full_disk_ends_a_fit_by_name_with_the_last_checkpoint_whole(
-    tmp_path, monkeypatch, whole
-):
-    case = Case()
-    case.run(tmp_path, 2)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(no_space()))
-        with pytest.raises(
-            CheckpointError,
-            match=r"of step 3 cannot be written .*No space left .*last whole one is step-00000002",
-        ) as raised:
-            case.run(tmp_path, resume=True)
-    [note] = raised.value.__notes__
-    assert note == "The fit had done 3 steps; the last could not be saved"
-    assert {path.name for path in tmp_path.iterdir()} == {
-        ".lock",
-        "step-00000001",
-        "step-00000002",
-    }, "room was made"
-    assert torch.equal(case.run(tmp_path, resume=True), whole)
+    assert not any(differences({"beta": 0.1 + 0.2}, {"beta": 0.3}))
+    change, _ = differences({"beta": 0.3}, {"beta": 0.3000001})
+    assert change == "0.3, got 0.3000001 (model.beta)"
 
 
 def test_the_fingerprint_can_be_read(tmp_path):
