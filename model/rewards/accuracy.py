@@ -23,7 +23,12 @@ from model.common.checks import instance, one_of
 
 WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 """A whole number, whose commas separate thousands: "1,2" is two numbers."""
-NUMBER = re.compile(rf"[-+]?(?:{WHOLE}(?:\.\d+)?|\.\d+)(?:e[-+]?\d+|/{WHOLE})?", re.IGNORECASE)
+SIGN = r"(?:(?<!\w)[-+])?"
+"""A sign. Behind a letter or a digit it is a hyphen or an operation, as in "2019-2020"."""
+POWER = rf"e(?P<exponent>[-+]?\d+)|/{WHOLE}"
+NUMBER = re.compile(rf"{SIGN}(?:{WHOLE}(?:\.\d+)?|\.\d+)(?:{POWER})?", re.IGNORECASE)
+LARGEST_EXPONENT = 1000
+"""Largest power of ten: the exact number of the text 1e99999999 would fill the memory."""
 MINUS = "\N{MINUS SIGN}"
 METHODS = ("match", "math-verify")
 MATH_VERIFY = "math_verify"
@@ -91,7 +96,7 @@ def answers_match(text: str, reference: str) -> bool:
     answer = text if answer is None else answer
     if number is None:
         return _plain(answer) == _plain(expected)
-    numbers = NUMBER.findall(answer)
+    numbers = [match[0] for match in NUMBER.finditer(answer)]
     return bool(numbers) and number_of(numbers[-1]) == number
 
 
@@ -108,7 +113,9 @@ def number_of(text: str) -> Fraction | None:
     """The number that a text is, without separators of thousands, unit $ or %; None otherwise."""
     match = NUMBER.fullmatch(text.strip().strip("$%").rstrip(".").strip())
     try:
-        return None if match is None else Fraction(match[0].replace(",", ""))
+        if match is None or abs(int(match["exponent"] or 0)) > LARGEST_EXPONENT:
+            return None
+        return Fraction(match[0].replace(",", ""))
     except (ValueError, ZeroDivisionError):
         return None
 
