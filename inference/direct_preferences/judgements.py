@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model import LanguageModel, Prompts
-from model.common.checks import instance
+from model.common.checks import first_index, instance
 from model.common.texts import quoted
 from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, encode_prompts
 from model.preferences.comparisons import check_outcome
@@ -46,10 +46,17 @@ class Judgements(ABC):
         if len(shape) != 3 or shape[:2] != (sides, count):
             raise ValueError(f"response has shape {shape}, expected ({sides}, {count}, T)")
         check_outcome(self.outcome, count)
-        for name in ("weight", "offset"):
-            value = getattr(self, name)
-            if value is not None and value.shape != (count,):
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({count},)")
+        expected: dict[str, tuple[int, ...]]
+        expected = {"weight": (count,), "offset": (count,), "log_prior": (sides, count)}
+        for name, shape in expected.items():
+            if (value := getattr(self, name)) is None:
+                continue
+            if instance(name, value, Tensor).shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+            is_odd = ~value.isfinite() | (value < 0 if name == "weight" else False)
+            if (place := first_index(is_odd)) is not None:
+                numbers = "finite numbers" + " of at least 0" * (name == "weight")
+                raise ValueError(f"{name} is {value[place]:g} at index {place}, expected {numbers}")
         if self.offset is not None and sides == 1:
             raise ValueError("offset is of pairs, got labelled responses: leave it out")
 
@@ -189,6 +196,10 @@ class ResponseLabels(Judgements):
                 f"there are {len(prompts)} prompts, {len(responses)} responses and "
                 f"{len(is_desirable)} labels, expected one each, and at least one"
             )
+        for number, label in enumerate(is_desirable):
+            if label not in (0, 1):  # the text "False" is true
+                expected = "expected True or False, or 1 or 0"
+                raise PreferenceError(f"the label of preference {number} is {label!r}, {expected}")
         encoded = language_model.encode(list(prompts))
         places = [f"preference {number}" for number in range(len(prompts))]
         response = encode(encoded, [responses], language_model, places)

@@ -115,7 +115,11 @@ class PreferenceProgram:
                 raise ValueError(f"the pairs have an offset, expected {expected}")
             side = torch.where(pairs.outcome == TIE, 0.0, 0.5 - pairs.outcome.to(rewards))
             rewards = rewards - torch.stack([side, -side]) * pairs.offset / self.beta
-        return self.likelihood(rewards, pairs.outcome, self.beta)
+        log_likelihood = self.likelihood(rewards, pairs.outcome, self.beta)
+        if log_likelihood.shape != pairs.outcome.shape:
+            shapes = f"{tuple(log_likelihood.shape)}, expected {tuple(pairs.outcome.shape)}"
+            raise ValueError(f"the likelihood has shape {shapes}: one number for each outcome")
+        return log_likelihood
 
     def rewards(self, pairs: Judgements) -> Tensor:
         """r_q/beta = f'(q/p0) of all responses, `[R, C]`, with gradient."""

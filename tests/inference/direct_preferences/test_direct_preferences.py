@@ -423,6 +423,9 @@ def test_labels_train_by_kto_alone(prior):
             other.log_likelihood(labels)
     with pytest.raises(PreferenceError, match="1 prompts, 2 responses and 1 labels"):
         ResponseLabels.of_texts(["w1"], [" w2", " w3"], [True], prior)
+    for label in ("False", -1, None, math.nan):
+        with pytest.raises(PreferenceError, match=f"label of preference 1 is {label!r}, expected"):
+            ResponseLabels.of_texts(["w1", "w1"], [" w2", " w3"], [True, label], prior)
     with pytest.raises(ValueError, match="desirable is 0"):
         kto(desirable=0)
 
@@ -470,6 +473,14 @@ def test_preferences_that_do_not_fit_are_refused_by_number(prior):
         ResponsePairs.of([Preference("w1", "w2", " w3")], prior)
     with pytest.raises(PreferenceError, match="there are no preferences"):
         ResponsePairs.of([], prior)
+    pairs = ResponsePairs.of([fits, fits], prior)
+    numbers, one = torch.ones(2), torch.ones(1, 2)
+    for name, value in {"weight": -numbers, "offset": math.nan * numbers, "log_prior": one}.items():
+        with pytest.raises(ValueError, match=f"^{name} (is|has shape) .*, expected"):
+            replace(pairs, **{name: value})
+    program = PreferenceProgram(LoRA(prior, rank=2), prior, BETA, likelihood=lambda *_: one.sum())
+    with pytest.raises(ValueError, match=r"likelihood has shape \(\), expected \(2,\)"):
+        program.log_likelihood(pairs)
 
 
 @pytest.mark.parametrize(
