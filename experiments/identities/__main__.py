@@ -141,7 +141,7 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "inference-aware": inference_aware.inference_aware,
     "bond": selection.bond,
     "answers": graded.answers,
-    "latro": sampling.rationale,
+    "latro": graded.rationale,
     "iwae": sampling.importance_bound,
     "smc-bounds": sampling.smc_bounds,
     "smc-steering": sampling.steering,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, least, loss_of, optimum, won
+from experiments.identities.preferences import judged, least, loss_of, optimum, preferred, won
 from experiments.identities.prefixes import given, next_token, soft_value, token_by_token
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
@@ -21,7 +21,7 @@ from model.preferences import FIRST, SECOND
 def odds_ratio(world: World) -> list[Finding]:
     """Log-odds of the mean probability of a token, and the chosen response (ORPO, 2403.07691)."""
     weight = won(world, judged(world)[0])
-    length = world.problem.tokens("orpo")[1][:, 0]
+    length = world.length
 
     def head(log_guide: Tensor) -> Tensor:
         return (log_guide / length).clamp(max=-1e-9)
@@ -38,7 +38,7 @@ def odds_ratio(world: World) -> list[Finding]:
 
     log_target = at(root(lambda shift: at(shift).logsumexp(0).item(), -50.0, 50.0))
     prior = world.gap(world.log_prior)
-    rewards = [(log.exp() @ world.reward).item() for log in (world.log_prior, both)]
+    rewards = [world.mean_reward(log) for log in (world.log_prior, both)]
     return [
         exact(
             "odds alone, KL(optimum || P = sigmoid(r + c)), nats",
@@ -67,8 +67,7 @@ def odds_ratio(world: World) -> list[Finding]:
 def held_on_to(world: World) -> list[Finding]:
     """DPO's log-likelihood and that of the chosen response (RPO, arXiv 2404.19733)."""
     wins, beta = judged(world)
-    prob = won(world, wins).fill_diagonal_(0.0).sum(1)
-    prob = prob / prob.sum()  # of a response as the preferred of two different ones
+    prob = preferred(world, wins)
 
     def rarer(log_guide: Tensor) -> float:
         return (prob @ (log_guide < world.log_prior - 1e-6).double()).item()
@@ -228,11 +227,8 @@ def offsets(world: World) -> list[Finding]:
 
     log_guide = minimum(loss, world)
     betas = torch.linspace(0.05, 1.0, 400, dtype=torch.float64)
-    family = (world.log_prior + world.reward / betas[:, None]).log_softmax(1)
-    distances = [kl(log_guide, member) for member in family]
-    least_nats = min(distances)
-    nearest = betas[distances.index(least_nats)].item()
-    rewards = [(log.exp() @ world.reward).item() for log in (world.log_posterior, log_guide)]
+    nearest, least_nats = world.nearest_posterior(log_guide, betas)
+    rewards = [world.mean_reward(log) for log in (world.log_posterior, log_guide)]
     return [
         within(f"E[r] at the optimum (of DPO: {rewards[0]:.3g})", rewards[1], above=rewards[0]),
         within("KL(optimum || p*), nats", world.gap(log_guide), above=0.01),

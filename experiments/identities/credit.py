@@ -34,7 +34,7 @@ def rollouts(world: World) -> list[Finding]:
     changes = [(last - step).square().sum(-1) for last, step in zip(before, steps, strict=True)]
     of_draws = sum((prob * v) @ change for v, change in zip(variances, changes, strict=False))
     plain = noise(world.log_guide, log_weight - prob @ log_weight)
-    length = world.problem.tokens("rollouts")[1][:, 0].double()
+    length = world.length
     # A prefix of t tokens of a response of n tokens goes on for as many as a response has after t.
     tokens, of_prefixes = prob @ length, prob @ (length * (length + 1) / 2)
 
@@ -64,16 +64,6 @@ def token_rewards(world: World) -> list[Finding]:
     tables = [given(world, world.log_guide, t) for t in (*places, len(places))]
     steps = [after - before for before, after in pairwise(tables)]
 
-    def advantages(log_guide: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Advantages of each token, by token rewards and by the reward at the end, nats."""
-        of_guide, of_prior, of_target = (
-            torch.stack([next_token(world, log, t) for t in places])
-            for log in (log_guide, world.log_prior, world.log_posterior)
-        )
-        tokens, sparse = of_target - of_guide, of_prior - of_guide
-        at_end = world.reward / world.model.beta
-        return [tokens[t:].sum(0) for t in places], [sparse[t:].sum(0) + at_end for t in places]
-
     def moments(advantage: list[Tensor]) -> tuple[Tensor, float]:
         """Mean and noise of the gradient of one draw of the guide."""
         terms = [a[:, None] * step for a, step in zip(advantage, steps, strict=True)]
@@ -81,13 +71,13 @@ def token_rewards(world: World) -> list[Finding]:
         mean = prob @ gain
         return mean, (prob @ gain.square().sum(-1) - mean.square().sum()).item()
 
-    both = advantages(world.log_guide)
+    both = _advantages(world, world.log_guide)
     (of_tokens, noise_of_tokens), (of_end, noise_of_end) = map(moments, both)
     baseline = prob @ both[1][0]
     _, noise_with_baseline = moments([advantage - baseline for advantage in both[1]])
     values = [soft_value(world, world.log_joint, t) for t in places]
     gaps = [end - own - value for own, end, value in zip(*both, values, strict=True)]
-    at_target = advantages(world.log_posterior)
+    at_target = _advantages(world, world.log_posterior)
     largest = [max(a.abs().max().item() for a in part) for part in at_target]
     truth = elbo_of(world)
     errors = [relative_error(mean, truth) for mean in (of_tokens, of_end)]
@@ -110,13 +100,25 @@ def token_rewards(world: World) -> list[Finding]:
     ]
 
 
+def _advantages(world: World, log_guide: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Advantages of each token, by token rewards and by the reward at the end, nats."""
+    places = range(world.truth.support.shape[-1])
+    of_guide, of_prior, of_target = (
+        torch.stack([next_token(world, log, t) for t in places])
+        for log in (log_guide, world.log_prior, world.log_posterior)
+    )
+    tokens, sparse = of_target - of_guide, of_prior - of_guide
+    at_end = world.reward / world.model.beta
+    return [tokens[t:].sum(0) for t in places], [sparse[t:].sum(0) + at_end for t in places]
+
+
 def optimal_baseline(world: World) -> list[Finding]:
     """Mean of rewards weighed by length, or by squared scores (OPO, arXiv 2505.23585).
 
     Scores are gradients of log q by the parameters of the network.
     """
     reward, prob = world.reward, world.log_guide.exp()
-    length = world.problem.tokens("optimal-baseline")[1][:, 0].double()
+    length = world.length
     score = _scores_of_network(world)
     squares = score.square().sum(-1)
 

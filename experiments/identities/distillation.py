@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from experiments.identities.residuals import descend
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
 from guides import GUIDES, Guide
@@ -44,13 +45,7 @@ def _after(world: World, family: str, *, whole: bool) -> float:
     if whole:
         minimise(partial(_whole, world, student), student.parameters(), max_steps=STEPS)
     else:
-        optimiser = torch.optim.Adam(student.parameters(), lr=0.05)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
-        for _ in range(STEPS):
-            optimiser.zero_grad()
-            _token_by_token(world, student).backward()
-            optimiser.step()
-            schedule.step()
+        descend(partial(_token_by_token, world, student), student.parameters(), STEPS)
     with torch.no_grad():
         return kl(log_guide_at(student, world.prompts, world.truth.support)[:, 0], world.log_prior)
 

@@ -27,7 +27,7 @@ def entropy_change(world: World) -> list[Finding]:
             errors.append(slope + covariance)
             signs.append(covariance.item())
     betas = torch.linspace(0.05, 2.0, 100, dtype=torch.float64)
-    path = (world.log_prior + world.reward / betas[:, None]).log_softmax(1)
+    path = world.posterior_at(betas[:, None])
     points = torch.stack([path.exp() @ world.reward, _entropy(path).exp()])
     unexplained = 1 - torch.corrcoef(points)[0, 1].square().item()
     return [

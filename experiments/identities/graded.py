@@ -1,9 +1,12 @@
-"""Rewards of several parts (GDPO), and the likelihood of an answer as the reward (VeriFree)."""
+"""Rewards of several parts (GDPO), and the likelihood of an answer (VeriFree, LaTRO)."""
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact
+from experiments.identities.sampling import bound_of_two
 from experiments.identities.world import PROMPT, World, kl, mean_gradient, scores
 from experiments.shared.claims import Finding, within
 from inference import Enumeration
@@ -27,27 +30,16 @@ def decoupled(world: World) -> list[Finding]:
         (each >= _quantile(world.log_prior, each, share)).double()
         for each, share in ((world.reward, 0.1), (World.of(reward_seed=2).reward, 0.5))
     )
-
-    def fixed_point(
-        beta: float, *, apart: bool, log_q: Tensor = world.log_prior
-    ) -> tuple[Tensor, Tensor, float]:
-        """log q, its advantages, and the weight of the easy reward over the hard one's."""
-        for _ in range(2000):
-            scales = [_deviation(log_q, each) if apart else torch.ones(()) for each in (easy, hard)]
-            total = easy / scales[0] + hard / scales[1]
-            advantage = (total - log_q.exp() @ total) / _deviation(log_q, total)
-            log_step = (world.log_prior + advantage / beta).log_softmax(0)
-            log_q = (0.5 * log_q + 0.5 * log_step).log_softmax(0)
-        return log_q, advantage, (scales[1] / scales[0]).item()
+    fixed_point = partial(_fixed_point, world.log_prior, easy, hard)
 
     def alone(log_q: Tensor) -> Tensor:
         """log q/p0 of a response with the easy reward alone, less that with the hard one alone."""
-        log_ratio = log_q - world.log_prior
+        log_ratio = world.log_ratio(log_q)
         return log_ratio[(easy > hard).int().argmax()] - log_ratio[(hard > easy).int().argmax()]
 
     both = [fixed_point(BETA, apart=apart) for apart in (False, True)]
     updates = [
-        mean_gradient(log_q, log_q, advantage - BETA * (log_q - world.log_prior))
+        mean_gradient(log_q, log_q, advantage - BETA * world.log_ratio(log_q))
         for log_q, advantage, _ in both
     ]
     start = (world.log_prior + 50 * easy).log_softmax(0)
@@ -78,16 +70,33 @@ def decoupled(world: World) -> list[Finding]:
     ]
 
 
+def _fixed_point(
+    log_prior: Tensor,
+    easy: Tensor,
+    hard: Tensor,
+    beta: float,
+    *,
+    apart: bool,
+    log_q: Tensor | None = None,
+) -> tuple[Tensor, Tensor, float]:
+    """log q, its advantages, and the weight of the easy reward over the hard one's."""
+    log_q = log_prior if log_q is None else log_q
+    for _ in range(2000):
+        scales = [_deviation(log_q, each) if apart else torch.ones(()) for each in (easy, hard)]
+        total = easy / scales[0] + hard / scales[1]
+        advantage = (total - log_q.exp() @ total) / _deviation(log_q, total)
+        log_step = (log_prior + advantage / beta).log_softmax(0)
+        log_q = (0.5 * log_q + 0.5 * log_step).log_softmax(0)
+    return log_q, advantage, (scales[1] / scales[0]).item()
+
+
 def answers(world: World) -> list[Finding]:
     """p(y given z) of the right answer y as the reward of z (VeriFree, arXiv 2505.21493).
 
     A verifier that reads an answer drawn from p(. given z) pays the same in the mean. The weights
     of the answer's own tokens, which the method trains too, are held fixed here.
     """
-    prior = world.model.prior
-    prompts = prior.encode([PROMPT], columns={"answer": ["w2"]})
-    model = AlignmentModel(prior, {}, 1.0, factors={"answer": AnswerLikelihood(prior)})
-    truth = Enumeration(model, prompts)
+    truth = _answered(world)
     prob, log_q = truth.log_likelihood[:, 0].exp(), world.log_guide  # p(y given z), [S]
     squares = scores(log_q).square().sum(1)
     noise = [
@@ -105,6 +114,29 @@ def answers(world: World) -> list[Finding]:
             above=0.01,
         ),
     ]
+
+
+def rationale(world: World) -> list[Finding]:
+    """A known answer y: log Z = log p(y), its ELBO, a tighter bound (LaTRO, arXiv 2411.04282)."""
+    truth, log_guide = _answered(world), world.log_guide
+    log_answer, log_weight = truth.log_likelihood[:, 0], truth.log_joint[:, 0] - log_guide
+    log_z = truth.log_z.item()  # log sum_z p0(z) p(y given z)
+    gap = kl(log_guide, truth.log_posterior[:, 0])
+    elbo = (log_guide.exp() @ log_answer).item() - kl(log_guide, world.log_prior)
+    two = bound_of_two(log_weight, log_guide.exp())
+    return [
+        exact("E_q[log p(y given z)] - KL(q || p0) + KL(q || p*) - log p(y)", elbo + gap - log_z),
+        within("bound of two rationales less that of one, nats", two - elbo, above=0),
+        within("log p(y) less the bound of two, nats", log_z - two, above=0),
+    ]
+
+
+def _answered(world: World) -> Enumeration:
+    """Prior given the answer w2: the likelihood of a response z is p(w2 given z)."""
+    prior = world.model.prior
+    prompts = prior.encode([PROMPT], columns={"answer": ["w2"]})
+    model = AlignmentModel(prior, {}, 1.0, factors={"answer": AnswerLikelihood(prior)})
+    return Enumeration(model, prompts)
 
 
 def _deviation(log_q: Tensor, values: Tensor) -> Tensor:

@@ -32,43 +32,53 @@ def self_distillation(world: World) -> list[Finding]:
     findings = []
     for share in (0.2, 0.8):
         log_feedback = _feedback(world, share)  # of wrong and right, [S, 2]
-        log_right = log_feedback[:, 1]
-        log_joint = world.log_prior + log_right
-        log_teacher = log_joint.log_softmax(0)
-        log_q = world.log_guide
-        elbo = (log_q.exp() @ log_right).item() - kl(log_q, world.log_prior)
-        gap = kl(log_q, log_teacher)
-        logits = log_q.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(_information(logits.log_softmax(0), log_feedback), logits)
-        advantage = (log_feedback.exp() * (log_feedback - _marginal(log_q, log_feedback))).sum(1)
-        update = mean_gradient(log_q, log_q, advantage)
-        end = minimum(lambda log: -_information(log, log_feedback), world)  # noqa: B023
-        right = (end.exp() @ log_right.exp()).item()
         subject = f"right under the prior {share:g}"
-        findings += [
-            exact(
-                f"{subject}, hint, E_q[log P(right given x)] - KL(q || p0) + KL(q || p0 given "
-                "right) - log P(right)",
-                elbo + gap - log_joint.logsumexp(0),
-            ),
-            within(
-                f"{subject}, hint, teacher that moves {RATE:.0%} to the student in each of {STEPS} "
-                "steps, KL(q || p0 given right), nats",
-                kl(_followed(world.log_prior, log_right), log_teacher),
-                above=0.2,
-            ),
-            exact(
-                f"{subject}, feedback, mean update - gradient of the mutual information",
-                update - gradient,
-            ),
-            within(
-                f"{subject}, feedback, right at the end",
-                right,
-                above=share if share < 0.5 else 0.0,
-                below=1.0 if share < 0.5 else share,
-            ),
-        ]
+        findings += _of_hint(world, subject, log_feedback[:, 1])
+        findings += _of_feedback(world, subject, log_feedback, share)
     return findings
+
+
+def _of_hint(world: World, subject: str, log_right: Tensor) -> list[Finding]:
+    """Findings on a fixed teacher, and on a teacher that follows the student."""
+    log_joint, log_q = world.log_prior + log_right, world.log_guide
+    log_teacher = log_joint.log_softmax(0)
+    elbo = (log_q.exp() @ log_right).item() - kl(log_q, world.log_prior)
+    return [
+        exact(
+            f"{subject}, hint, E_q[log P(right given x)] - KL(q || p0) + KL(q || p0 given "
+            "right) - log P(right)",
+            elbo + kl(log_q, log_teacher) - log_joint.logsumexp(0),
+        ),
+        within(
+            f"{subject}, hint, teacher that moves {RATE:.0%} to the student in each of {STEPS} "
+            "steps, KL(q || p0 given right), nats",
+            kl(_followed(world.log_prior, log_right), log_teacher),
+            above=0.2,
+        ),
+    ]
+
+
+def _of_feedback(world: World, subject: str, log_feedback: Tensor, share: float) -> list[Finding]:
+    """Findings on feedback on each attempt: the update, and the end of its ascent."""
+    log_q = world.log_guide
+    logits = log_q.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(_information(logits.log_softmax(0), log_feedback), logits)
+    advantage = (log_feedback.exp() * (log_feedback - _marginal(log_q, log_feedback))).sum(1)
+    update = mean_gradient(log_q, log_q, advantage)
+    end = minimum(lambda log: -_information(log, log_feedback), world)
+    low, high = (share, 1.0) if share < 0.5 else (0.0, share)
+    return [
+        exact(
+            f"{subject}, feedback, mean update - gradient of the mutual information",
+            update - gradient,
+        ),
+        within(
+            f"{subject}, feedback, right at the end",
+            (end.exp() @ log_feedback[:, 1].exp()).item(),
+            above=low,
+            below=high,
+        ),
+    ]
 
 
 def _followed(log_teacher: Tensor, log_right: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def asymmetric(world: World) -> list[Finding]:
     The limit for V below the mean reward was derived again: the logits of all responses in its
     support grow by tau in a unit of time, those of the others by less.
     """
-    prior, mean = world.log_prior.exp(), (world.log_prior.exp() @ world.reward).item()
+    prior, mean = world.log_prior.exp(), world.mean_reward(world.log_prior)
     errors, rewards = [], []
     for distance in (0.6, 0.1):
         gain = prior * (world.reward - mean + distance)

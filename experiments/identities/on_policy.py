@@ -7,7 +7,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.preferences import judged, loss_of
-from experiments.identities.residuals import pairs
+from experiments.identities.residuals import descend, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
 from guides import GUIDES, Guide
@@ -26,10 +26,9 @@ def on_policy_pairs(world: World) -> list[Finding]:
     The weight of a pair has no gradient. WPO weighs a pair by the geometric mean probability of a
     token of both responses under the guide. All have the posterior as the optimum of a rich guide.
     """
-    length = world.problem.tokens("on-policy-pairs")[1][:, 0]
     draws: dict[str, Callable[[Tensor], Tensor]] = {
         "the prior": lambda log_q: world.log_prior,
-        "the prior, weighed": lambda log_q: world.log_prior + log_q / length,
+        "the prior, weighed": lambda log_q: world.log_prior + log_q / world.length,
         "the guide": lambda log_q: log_q,
     }
     slopes = [_slope_at_target(world, draw) for draw in draws.values()]
@@ -57,8 +56,7 @@ def _loss(world: World, log_q: Tensor, draw: Callable[[Tensor], Tensor]) -> Tens
     """DPO's loss of pairs of draws of a distribution, which is held fixed."""
     wins, beta = judged(world)
     weight = pairs(draw(log_q).detach()).sum(0).exp() * wins  # the winner first
-    dpo = LIKELIHOODS["dpo"]
-    return loss_of(dpo, weight / weight.sum(), beta, lambda log: log - world.log_prior, log_q)
+    return loss_of(LIKELIHOODS["dpo"], weight / weight.sum(), beta, world.log_ratio, log_q)
 
 
 def _slope_at_target(world: World, draw: Callable[[Tensor], Tensor]) -> float:
@@ -78,13 +76,7 @@ def _bigrams(world: World) -> tuple[Guide, Callable[[], Tensor]]:
 def _descended(world: World, draw: Callable[[Tensor], Tensor]) -> Tensor:
     """log q of bigrams at the end of a descent of the loss, `[S]`."""
     guide, log_q = _bigrams(world)
-    optimiser = torch.optim.Adam(guide.parameters(), lr=0.05)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        _loss(world, log_q(), draw).backward()
-        optimiser.step()
-        schedule.step()
+    descend(lambda: _loss(world, log_q(), draw), guide.parameters(), STEPS)
     return log_q().detach()
 
 

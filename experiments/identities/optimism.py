@@ -6,10 +6,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, one_hot
 
 from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, loss_of, optimum, won
+from experiments.identities.preferences import judged, loss_of, optimum, preferred, won
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
@@ -36,34 +36,22 @@ def bonus(world: World) -> list[Finding]:
     weight = 2 * won(world, wins)  # of a pair in either order: the sum is 1
 
     def loss(alpha: float, log_guide: Tensor) -> Tensor:
-        head: Callable[[Tensor], Tensor] = lambda log: log - world.log_prior  # noqa: E731
-        return loss_of(LIKELIHOODS["dpo"], weight, beta, head, log_guide) + alpha * (
-            prior @ log_guide
-        )
+        of_pairs = loss_of(LIKELIHOODS["dpo"], weight, beta, world.log_ratio, log_guide)
+        return of_pairs + alpha * (prior @ log_guide)
 
     log_guide = minimum(partial(loss, ALPHA), world)
     log_dpo = minimum(partial(loss, 0.0), world)
     log_z, rewards = [], []
     for log in (log_dpo, log_guide):
-        score = beta * (log - world.log_prior)
+        score = beta * world.log_ratio(log)
         log_z.append((world.log_prior + (score - prior @ score) / beta).logsumexp(0).item())
-        rewards.append((log.exp() @ world.reward).item())
+        rewards.append(world.mean_reward(log))
     betas = torch.linspace(0.2, 0.3, 401, dtype=torch.float64)
-    family = (world.log_prior + world.reward / betas[:, None]).log_softmax(1)
-    distances = [kl(log_guide, member) for member in family]
-    nearest = betas[distances.index(min(distances))].item()
-    lost = (wins - 0.5 * torch.eye(len(wins))).T @ prior  # to another response
-    rarest = int((lost * prior / (1 - prior)).argmin())
-    far = []
-    for nats in (40.0, 50.0):
-        logits = world.log_prior.clone()
-        logits[rarest] += nats
-        far.append(loss(ALPHA, logits.log_softmax(0)).item())
-    slope, share = (far[1] - far[0]) / 10, prior[rarest]
+    nearest, distance = world.nearest_posterior(log_guide, betas)
     return [
         exact(
             "-E_p0[log q/p0] - log Z of the centred implicit reward, at the end",
-            log_z[1] + prior @ (log_guide - world.log_prior),
+            log_z[1] + prior @ world.log_ratio(log_guide),
         ),
         within(
             f"alpha {ALPHA:g}, from p0, log Z of the centred implicit reward at the end (of DPO: "
@@ -79,9 +67,23 @@ def bonus(world: World) -> list[Finding]:
         within(
             f"alpha {ALPHA:g}, KL(end || posterior of beta {nearest:.4g}), nats (beta is "
             f"{world.model.beta:g})",
-            min(distances),
+            distance,
             below=1e-4,
         ),
+        *_far_out(world, partial(loss, ALPHA)),
+    ]
+
+
+def _far_out(world: World, loss: Callable[[Tensor], Tensor]) -> list[Finding]:
+    """Slope of XPO's loss where the logit of a response that pairs rarely contain is large."""
+    wins, beta = judged(world)
+    prior = world.log_prior.exp()
+    lost = (wins - 0.5 * torch.eye(len(wins))).T @ prior  # to another response
+    rarest = int((lost * prior / (1 - prior)).argmin())
+    logit = one_hot(torch.tensor(rarest), len(prior))
+    near, far = (loss((world.log_prior + nats * logit).log_softmax(0)).item() for nats in (40, 50))
+    slope, share = (far - near) / 10, prior[rarest]
+    return [
         within(
             f"alpha {ALPHA:g}, slope of the loss far out in the logit of a response of p0 "
             f"{share:.1g}",
@@ -129,9 +131,8 @@ def pinned(world: World) -> list[Finding]:
     both = _least(world, lambda c, r: squares(c, r) - logsigmoid(c - r))
     of_share = replace(world.problem, reward=(wins @ prior)[:, None], beta=beta)
     step, ipo = (TARGETS[name](of_share)[:, 0] for name in ("mean-mirror-descent", "posterior"))
-    chosen = won(world, wins).fill_diagonal_(0.0).sum(1)
-    chosen = chosen / chosen.sum()  # of a response as the preferred of two different ones
-    ratios = [log - world.log_prior for log in (world.log_posterior, both)]
+    chosen = preferred(world, wins)
+    ratios = [world.log_ratio(log) for log in (world.log_posterior, both)]
     rarer = [(chosen @ (ratio < 0).double()).item() for ratio in ratios]
     gains = [(chosen @ ratio).item() for ratio in ratios]
     start = world.gap(world.log_prior)
@@ -171,7 +172,7 @@ def discovered(world: World) -> list[Finding]:
         _least(world, lambda c, r: of_difference(c - r), start)
         for start in (world.log_prior, world.log_posterior)
     )
-    rewards = [(log.exp() @ world.reward).item() for log in (world.log_prior, from_prior)]
+    rewards = [world.mean_reward(log) for log in (world.log_prior, from_prior)]
     prior = world.gap(world.log_prior)
     return [
         within(
@@ -196,6 +197,6 @@ def _least(
     weight = won(world, wins)
 
     def total(log_guide: Tensor) -> Tensor:
-        return (weight * loss(*pairs(beta * (log_guide - world.log_prior)))).sum()
+        return (weight * loss(*pairs(beta * world.log_ratio(log_guide)))).sum()
 
     return minimum(total, world, start=start)

@@ -22,8 +22,7 @@ Head = Callable[[Tensor], Tensor]
 
 def optimum(world: World, likelihood: Likelihood, wins: Tensor, beta: float) -> Tensor:
     """log q at the least loss, `[S]`, for P(x beats y) `[S, S]` of pairs of prior draws."""
-    weight = won(world, wins)
-    return least(world, likelihood, weight, beta, lambda log_guide: log_guide - world.log_prior)
+    return least(world, likelihood, won(world, wins), beta, world.log_ratio)
 
 
 def least(
@@ -51,6 +50,12 @@ def loss_of(
 def won(world: World, wins: Tensor) -> Tensor:
     """Probability of a pair of prior draws of which the first has won, `[S, S]`."""
     return pairs(world.log_prior).sum(0).exp() * wins
+
+
+def preferred(world: World, wins: Tensor) -> Tensor:
+    """Probability of a response as the preferred one of two different ones, `[S]`."""
+    weight = won(world, wins).fill_diagonal_(0.0).sum(1)
+    return weight / weight.sum()
 
 
 def judged(world: World) -> tuple[Tensor, float]:

@@ -71,7 +71,7 @@ def moving(world: World) -> list[Finding]:
         log_guide = least(world, LIKELIHOODS["dpo"], weight, beta, head)
         rounds.append(log_guide)
     temperatures = [world.model.beta / (number + 1) for number in range(ROUNDS)]
-    exact_rounds = [(world.log_prior + world.reward / b).log_softmax(0) for b in temperatures]
+    exact_rounds = [world.posterior_at(beta) for beta in temperatures]
     of_one, of_all = (kl(log, world.log_prior) for log in (rounds[0], rounds[-1]))
     return [
         exact(
@@ -108,7 +108,7 @@ def none(world: World) -> list[Finding]:
         for gamma in (0.0, 0.5)
     )
     prior, target = (world.gap(log) for log in (world.log_prior, log_target))
-    means = [(log.exp() @ world.reward).item() for log in (world.log_prior, log_target)]
+    means = [world.mean_reward(log) for log in (world.log_prior, log_target)]
     return [
         exact("no margin, KL(optimum || target), nats", kl(without, log_target), limit=1e-5),
         within(f"E[r] of the target (the prior's: {means[0]:.2g})", means[1], above=means[0]),
@@ -124,11 +124,7 @@ def sources(world: World) -> list[Finding]:
     derivatives by the logits of the guide at p*: H_KL of the KL, H of the loss of a pair.
     """
     wins, beta = judged(world)
-    uniform = torch.zeros_like(world.log_prior).log_softmax(0)
-    draws = {"p*": world.log_posterior, "p0": world.log_prior, "all alike": uniform}
-
-    def head(log_guide: Tensor) -> Tensor:
-        return log_guide - world.log_prior
+    draws = {"p*": world.log_posterior, "p0": world.log_prior, "all alike": world.uniform}
 
     def distance(logits: Tensor) -> Tensor:
         return -(world.log_posterior.exp() @ logits.log_softmax(0))
@@ -137,8 +133,8 @@ def sources(world: World) -> list[Finding]:
     errors, nats = [], {}
     for name, log_draw in draws.items():
         weight = 2 * pairs(log_draw).sum(0).exp() * wins  # of a pair, the winner first
-        errors.append(world.gap(least(world, LIKELIHOODS["dpo"], weight, beta, head)))
-        loss = partial(loss_of, LIKELIHOODS["dpo"], weight, beta, head)
+        errors.append(world.gap(least(world, LIKELIHOODS["dpo"], weight, beta, world.log_ratio)))
+        loss = partial(loss_of, LIKELIHOODS["dpo"], weight, beta, world.log_ratio)
         inverse = torch.linalg.pinv(hessian(loss, world.log_posterior), hermitian=True)
         nats[name] = torch.trace(of_kl @ inverse).item() / 2
     best, prior, alike = nats.values()

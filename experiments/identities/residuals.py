@@ -1,10 +1,11 @@
 """Squared residuals of log w: losses, their gradients, and their minima."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from experiments.identities.findings import exact
 from experiments.identities.prefixes import masses
@@ -34,10 +35,8 @@ def vargrad(world: World) -> list[Finding]:
 
 def off_policy(world: World) -> list[Finding]:
     """Minimum of Var_a[log w] for draws from other distributions than q (arXiv 2503.18929)."""
-    uniform = torch.zeros_like(world.log_prior).log_softmax(0)
-    draws = {"prior": world.log_prior, "old guide": world.log_guide, "uniform": uniform}
     findings = []
-    for name, log_draw in draws.items():
+    for name, log_draw in _draws(world).items():
 
         def loss(log_guide: Tensor, log_draw: Tensor = log_draw) -> Tensor:
             return variance(log_draw, world.log_joint - log_guide)
@@ -48,15 +47,18 @@ def off_policy(world: World) -> list[Finding]:
     return findings
 
 
+def _draws(world: World) -> dict[str, Tensor]:
+    """Distributions other than q to draw from, `[S]`, nats."""
+    return {"prior": world.log_prior, "old guide": world.log_guide, "uniform": world.uniform}
+
+
 def single_trajectory(world: World) -> list[Finding]:
     """(r - V - beta log q/p0)^2 of one response a prompt, over q and V (DRO, arXiv 2405.19107).
 
     The minimum over V is the variance of `off_policy`. With V held at the mean reward of the draws,
     which is not beta log Z, no q has the residual 0 everywhere.
     """
-    uniform = torch.zeros_like(world.log_prior).log_softmax(0)
-    draws = {"prior": world.log_prior, "old guide": world.log_guide, "uniform": uniform}
-    nats, values, fixed = [], [], []
+    draws, nats, values, fixed = _draws(world), [], [], []
     for log_draw in draws.values():
         logits = world.log_prior.clone().requires_grad_()
         value = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -102,6 +104,17 @@ def minimum(
     logits = (world.log_prior if start is None else start).clone().requires_grad_()
     minimise(lambda: loss(logits.log_softmax(0)), [logits], max_steps=max_steps)
     return logits.detach().log_softmax(0)
+
+
+def descend(loss: Callable[[], Tensor], parameters: Iterable[Parameter], num_steps: int) -> None:
+    """Adam with a rate that falls to 0, for a loss of which part is held fixed in the gradient."""
+    optimiser = torch.optim.Adam(parameters, lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, num_steps)
+    for _ in range(num_steps):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+        schedule.step()
 
 
 def sub_trajectories(world: World) -> list[Finding]:
@@ -159,7 +172,7 @@ def group_variance(world: World) -> list[Finding]:
     size, beta = 8, world.model.beta
     logits = world.log_guide.clone().requires_grad_()
     with random_state.isolated(0):
-        group = world.draws(torch.zeros_like(world.log_prior).log_softmax(0), size)
+        group = world.draws(world.uniform, size)
     log_guide = logits.log_softmax(0)[group]
     residual = world.reward[group] - beta * (log_guide - world.log_prior[group])
     (of_paper,) = torch.autograd.grad(

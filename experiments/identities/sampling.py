@@ -10,15 +10,15 @@ from torch import Tensor
 
 from experiments.identities.findings import agrees, beyond, exact
 from experiments.identities.prefixes import masses, soft_value, twist_of
-from experiments.identities.world import PROMPT, World, kl
+from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
-from inference import Enumeration, Estimate, random_state, sequential_monte_carlo
+from inference import Estimate, random_state, sequential_monte_carlo
 from inference.estimate import log_mean
 from inference.importance_weights import pareto_k
 from inference.samplers.log_z_bounds import log_z_bounds
 from inference.samplers.quasi_rejection import quasi_rejection
 from inference.samplers.twist import Twist
-from model import AlignmentModel, AnswerLikelihood, Prompts, TokenReward
+from model import AlignmentModel, Prompts, TokenReward
 
 RUNS = 200
 """Number of runs of a sampler behind a mean."""
@@ -53,25 +53,6 @@ def bound_of_two(log_weight: Tensor, prob: Tensor) -> float:
     """E[log mean of two weights], nats, for draws with probabilities `[S]`."""
     of_pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
     return (prob @ of_pairs @ prob).item()
-
-
-def rationale(world: World) -> list[Finding]:
-    """A known answer y: log Z = log p(y), its ELBO, a tighter bound (LaTRO, arXiv 2411.04282)."""
-    prior = world.model.prior
-    prompts = prior.encode([PROMPT], columns={"answer": ["w2"]})
-    model = AlignmentModel(prior, {}, 1.0, factors={"answer": AnswerLikelihood(prior)})
-    truth = Enumeration(model, prompts)
-    log_guide = world.log_guide
-    log_answer, log_weight = truth.log_likelihood[:, 0], truth.log_joint[:, 0] - log_guide
-    log_z = truth.log_z.item()  # log sum_z p0(z) p(y given z)
-    gap = kl(log_guide, truth.log_posterior[:, 0])
-    elbo = (log_guide.exp() @ log_answer).item() - kl(log_guide, world.log_prior)
-    two = bound_of_two(log_weight, log_guide.exp())
-    return [
-        exact("E_q[log p(y given z)] - KL(q || p0) + KL(q || p*) - log p(y)", elbo + gap - log_z),
-        within("bound of two rationales less that of one, nats", two - elbo, above=0),
-        within("log p(y) less the bound of two, nats", log_z - two, above=0),
-    ]
 
 
 def smc_bounds(world: World) -> list[Finding]:

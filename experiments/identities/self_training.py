@@ -22,22 +22,7 @@ def rounds(world: World) -> list[Finding]:
     """
     first, second = (reward >= THRESHOLD for reward in (world.reward, world.reward.flip(0)))
     correct = torch.stack([first, second, ~(first | second)])
-
-    def round_of(log_guide: Tensor, *, alike: bool) -> Tensor:
-        """log q of the next round, `[S]`."""
-        rates, log_given = _given_correct(log_guide, correct)
-        weight = torch.full_like(rates, 1 / len(rates)) if alike else rates / rates.sum()
-        return (weight @ log_given.exp()).log()
-
-    def path(*, alike: bool) -> Tensor:
-        """Accuracies `[R + 1, 3]` after each round."""
-        log_guide, accuracy = world.log_prior, []
-        for _ in range(ROUNDS + 1):
-            accuracy.append(_given_correct(log_guide, correct)[0])
-            log_guide = round_of(log_guide, alike=alike)
-        return torch.stack(accuracy)
-
-    by_prompt, by_draw = path(alike=True), path(alike=False)
+    by_prompt, by_draw = (_path(world.log_prior, correct, alike=alike) for alike in (True, False))
     rates, log_given = _given_correct(world.log_guide, correct)
     score, prob = scores(world.log_guide), world.log_guide.exp()
     of_fit = (rates[:, None] * log_given.exp()).sum(0) @ score
@@ -76,6 +61,17 @@ def rounds(world: World) -> list[Finding]:
         ),
         *_rationalisation(world, first, prob),
     ]
+
+
+def _path(log_guide: Tensor, correct: Tensor, *, alike: bool) -> Tensor:
+    """Accuracies `[R + 1, P]` at the start and after each round."""
+    accuracy = []
+    for _ in range(ROUNDS + 1):
+        rates, log_given = _given_correct(log_guide, correct)
+        accuracy.append(rates)
+        weight = torch.full_like(rates, 1 / len(rates)) if alike else rates / rates.sum()
+        log_guide = (weight @ log_given.exp()).log()
+    return torch.stack(accuracy)
 
 
 def _given_correct(log_guide: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:

@@ -171,7 +171,7 @@ def aggregation(world: World) -> list[Finding]:
     prob = log_target.exp()
     mean = (prob * world.reward).sum()
     advantage = (world.reward - mean) / (prob * (world.reward - mean).square()).sum().sqrt()
-    log_tilted = (world.log_prior + world.reward / beta).log_softmax(0)
+    log_tilted = world.posterior_at(beta)
     return [
         exact("q (1 - A/beta)/p0 - 1", prob * (1 - advantage / beta) / world.log_prior.exp() - 1),
         within("KL(target || p0 exp(r/beta)/Z), nats", kl(log_target, log_tilted), above=0.01),

@@ -81,9 +81,37 @@ class World:
         """Prior, reward and beta, as a trainer is given them."""
         return Problem.of(self.model, self.prompts)
 
+    @property
+    def length(self) -> Tensor:
+        """Number of tokens of each response, its end included."""
+        return self.problem.tokens("identities")[1][:, 0].double()
+
+    @property
+    def uniform(self) -> Tensor:
+        """log of the distribution of all responses alike."""
+        return torch.zeros_like(self.log_prior).log_softmax(0)
+
     def gap(self, log_guide: Tensor) -> float:
         """KL(q || p*), nats."""
         return kl(log_guide, self.log_posterior)
+
+    def log_ratio(self, log_guide: Tensor) -> Tensor:
+        """log q/p0, the implicit reward over beta of DPO."""
+        return log_guide - self.log_prior
+
+    def mean_reward(self, log_guide: Tensor) -> float:
+        """E_q[r]."""
+        return (log_guide.exp() @ self.reward).item()
+
+    def posterior_at(self, beta: float | Tensor) -> Tensor:
+        """log of the posterior of r at another beta, `[S]`, or of betas `[B, 1]`, `[B, S]`."""
+        return (self.log_prior + self.reward / beta).log_softmax(-1)
+
+    def nearest_posterior(self, log_guide: Tensor, betas: Tensor) -> tuple[float, float]:
+        """The beta of least KL(q || posterior), and this KL, nats."""
+        distances = [kl(log_guide, each) for each in self.posterior_at(betas[:, None])]
+        least = min(distances)
+        return betas[distances.index(least)].item(), least
 
     def draws(self, log_prob: Tensor, *shape: int) -> Tensor:
         """Numbers of responses drawn from a distribution, of a shape."""
