@@ -29,7 +29,8 @@ Kind = Literal["prompt", "prefix"]
 NAME = "prompt_embeddings"  # the name that `peft` gives the tensor
 FAINT = 0.1
 """Length of the virtual tokens after the first, as a share of the first, before training."""
-PEFT_TYPES = {"prompt": "PROMPT_TUNING", "prefix": "PREFIX_TUNING"}
+PEFT_TYPES = {"prompt": ("PROMPT_TUNING", "P_TUNING"), "prefix": ("PREFIX_TUNING",)}
+"""Types of `peft` by kind. P-tuning is saved as input embeddings, without its encoder."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ class SoftPrompt(PriorDecoder, Guide):
 
     def load_pretrained(self, folder: str | Path) -> None:
         kind, expected = adapter_config(folder)["peft_type"], PEFT_TYPES[self.kind]
-        if kind != expected:
-            fault = f"peft calls it {kind}, not {expected}"
+        if kind not in expected:
+            fault = f"peft calls it {kind}, not {' or '.join(expected)}"
             raise OtherGuideError(f"{folder} is of another guide: {fault}")
         load_into({NAME: self.virtual_tokens}, adapter_weights(folder), str(folder))
 

@@ -93,7 +93,8 @@ class Adapter:
         known = before | {tensor.data_ptr() for tensor in own.values()}
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.numel() and tensor.data_ptr() not in known:
-                raise PretrainedError(f"the adapter in {self.source} does not say what {name} is")
+                fault = f"the adapter in {self.source} does not say what {name} is"
+                raise PretrainedError(f"{fault}: merge it with `peft` (`merge_and_unload`)")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.weights[name])
@@ -156,7 +157,7 @@ def find_adapter(
 def check_settings(source: str, record: dict[str, Any]) -> None:
     """Refuse an adapter that is more than layers on an unchanged network."""
     kind, start = record.get("peft_type"), record.get("init_lora_weights", True)
-    if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"):
+    if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"):
         raise PretrainedError(
             f"{source} is an adapter of kind {kind}: virtual tokens, not weights. Make the guide "
             "`SoftPrompt` on its network, and use its `load_pretrained`"

@@ -34,9 +34,12 @@ def with_prompt(
         return prompt, chosen, rejected
     start = common_start(chosen, rejected)
     if not start:
+        state, fix = "missing", "write an empty prompt if both hold it"
+        if not isinstance(chosen, str):
+            state, fix = "missing or a text", "write the prompts as messages"
         raise DataError(
-            f"{place}: column 'prompt' is missing, and chosen and rejected have no common start: "
-            "rename the column that has the prompts, or write an empty prompt if both hold it"
+            f"{place}: column 'prompt' is {state}, and chosen and rejected have no common start: "
+            f"rename the column that has the prompts, or {fix}"
         )
     return start, chosen[len(start) :], rejected[len(start) :]
 

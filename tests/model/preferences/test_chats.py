@@ -111,7 +111,8 @@ def test_preferences_in_csv_have_ties_and_chats(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"chosen": [USER, YES], "rejected": [OTHER, NO]}, "'prompt' is missing, and .* no common"),
+        ({"chosen": [USER, YES], "rejected": [OTHER, NO]}, "'prompt' is missing or .* no common"),
+        ({"prompt": "A", "chosen": [YES], "rejected": [NO]}, "or a text.* write .* as messages"),
         (
             {"chosen": "good", "rejected": "bad"},
             "'prompt' is missing, and .* no common start: rename",
