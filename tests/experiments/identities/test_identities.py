@@ -5,11 +5,11 @@ import torch
 
 from experiments.identities import (
     chains,
-    constrained,
     distillation,
-    on_policy,
+    on_policy_pairs,
     sampling,
     soups,
+    token_rejection,
     training,
 )
 from experiments.identities.__main__ import CHECKS, Identities, main
@@ -22,10 +22,10 @@ SLOW = {
     "trajectory-balance": (training, {"STEPS": 20, "SEEDS": 2}),
     "proximal": (training, {}),
     "smc-bounds": (sampling, {}),
-    "token-rejection": (constrained, {"PARTICLES": 2000}),
+    "token-rejection": (token_rejection, {"PARTICLES": 2000}),
     "gkd": (distillation, {"STEPS": 150}),
     "soups": (soups, {"STEPS": 50}),
-    "on-policy-pairs": (on_policy, {"STEPS": 150}),
+    "on-policy-pairs": (on_policy_pairs, {"STEPS": 150}),
 }
 """Checks that train, or run a sampler many times, with sizes at which each holds by far."""
 

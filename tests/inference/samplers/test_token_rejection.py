@@ -1,6 +1,6 @@
 """Rejection of single tokens: unbiased with every number of tests, exact where one word is left.
 
-`experiments/identities/constrained.py` sums the weights over all orders of the tokens.
+`experiments/identities/token_rejection.py` sums the weights over all orders of the tokens.
 """
 
 import pytest
