@@ -23,7 +23,6 @@ it we you who saw made liked good great happy love fun best bad sad boring poor 
 """
 """Words of the random networks, of which VADER scores every fifth."""
 
-
 Sizes: TypeAlias = Mapping[str, Any]
 
 

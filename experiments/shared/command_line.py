@@ -103,7 +103,7 @@ def _parse(words: list[str], arguments: type[A], title: str = "") -> A:
     parse = partial(tyro.cli, arguments, args=words, prog=program, description=about)
     args: A = parse().completed(lambda default: parse(default=default))
     for name, hint in hints_of(arguments).items():
-        for part in _parts(hint) if name in given else ():
+        for part in pieces(hint) if name in given else ():
             if isinstance(part, Used) and not part.when(args):
                 fix = f"has no effect {part.unless}: leave one of them out"
                 raise SystemExit(f"{option(name)} {fix}")
@@ -125,7 +125,7 @@ def given_options(words: Sequence[str]) -> set[str]:
 
 def _check_words(words: Sequence[str], arguments: type[Arguments]) -> None:
     """Exit at an empty path, which would mean the current folder, and at invalid UTF-8."""
-    paths = {option(n) for n, hint in hints_of(arguments).items() if Path in {hint, *_parts(hint)}}
+    paths = {option(n) for n, hint in hints_of(arguments).items() if Path in {hint, *pieces(hint)}}
     name = "command line"
     for word in words:
         name, given, value = word.partition("=") if word.startswith("--") else (name, "=", word)
@@ -143,10 +143,10 @@ def option(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _parts(hint: Any) -> Iterator[Any]:
-    """Parts of a type, and the annotations of the type and of its parts."""
+def pieces(hint: Any) -> Iterator[Any]:
+    """Pieces of a type, and the annotations of the type and of its pieces."""
     for part in get_args(hint):
-        yield from (part, *_parts(part))
+        yield from (part, *pieces(part))
 
 
 def _check(name: str, hint: Any, value: Any) -> None:

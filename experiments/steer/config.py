@@ -10,7 +10,7 @@ Keys are the options without their dashes. Options on the command line come befo
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from experiments.shared.command_line import hints_of, option
+from experiments.shared.command_line import hints_of, option, pieces
 from experiments.steer.guide_options import OPTIONS
 from model.common.paths import ELSEWHERE, expanded
 
@@ -110,7 +110,7 @@ def _suggestion(key: str, names: set[str]) -> str:
 
 def _typed(where: str, hint: Any, value: Any) -> Any:
     """A value from a file in the type of its field; exits if the value is of another type."""
-    parts = [hint, *_all_parts(hint)]
+    parts = [hint, *pieces(hint)]
     if value is None and type(None) in parts:
         return None
     if any(get_origin(part) is tuple for part in parts):
@@ -130,8 +130,3 @@ def _typed(where: str, hint: Any, value: Any) -> Any:
         expected = " or ".join(text for kind, text in KINDS.items() if kind in kinds) or "a path"
         raise SystemExit(f"{where} is {json.dumps(value, default=str)}, expected {expected}")
     return value
-
-
-def _all_parts(hint: Any) -> Iterator[Any]:
-    for part in get_args(hint):
-        yield from (part, *_all_parts(part))

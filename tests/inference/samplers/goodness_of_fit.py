@@ -1,7 +1,4 @@
-"""Small model whose reward has levels, ties and impossible responses, and statistical tests.
-
-The tests compare frequencies with a distribution, and means with an expectation.
-"""
+"""Small model whose reward has levels, ties and impossible responses, and a test of frequencies."""
 
 import math
 
@@ -67,15 +64,3 @@ def misfit(observed: Tensor, prob: Tensor) -> Tensor:
             else norm.isf(chi2.sf(chi_square.item(), freedom))
         )
     return torch.tensor(z, dtype=torch.float64)
-
-
-def assert_mean(values: Tensor, expected: float, *, precision: float) -> None:
-    """Check that the mean of independent `values` is within 5 standard errors of `expected`.
-
-    The standard errors are at most `precision`.
-    """
-    error = values.std().item() / math.sqrt(len(values))
-    assert error <= precision, f"a standard error of {error:.3g} would let too much pass"
-    assert abs(values.mean().item() - expected) < 5 * error, (
-        f"{values.mean():.6g} ± {error:.3g}, expected {expected:.6g}"
-    )
