@@ -1,5 +1,8 @@
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from guides import FineTuned
 from inference import Enumeration, fit
@@ -62,3 +65,22 @@ def killed_and_resumed(run, step):
 def quiet(model, guide, prompts, num_steps=None, **options):
     """Result of a fit without a progress bar."""
     return fit(model, guide, prompts, num_steps=num_steps, progress=False, **options)
+
+
+def parameters_of(guide):
+    """All parameters of a module in one row, as they are now."""
+    return parameters_to_vector(guide.parameters()).detach()
+
+
+def rows_of(size, logits=None):
+    """A program that draws two independent tokens for each prompt; as a model, one has a reward."""
+
+    def program(prompts):
+        of_tokens = torch.zeros(2, size) if logits is None else logits()
+        rows = dist.Categorical(logits=of_tokens).to_event(1)
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", rows.expand([len(prompts)]))
+            if logits is None:
+                pyro.factor("reward", (response == 7).double().sum(-1))
+
+    return program

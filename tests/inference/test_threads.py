@@ -23,7 +23,7 @@ from inference.samplers.log_z_bounds import log_z_bounds
 from model import AlignmentModel, LikelihoodError, TextReward
 from model.common import thread_lock
 from model.common.thread_lock import THREAD_LOCK
-from tests.inference.conftest import quiet
+from tests.inference.conftest import parameters_of, quiet
 
 
 def run_together(*functions):
@@ -52,13 +52,9 @@ def trained(make, model, prior, prompts, seed):
     def run():
         guide = make()
         quiet(model, guide, prompts, 5, objective=LeaveOneOut_ELBO(4), seed=seed)
-        return [parameter.detach().clone() for parameter in guide.parameters()]
+        return parameters_of(guide)
 
     return run
-
-
-def same(parameters, others):
-    return all(torch.equal(a, b) for a, b in zip(parameters, others, strict=True))
 
 
 def test_fits_in_threads_are_those_alone(model, small_prior, prompts):
@@ -68,7 +64,7 @@ def test_fits_in_threads_are_those_alone(model, small_prior, prompts):
         trained(lambda: FineTuned(small_prior), model, small_prior, prompts, 2),
     ]
     alone = [run() for run in runs]
-    assert all(same(*pair) for pair in zip(run_together(*runs), alone, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(run_together(*runs), alone, strict=True))
     assert len(pyro.get_param_store()) == 0
 
 
@@ -95,7 +91,7 @@ def test_measuring_and_sampling_beside_a_fit(model, small_prior, prompts):
 
     alone = fitted(), measure(), sample()
     together = run_together(fitted, measure, sample)
-    assert same(together[0], alone[0])
+    assert torch.equal(together[0], alone[0])
     assert torch.equal(together[1], alone[1])
     assert together[2] == alone[2]
 

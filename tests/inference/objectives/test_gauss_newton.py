@@ -12,7 +12,7 @@ from inference.objectives.gauss_newton import GaussNewton
 from inference.objectives.parts.response_gradients import response_gradients
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import AlignmentModel, LanguageModel
-from tests.inference.conftest import killed_and_resumed, quiet
+from tests.inference.conftest import killed_and_resumed, parameters_of, quiet
 from tests.inference.objectives.table import (
     ONE,
     TWO,
@@ -134,7 +134,7 @@ def test_step_solves_the_least_squares_over_parameters_and_constants():
     batches = [drawn(TWO, 1), drawn(TWO, 2)]
     actual = steps(objective, *batches)
     rows, residuals, weights, prompt = [], [], [], []
-    points = [torch.cat([p.detach().flatten() for p in Table(s).parameters()]) for s in (1, 2)]
+    points = [parameters_of(Table(seed)) for seed in (1, 2)]
     for seed, (prompts, response) in enumerate(batches, start=1):
         guide = Table(seed)
         distribution = response_distribution(guide, prompts)
@@ -205,7 +205,7 @@ def test_resume_is_bit_for_bit(capacity, tmp_path):
             checkpoint_folder=folder,
             **options,
         )
-        return torch.cat([p.detach().flatten() for p in guide.parameters()])
+        return parameters_of(guide)
 
     whole = run(tmp_path / "whole")
     resumed = killed_and_resumed(lambda **options: run(tmp_path / "killed", **options), 5)
@@ -226,10 +226,10 @@ def test_a_long_step_is_shortened_and_a_short_one_is_taken_whole():
     sizes = []
     for step_kl in (1e4, 1e-3):
         guide = Table(1)
-        start = torch.cat([p.detach().flatten() for p in guide.parameters()])
+        start = parameters_of(guide)
         options = {"objective": GaussNewton(6), "step_kl": step_kl, "keep_best": False}
         result = quiet(Target(), Drawn(guide, response), TWO, 1, **options)
-        step = torch.cat([p.detach().flatten() for p in guide.parameters()]) - start
+        step = parameters_of(guide) - start
         sizes.append(result.metrics[-1]["step_size"])
         share = (step @ expected) / expected.square().sum()
         assert (share > 1 - 1e-9) == (step_kl == 1e4)

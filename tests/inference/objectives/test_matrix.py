@@ -18,12 +18,12 @@ from inference import (
     FDivergence,
     FusedOptimizer,
     SquaredResidual,
-    fit,
     log_guide_at,
 )
 from inference.objectives import Proximal_ELBO
 from inference.targets.fixed_points import TARGETS, Problem
 from model import ImpossibleResponseError
+from tests.inference.conftest import parameters_of, quiet
 from tests.inference.objectives.table import (
     ONE,
     TWO,
@@ -312,21 +312,14 @@ def test_impossible_responses_are_supported_or_refused(name):
     model, guide, prompts = Target(reward), Table(1), prompts_of(name)
     truth = Enumeration(model, prompts)
     optimizer = FusedOptimizer(options={"lr": 0.15})
-    train = partial(
-        fit,
-        model,
-        guide,
-        prompts,
-        objective=OBJECTIVES[name](num_particles=32),
-        optimizer=optimizer,
-        progress=False,
-    )
-    before = [parameter.clone() for parameter in guide.parameters()]
+    options = {"objective": OBJECTIVES[name](num_particles=32), "optimizer": optimizer}
+    train = partial(quiet, model, guide, prompts, **options)
+    before = parameters_of(guide)
     assert OBJECTIVES[name].supports_hard_constraints == (name in SUPPORTS_HARD_CONSTRAINTS)
     if name not in SUPPORTS_HARD_CONSTRAINTS:
         with pytest.raises(ImpossibleResponseError, match="'reward' is -inf"):
             train(num_steps=3)
-        assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
+        assert torch.equal(parameters_of(guide), before)
         return
     impossible = truth.log_posterior.isneginf()
     start = truth.log_guide(guide).exp()[impossible].sum()
@@ -373,24 +366,10 @@ def test_a_killed_fit_goes_on_as_if_nothing_had_happened(name, tmp_path):
     proposal = {"adapt_every": 4} if name == "forward-kl-adaptive" else {}
 
     def train(steps, folder=None, resume=False):
-        guide = Table(1)
-        options = {
-            "checkpoint_folder": folder,
-            "resume": resume,
-            "checkpoint_every": 50,
-            "progress": False,
-        }
-        objective = OBJECTIVES[name](num_particles=8, **proposal)
-        fit(
-            model,
-            guide,
-            prompts,
-            num_steps=steps,
-            objective=objective,
-            optimizer=FusedOptimizer(),
-            **options,
-        )
-        return torch.cat([parameter.flatten() for parameter in guide.parameters()])
+        guide, objective = Table(1), OBJECTIVES[name](num_particles=8, **proposal)
+        options = {"checkpoint_folder": folder, "resume": resume, "optimizer": FusedOptimizer()}
+        quiet(model, guide, prompts, steps, objective=objective, **options)
+        return parameters_of(guide)
 
     whole = train(10)
     # between two questions of the adaptive proposal, and in the midst of a batch
@@ -543,16 +522,8 @@ def test_a_hard_constraint_of_small_probability_is_supported_from_the_first_step
     possible = truth.log_posterior > -math.inf
     start = truth.log_guide(guide).exp()[possible]
     assert start.max() < 0.3
-    optimizer = FusedOptimizer(options={"lr": 0.06})
-    result = fit(
-        model,
-        guide,
-        TWO,
-        num_steps=50,
-        objective=OBJECTIVES[name](num_particles=2),
-        optimizer=optimizer,
-        progress=False,
-    )
+    options = {"optimizer": FusedOptimizer(options={"lr": 0.06})}
+    result = quiet(model, guide, TWO, 50, objective=OBJECTIVES[name](num_particles=2), **options)
     assert result.stopped_early is None
     if OBJECTIVES[name].target == "posterior":
         assert (truth.log_guide(guide).exp()[possible] > start).all()

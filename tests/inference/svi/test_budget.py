@@ -12,17 +12,13 @@ from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.svi import budget, health
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.optimizer.fused import FusedOptimizer
-from tests.inference.conftest import killed_and_resumed
+from tests.inference.conftest import killed_and_resumed, parameters_of
 
 
 def run(model, prior, prompts, **options):
     guide = FineTuned(prior)
     options = {"objective": LeaveOneOut_ELBO(num_particles=4), "progress": False} | options
     return guide, fit(model, guide, prompts, **options)
-
-
-def parameters_of(guide):
-    return torch.cat([parameter.detach().flatten() for parameter in guide.parameters()])
 
 
 def test_a_number_of_responses_is_as_many_steps(model, small_prior, prompts):

@@ -4,36 +4,29 @@ import copy
 import itertools
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
 from guides import FineTuned, NGram
-from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine, fit
+from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, cosine
 from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.fit_objective import elbo_of
 from inference.svi.optimizer.trust_region import STEP_KL, TrustRegion
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from tests.forks import FORKS
-from tests.inference.conftest import quiet
-
-
-def parameters_of(guide):
-    return torch.cat([parameter.detach().flatten() for parameter in guide.parameters()])
+from tests.inference.conftest import parameters_of, quiet, rows_of
 
 
 def short_fit(model, guide, prompts, num_steps=6, **options):
     optimizer = FusedOptimizer(options={"lr": 3e-3}, clip_norm=1.0, schedule=cosine(6))
-    options = {
-        "objective": OBJECTIVES["leave-one-out"](num_particles=8),
-        "progress": False,
-    } | options
-    return fit(model, guide, prompts, num_steps=num_steps, optimizer=optimizer, **options)
+    options = {"objective": OBJECTIVES["leave-one-out"](num_particles=8)} | options
+    return quiet(model, guide, prompts, num_steps, optimizer=optimizer, **options)
 
 
 @pytest.mark.slow
@@ -177,17 +170,10 @@ def complete(folder, ready=None):
     guide = FineTuned(prior)
     if ready is not None:
         ready.set()
-    quiet(
-        AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3),
-        guide,
-        prior.encode(["the film was"]),
-        40,
-        objective=LeaveOneOut_ELBO(8),
-        optimizer=FusedOptimizer(schedule=cosine(40)),
-        checkpoint_folder=folder,
-        checkpoint_every=1,
-        resume=True,
-    )
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+    options = {"objective": LeaveOneOut_ELBO(8), "optimizer": FusedOptimizer(schedule=cosine(40))}
+    options |= {"checkpoint_folder": folder, "checkpoint_every": 1, "resume": True}
+    quiet(model, guide, prior.encode(["the film was"]), 40, **options)
     guide.save_pretrained(folder)
 
 
@@ -204,9 +190,8 @@ def test_killed_at_any_moment(tmp_path):
         child.join()
     complete(tmp_path / "killed")
     complete(tmp_path / "whole")
-    killed, whole = (
-        (tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")
-    )
+    files = (tmp_path / name / "model.safetensors" for name in ("killed", "whole"))
+    killed, whole = map(Path.read_bytes, files)
     assert killed == whole
 
 
@@ -252,27 +237,11 @@ def test_non_finite_loss_keeps_the_last_good_parameters(objective, model, small_
 def test_a_plain_function_is_a_guide(model, small_prior, prompts, truth, tmp_path):
     """Unregistered guide of independent positions: trained, resumed, found in the fit's scope."""
     size = small_prior.vocab_size
-
-    def guide(prompts):
-        logits = pyro.param("logits", torch.zeros(2, size, dtype=torch.float64))
-        with pyro.plate("prompts", len(prompts), dim=-1):
-            return pyro.sample(
-                "response", dist.Categorical(logits=logits).to_event(1).expand([len(prompts)])
-            )
-
-    def small(prompts):
-        with pyro.plate("prompts", len(prompts), dim=-1):
-            response = pyro.sample(
-                "response", dist.Categorical(torch.ones(2, size)).to_event(1).expand([len(prompts)])
-            )
-            pyro.factor("reward", (response == 7).double().sum(-1))
-
-    optimizer = FusedOptimizer(options={"lr": 0.1})
-    quiet(small, guide, prompts, 30, optimizer=optimizer, checkpoint_folder=tmp_path)
-    optimizer = FusedOptimizer(options={"lr": 0.1})
-    result = quiet(
-        small, guide, prompts, 60, optimizer=optimizer, checkpoint_folder=tmp_path, resume=True
-    )
+    start = torch.zeros(2, size, dtype=torch.float64)
+    small, guide = rows_of(size), rows_of(size, lambda: pyro.param("logits", start))
+    for num_steps in (30, 60):
+        options = {"optimizer": FusedOptimizer(options={"lr": 0.1}), "resume": True}
+        result = quiet(small, guide, prompts, num_steps, checkpoint_folder=tmp_path, **options)
     with pyro.get_param_store().scope(result.parameters):
         prob = pyro.param("logits").softmax(-1)
     exact = math.e / (math.e + size - 1)

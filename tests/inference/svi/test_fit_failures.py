@@ -16,6 +16,7 @@ from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint
 from inference.svi.checkpoint.state import FitState
 from inference.svi.optimizer.checked import NonFiniteStartError
 from model import AlignmentModel
+from tests.inference.conftest import parameters_of, rows_of
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -23,15 +24,6 @@ LARGEST = torch.finfo(torch.float32).max
 def quiet(model, guide, prompts, num_steps=6, **options):
     options = {"objective": LeaveOneOut_ELBO(4), "progress": False} | options
     return fit(model, guide, prompts, num_steps=num_steps, **options)
-
-
-def copy_of(guide):
-    return {name: parameter.detach().clone() for name, parameter in guide.named_parameters()}
-
-
-def assert_same(guide, parameters):
-    for name, parameter in guide.named_parameters():
-        assert torch.equal(parameter, parameters[name]), name
 
 
 class Breaks(torch.optim.SGD):
@@ -46,11 +38,8 @@ class Breaks(torch.optim.SGD):
         self.count += 1
         if self.count == self.at:
             parameter = self.param_groups[0]["params"][0]
-            broken = (
-                parameter.data
-                if self.where == "parameter"
-                else self.state[parameter]["momentum_buffer"]
-            )
+            moment = self.state[parameter]["momentum_buffer"]
+            broken = parameter.data if self.where == "parameter" else moment
             broken.view(-1)[0] = self.bad
 
 
@@ -65,15 +54,9 @@ def unbroken(model, small_prior, prompts):
     @functools.cache
     def parameters(objective):
         guide, steps = FineTuned(small_prior), []
-        quiet(
-            model,
-            guide,
-            prompts,
-            5,
-            objective=OBJECTIVES[objective](num_particles=4),
-            optimizer=breaking(at=100),
-            on_step=lambda metrics: steps.append(copy_of(guide)),
-        )
+        options = {"objective": OBJECTIVES[objective](num_particles=4)}
+        options |= {"on_step": lambda metrics: steps.append(parameters_of(guide))}
+        quiet(model, guide, prompts, 5, optimizer=breaking(at=100), **options)
         return steps
 
     return parameters
@@ -94,24 +77,17 @@ def test_bad_step_is_undone_and_the_checkpoint_is_good(
     guide, resumed = FineTuned(small_prior), FineTuned(small_prior)
 
     def run(guide, num_steps, **options):
-        return quiet(
-            model,
-            guide,
-            prompts,
-            num_steps,
-            objective=OBJECTIVES[objective](num_particles=4),
-            optimizer=breaking(bad, where),
-            checkpoint_folder=tmp_path,
-            **options,
-        )
+        options |= {"objective": OBJECTIVES[objective](num_particles=4)}
+        options |= {"optimizer": breaking(bad, where), "checkpoint_folder": tmp_path}
+        return quiet(model, guide, prompts, num_steps, **options)
 
     with pytest.warns(UserWarning, match="fit stopped early at step 3"):
         result = run(guide, 6)
     assert "step 3 left a NaN or an infinity in" in result.stopped_early
     assert [record["step"] for record in result.metrics] == [1, 2, 3]
-    assert_same(guide, unbroken(objective)[2])
+    assert torch.equal(parameters_of(guide), unbroken(objective)[2])
     run(resumed, 5, resume=True)
-    assert_same(resumed, unbroken(objective)[4])
+    assert torch.equal(parameters_of(resumed), unbroken(objective)[4])
 
 
 @pytest.mark.parametrize(
@@ -125,52 +101,42 @@ def test_bad_step_is_undone_and_the_checkpoint_is_good(
 def test_rate_that_overflows_leaves_the_start(constructor, options, model, small_prior, prompts):
     """In float32, where the product is infinite."""
     guide = FineTuned(small_prior, dtype="float32")
-    start = copy_of(guide)
+    start = parameters_of(guide)
     with pytest.warns(UserWarning, match="stopped early at step 0") as caught:
         result = quiet(model, guide, prompts, optimizer=FusedOptimizer(constructor, options))
     assert caught[0].filename == __file__  # the caller of `fit`
     assert result.stopped_early is not None
-    assert_same(guide, start)
+    assert torch.equal(parameters_of(guide), start)
 
 
 @pytest.mark.parametrize("objective", ["leave-one-out", "trace", "trajectory-balance"])
-@pytest.mark.parametrize("optimizer", ["fused", "pyro"])
+@pytest.mark.parametrize(
+    "optimizer", [lambda options: FusedOptimizer(options=options), pyro.optim.Adam]
+)
 def test_finite_parameters_that_give_no_numbers_are_undone_too(
     optimizer, objective, model, small_prior, prompts, tmp_path
 ):
     """A huge rate gives finite parameters and an overflow in the next step: both are undone."""
     guide = FineTuned(small_prior, dtype="float32")
-    start = copy_of(guide)
-    optimizer = {
-        "fused": lambda: FusedOptimizer(options={"lr": 1e30}),
-        "pyro": lambda: pyro.optim.Adam({"lr": 1e30}),
-    }[optimizer]()
-    with pytest.warns(
-        UserWarning,
-        match="stopped early at step 0: the guide has no numbers at the parameters of step 1",
-    ):
-        result = quiet(
-            model,
-            guide,
-            prompts,
-            objective=OBJECTIVES[objective](num_particles=4),
-            optimizer=optimizer,
-            checkpoint_folder=tmp_path,
-        )
+    start = parameters_of(guide)
+    options = {"objective": OBJECTIVES[objective](num_particles=4), "checkpoint_folder": tmp_path}
+    match = "stopped early at step 0: the guide has no numbers at the parameters of step 1"
+    with pytest.warns(UserWarning, match=match):
+        result = quiet(model, guide, prompts, optimizer=optimizer({"lr": 1e30}), **options)
     assert result.state.step == result.state.optimizer.step_count == 0
     assert result.metrics == []
-    assert_same(guide, start)
+    assert torch.equal(parameters_of(guide), start)
     assert not has_checkpoint(tmp_path)
 
 
 def test_half_precision_stops_with_the_last_good_parameters(model, small_prior, prompts):
     """Adam's eps is 0 in float16, and 0/0 is NaN, not a guide equal to the posterior."""
     guide = FineTuned(small_prior, dtype="float16")
-    start = copy_of(guide)
+    start = parameters_of(guide)
     with pytest.warns(UserWarning, match="train them in float32"):
         result = quiet(model, guide, prompts, optimizer=FusedOptimizer(options={"fused": False}))
     assert result.stopped_early is not None
-    assert_same(guide, start)
+    assert torch.equal(parameters_of(guide), start)
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf, -1.0])
@@ -181,29 +147,16 @@ def test_bad_factor_of_a_schedule_stops_before_the_step(factor, model, small_pri
         result = quiet(model, guide, prompts, optimizer=optimizer)
     assert result.state.step == 2
     quiet(model, alone, prompts, 2, optimizer=FusedOptimizer())
-    assert_same(guide, copy_of(alone))
+    assert torch.equal(parameters_of(guide), parameters_of(alone))
 
 
-def function_guide(size, constraint, start):
-    def guide(prompts):
-        scale = pyro.param("scale", torch.full((2, size), start), constraint=constraint)
-        with pyro.plate("prompts", len(prompts), dim=-1):
-            return pyro.sample(
-                "response", dist.Categorical(scale / scale.sum()).to_event(1).expand([len(prompts)])
-            )
+def scaled(size, constraint, start):
+    """A guide of independent tokens whose parameter is constrained."""
 
-    return guide
+    def logits():
+        return pyro.param("scale", torch.full((2, size), start), constraint=constraint).log()
 
-
-def plain_model(size):
-    def model(prompts):
-        with pyro.plate("prompts", len(prompts), dim=-1):
-            response = pyro.sample(
-                "response", dist.Categorical(torch.ones(2, size)).to_event(1).expand([len(prompts)])
-            )
-            pyro.factor("reward", (response == 7).float().sum(-1))
-
-    return model
+    return rows_of(size, logits)
 
 
 @pytest.mark.parametrize("objective", [LeaveOneOut_ELBO, Trace_ELBO])
@@ -213,13 +166,10 @@ def plain_model(size):
 )
 def test_constrained_value_that_overflows_is_undone(make, objective, small_prior, prompts):
     """exp of a finite number is infinite: unconstrained, nothing is wrong."""
-    size = small_prior.vocab_size
-    elbo = objective(
-        num_particles=8, **({"max_plate_nesting": 1} if objective is Trace_ELBO else {})
-    )
-    guide = function_guide(size, dist.constraints.positive, 1.0)
+    size, elbo = small_prior.vocab_size, objective(num_particles=8, max_plate_nesting=1)
+    guide = scaled(size, dist.constraints.positive, 1.0)
     with pytest.warns(UserWarning, match="in constrained parameter 'scale'"):
-        result = quiet(plain_model(size), guide, prompts, objective=elbo, optimizer=make())
+        result = quiet(rows_of(size), guide, prompts, objective=elbo, optimizer=make())
     assert torch.equal(result.parameters["params"]["scale"], torch.zeros(2, size))
     assert result.state.step == 0
 
@@ -229,15 +179,13 @@ def test_bad_start_is_refused_by_name(bad, model, small_prior, prompts):
     guide = Tabular(small_prior, prompts)
     with torch.no_grad():
         guide.table[0, 0, 3] = bad
-    with pytest.raises(
-        NonFiniteStartError,
-        match=r"'table' has a NaN or an infinity before the first step \(1 of 1 do\)",
-    ):
+    match = r"'table' has a NaN or an infinity before the first step \(1 of 1 do\)"
+    with pytest.raises(NonFiniteStartError, match=match):
         quiet(model, guide, prompts)
     size = small_prior.vocab_size
-    plain = function_guide(size, dist.constraints.real, bad)
+    plain = scaled(size, dist.constraints.real, bad)
     with pytest.raises(NonFiniteStartError, match="'scale' has a NaN"):
-        quiet(plain_model(size), plain, prompts)
+        quiet(rows_of(size), plain, prompts)
 
 
 @pytest.mark.parametrize("at", [1, 3])
@@ -250,9 +198,7 @@ def test_a_site_without_numbers_is_named_at_every_step(at, small_prior, prompts)
         with pyro.plate("prompts", len(prompts), dim=-1):
             response = pyro.sample("response", small_prior(prompts))
             value = (response == 7).double().sum(-1)
-            pyro.factor(
-                "mine", value.masked_fill(value > -1, math.inf) if len(runs) == at else value
-            )
+            pyro.factor("mine", value + math.inf if len(runs) == at else value)
 
     with pytest.warns(UserWarning, match=r"Encountered \+inf: log_prob_sum at site 'mine'"):
         result = quiet(model, FineTuned(small_prior), prompts)
@@ -301,7 +247,7 @@ def reliable(small_prior, prompts):
         guide = FineTuned(small_prior)
         model = AlignmentModel(small_prior, Unreliable(), beta=0.3)
         nine_steps(model, guide, prompts, objective)
-        return copy_of(guide)
+        return parameters_of(guide)
 
     return parameters
 
@@ -328,13 +274,11 @@ def test_error_in_the_middle_loses_nothing(
     done = raised.value.fit.state.step
     assert [record["step"] for record in raised.value.fit.metrics] == list(range(1, done + 1))
     assert done >= 1
-    assert (
-        f"The fit had done {done} steps; the last is in {tmp_path}: go on with resume=True."
-        in raised.value.__notes__
-    )
+    note = f"The fit had done {done} steps; the last is in {tmp_path}: go on with resume=True."
+    assert note in raised.value.__notes__
     assert all(parameter.grad is None for parameter in guide.parameters())
     run(AlignmentModel(small_prior, Unreliable(), beta=0.3), resumed, resume=True)
-    assert_same(resumed, reliable(objective))
+    assert torch.equal(parameters_of(resumed), reliable(objective))
 
 
 def test_callback_that_raises_keeps_the_step(model, small_prior, prompts, tmp_path):
@@ -357,10 +301,8 @@ def test_disk_that_is_full_does_not_hide_the_error(small_prior, prompts, tmp_pat
     bad = failing_after_a_step(UserError, small_prior)
     with pytest.raises(UserError) as raised:
         quiet(guide=FineTuned(small_prior), prompts=prompts, checkpoint_folder=tmp_path, **bad)
-    assert (
-        raised.value.__notes__[-1]
-        == "The fit had done 1 steps; the last could not be saved: no space left"
-    )
+    note = "The fit had done 1 steps; the last could not be saved: no space left"
+    assert raised.value.__notes__[-1] == note
     assert len(raised.value.fit.metrics) == 1
 
 
@@ -370,22 +312,17 @@ def test_memory_of_the_backup_is_one_more_copy(model, small_prior, prompts):
     optimizer = FusedOptimizer()
     quiet(model, guide, prompts, 2, optimizer=optimizer)
     backup = optimizer._backup
-    moments = [
-        value for state in backup._moments.values() for value in state.values() if value.dim()
-    ]
-    assert (
-        sum(value.numel() for value in backup.parameters.values()) == guide.num_trained_parameters()
-    )
-    assert sum(value.numel() for value in moments) == 2 * guide.num_trained_parameters()
-    before = [value.data_ptr() for value in moments]
+
+    def moments():
+        values = [value for state in backup._moments.values() for value in state.values()]
+        return [value for value in values if value.dim()]
+
+    assert sum(map(torch.numel, backup.parameters.values())) == guide.num_trained_parameters()
+    assert sum(map(torch.numel, moments())) == 2 * guide.num_trained_parameters()
+    before = [value.data_ptr() for value in moments()]
     with pyro.get_param_store().scope():
         guide(prompts)
         for parameter in guide.trained().values():
             parameter.grad = torch.ones_like(parameter)
         optimizer([])
-    assert [
-        value.data_ptr()
-        for state in backup._moments.values()
-        for value in state.values()
-        if value.dim()
-    ] == before
+    assert [value.data_ptr() for value in moments()] == before

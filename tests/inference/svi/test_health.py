@@ -10,13 +10,13 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from guides import FineTuned
-from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual, fit
+from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual
 from inference.enumeration import entropy
 from inference.svi.fit_objective import fit_objective
 from inference.svi.health import DrawNumbers, Health, Series, mean_of_steps
 from inference.svi.step_numbers import step_numbers
 from model import AlignmentModel, contains
-from tests.inference.conftest import killed_and_resumed, quiet
+from tests.inference.conftest import killed_and_resumed, parameters_of, quiet
 
 
 def numbers_of(objective, model, guide, prompts):
@@ -70,10 +70,6 @@ def test_the_mean_of_steps_has_the_stated_error():
     assert sum(errors) / 1000 == pytest.approx(1 / math.sqrt(50), rel=0.02)
 
 
-def constant_rate(rate):
-    return FusedOptimizer(torch.optim.SGD, {"lr": rate})
-
-
 @pytest.mark.parametrize("kind", ["module", "function"])
 def test_a_disaster_returns_to_an_earlier_step(kind, model, small_prior, prompts, truth):
     """No earlier iterate is better than the result by more than noise, by the exact KL."""
@@ -108,25 +104,16 @@ def test_the_kept_parameters_survive_an_interrupt(model, small_prior, prompts, t
     def run(folder, **options):
         guide = FineTuned(small_prior)
         schedule = lambda step: 1.0 if step < 6 else 300.0  # noqa: E731
-        result = quiet(
-            model,
-            guide,
-            prompts,
-            20,
-            objective=LeaveOneOut_ELBO(num_particles=64),
-            optimizer=FusedOptimizer(options={"lr": 3e-4}, schedule=schedule),
-            checkpoint_folder=folder,
-            **options,
-        )
-        return guide, result
+        options |= {"optimizer": FusedOptimizer(options={"lr": 3e-4}, schedule=schedule)}
+        options |= {"objective": LeaveOneOut_ELBO(64), "checkpoint_folder": folder}
+        return guide, quiet(model, guide, prompts, 20, **options)
 
     whole, expected = run(tmp_path / "whole")
     resumed, result = killed_and_resumed(partial(run, tmp_path / "killed"), step=15)
     assert expected.best_step is not None
     assert result.best_step == expected.best_step
     assert result.warnings == expected.warnings
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
+    assert torch.equal(parameters_of(whole), parameters_of(resumed))
 
 
 def test_a_fit_that_stops_at_an_error_returns_too(model, small_prior, prompts, truth):
@@ -147,45 +134,28 @@ def test_a_fit_that_stops_at_an_error_returns_too(model, small_prior, prompts, t
 def test_objectives_of_other_divergences_keep_the_last_step(name, model, small_prior, prompts):
     """Neither a copy nor a warning about the ELBO, which these objectives do not ascend."""
     guide = FineTuned(small_prior)
-    result = quiet(
-        model,
-        guide,
-        prompts,
-        8,
-        objective=OBJECTIVES[name](num_particles=8),
-        optimizer=constant_rate(10.0),
-    )
+    optimizer = FusedOptimizer(torch.optim.SGD, {"lr": 10.0})
+    options = {"objective": OBJECTIVES[name](num_particles=8), "optimizer": optimizer}
+    result = quiet(model, guide, prompts, 8, **options)
     assert result.best_step is None
     assert result.state.best is None
     assert not any("ELBO" in warning for warning in result.warnings)
 
 
 def test_a_fit_may_keep_the_last_step(model, small_prior, prompts):
-    guide = FineTuned(small_prior)
-    options = {"objective": LeaveOneOut_ELBO(num_particles=8), "progress": False}
-    optimizer = FusedOptimizer(options={"lr": 0.3})
+    options = {"objective": LeaveOneOut_ELBO(num_particles=8), "keep_best": False}
+    options |= {"optimizer": FusedOptimizer(options={"lr": 0.3})}
     with pytest.warns(UserWarning, match="is below|, below"):
-        result = fit(
-            model, guide, prompts, num_steps=5, optimizer=optimizer, keep_best=False, **options
-        )
+        result = quiet(model, FineTuned(small_prior), prompts, 5, **options)
     assert result.best_step is None
     assert result.state.best is None
 
 
 def test_a_fall_of_the_elbo_warns_at_the_step(model, small_prior, prompts):
-    seen = []
-    with pytest.warns(
-        UserWarning, match=r"step 2: the ELBO of the last steps is .* below"
-    ) as records:
-        result = quiet(
-            model,
-            FineTuned(small_prior),
-            prompts,
-            5,
-            objective=LeaveOneOut_ELBO(num_particles=64),
-            optimizer=FusedOptimizer(options={"lr": 0.3}),
-            on_step=lambda metrics: seen.append(len(records)),
-        )
+    seen, options = [], {"optimizer": FusedOptimizer(options={"lr": 0.3})}
+    options["on_step"] = lambda metrics: seen.append(len(records))
+    with pytest.warns(UserWarning, match=r"step 2: the ELBO .* steps is .* below") as records:
+        result = quiet(model, FineTuned(small_prior), prompts, 5, **options)
     assert seen[:2] == [0, 1]
     falls = [warning for warning in result.warnings if warning.startswith("step 2: the ELBO")]
     assert len(falls) == 1
@@ -196,14 +166,9 @@ def test_a_fall_of_the_elbo_warns_at_the_step(model, small_prior, prompts):
     [("leave-one-out", None), ("leave-one-out", 1), ("trace", None), ("proximal", 1)],
 )
 def test_a_healthy_fit_has_no_warnings(name, prompts_per_step, model, small_prior, prompts):
-    result = quiet(
-        model,
-        FineTuned(small_prior),
-        prompts,
-        40,
-        objective=OBJECTIVES[name](num_particles=16),
-        prompts_per_step=prompts_per_step,
-    )
+    options = {"prompts_per_step": prompts_per_step}
+    objective = OBJECTIVES[name](num_particles=16)
+    result = quiet(model, FineTuned(small_prior), prompts, 40, objective=objective, **options)
     assert result.warnings == []
     assert result.best_step is None
 

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from functools import partial
 
 import pyro
 import pyro.optim
@@ -13,19 +14,12 @@ from pyro.optim.clipped_adam import ClippedAdam
 from guides import FineTuned, Tabular
 from inference import FusedOptimizer, LeaveOneOut_ELBO, fit
 from inference.svi.optimizer.fused import constant
+from tests.inference.conftest import parameters_of
 
 
 def quiet(model, guide, prompts, num_steps=4, **options):
-    return fit(
-        model,
-        guide,
-        prompts,
-        num_steps=num_steps,
-        objective=LeaveOneOut_ELBO(4),
-        keep_best=False,
-        progress=False,
-        **options,
-    )
+    options |= {"objective": LeaveOneOut_ELBO(4), "keep_best": False, "progress": False}
+    return fit(model, guide, prompts, num_steps=num_steps, **options)
 
 
 class OtherNames(torch.optim.Optimizer):
@@ -80,17 +74,17 @@ PYRO = {
 }
 
 
-def resumes(make, model, new_guide, prompts, folder):
-    """Parameters of a fit, and of a fit resumed from its step 2 with a new optimiser."""
+def assert_resumes(make, model, new_guide, prompts, folder):
+    """A fit that is resumed from its step 2 with a new optimiser is the same to the last bit."""
     whole, resumed = new_guide(), new_guide()
-    start = [parameter.detach().clone() for parameter in whole.parameters()]
+    start = parameters_of(whole)
     options = {"checkpoint_folder": folder, "checkpoint_every": 2}
     assert quiet(model, whole, prompts, optimizer=make(), **options).stopped_early is None
     shutil.rmtree(folder / "step-00000004")
     result = quiet(model, resumed, prompts, optimizer=make(), **options, resume=True)
     assert [metrics["step"] for metrics in result.metrics] == [3, 4]
-    assert not all(torch.equal(a, b) for a, b in zip(whole.parameters(), start, strict=True))
-    return whole, resumed
+    assert not torch.equal(parameters_of(whole), start)
+    assert torch.equal(parameters_of(whole), parameters_of(resumed))
 
 
 @pytest.mark.parametrize(
@@ -101,21 +95,16 @@ def resumes(make, model, new_guide, prompts, folder):
 def test_torch_optimiser_resumes_bit_for_bit(name, dtype, model, small_prior, prompts, tmp_path):
     def make():
         constructor, options = FUSED[name]
-        options = options | (
-            {"lr": 1.0} if name == "SGD" else {}
-        )  # less moves no weight in bfloat16
+        # less moves no weight in bfloat16
+        options = options | ({"lr": 1.0} if name == "SGD" else {})
         return FusedOptimizer(constructor, options, clip_norm=1.0)
 
-    guides = resumes(make, model, lambda: FineTuned(small_prior, dtype=dtype), prompts, tmp_path)
-    for a, b in zip(*(guide.parameters() for guide in guides), strict=True):
-        assert torch.equal(a, b)
+    assert_resumes(make, model, lambda: FineTuned(small_prior, dtype=dtype), prompts, tmp_path)
 
 
 @pytest.mark.parametrize("name", PYRO)
 def test_optimiser_of_pyro_resumes_bit_for_bit(name, model, small_prior, prompts, tmp_path):
-    guides = resumes(PYRO[name], model, lambda: FineTuned(small_prior), prompts, tmp_path)
-    for a, b in zip(*(guide.parameters() for guide in guides), strict=True):
-        assert torch.equal(a, b)
+    assert_resumes(PYRO[name], model, lambda: FineTuned(small_prior), prompts, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -140,9 +129,7 @@ def test_optimiser_of_pyro_steps_as_in_pyro_itself(model, small_prior, prompts):
     svi = SVI(model, by_hand, PYRO["SGD"](), LeaveOneOut_ELBO(4))
     for _ in range(4):
         svi.step(prompts)
-    assert all(
-        torch.equal(a, b) for a, b in zip(guide.parameters(), by_hand.parameters(), strict=True)
-    )
+    assert torch.equal(parameters_of(guide), parameters_of(by_hand))
 
 
 def test_muon_takes_matrices_and_says_so_of_others(model, small_prior, prompts, tmp_path):
@@ -157,16 +144,8 @@ def test_muon_takes_matrices_and_says_so_of_others(model, small_prior, prompts, 
             for parameter in self.parameters():
                 parameter.requires_grad_(parameter.dim() == 2)
 
-    guides = resumes(
-        lambda: FusedOptimizer(torch.optim.Muon),
-        model,
-        lambda: Matrices(small_prior),
-        prompts,
-        tmp_path,
-    )
-    assert all(
-        torch.equal(a, b) for a, b in zip(*(guide.parameters() for guide in guides), strict=True)
-    )
+    muon = partial(FusedOptimizer, torch.optim.Muon)
+    assert_resumes(muon, model, lambda: Matrices(small_prior), prompts, tmp_path)
 
 
 def test_optimiser_that_cannot_step_in_a_fit_is_refused_by_name(model, small_prior, prompts):

@@ -28,7 +28,7 @@ from inference.svi.step_numbers import (
 )
 from model import AlignmentModel, TextReward, TokenReward, contains, vader_sentiment
 from model.prior.grammar import untrained_prior
-from tests.inference.conftest import killed_and_resumed, moved_guide, quiet
+from tests.inference.conftest import killed_and_resumed, moved_guide, parameters_of, quiet
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
 
 
@@ -90,11 +90,7 @@ def test_draws_of_an_objective_have_the_guides_own_densities(name):
         assert not prior.space.is_token(response).all()
         log_guide = log_guide_at(guide, batch.prompts, response).detach().double()
         assert torch.allclose(batch.log_guide["response"].double(), log_guide, atol=1e-5)
-        if name not in (
-            "best-of-n-distillation",
-            "qrpo",
-            "self-play",
-        ):  # the targets of which are others
+        if name not in ("best-of-n-distillation", "qrpo", "self-play"):  # which have other targets
             log_joint = joint_at(model, batch.prompts, response).log_joint
             assert torch.allclose(batch.log_weight.double(), log_joint - log_guide, atol=1e-4)
 
@@ -165,16 +161,8 @@ def test_no_step_of_any_kind_of_objective_exceeds_the_limit(name, model, small_p
     chosen = prompts[[0]] if OBJECTIVES[name].max_prompts == 1 else prompts
     guide = GUIDES[OBJECTIVES[name].guide](small_prior, chosen)
     objective = OBJECTIVES[name](num_particles=8)
-    sizes = []
-    result = quiet(
-        model,
-        guide,
-        chosen,
-        6,
-        objective=objective,
-        step_kl=0.02,
-        on_step=lambda metrics: sizes.append(metrics["step_size"]),
-    )
+    result = quiet(model, guide, chosen, 6, objective=objective, step_kl=0.02)
+    sizes = [metrics["step_size"] for metrics in result.metrics]
     assert result.stopped_early is None
     assert sizes[0] > 0
     for step, size in enumerate(sizes):
@@ -228,9 +216,7 @@ def test_momentum_does_not_carry_a_table_past_the_posterior(name, seed):
     model, prompts = AlignmentModel(prior, TokenReward(share, prior), 0.25), prior.encode([""])
     truth, guide = Enumeration(model, prompts), Tabular(prior, prompts)
     assert truth.kl_posterior_guide(guide).mean() > 0.7
-    objective = OBJECTIVES[name](num_particles=64)
-    options = {"objective": objective, "seed": seed, "progress": False}
-    fit(model, guide, prompts, num_steps=60, **options)
+    quiet(model, guide, prompts, 60, objective=OBJECTIVES[name](num_particles=64), seed=seed)
     assert truth.kl_posterior_guide(guide).mean() < 0.03
 
 
@@ -375,23 +361,13 @@ def test_a_killed_fit_resumes_bit_for_bit(
 
     def run(folder, **options):
         guide = FineTuned(small_prior)
-        result = quiet(
-            model,
-            guide,
-            prompts,
-            8,
-            prompts_per_step=1,
-            checkpoint_folder=folder,
-            checkpoint_every=3,
-            **options,
-        )
-        return guide, result.metrics
+        options |= {"checkpoint_folder": folder, "checkpoint_every": 3}
+        return guide, quiet(model, guide, prompts, 8, prompts_per_step=1, **options).metrics
 
     whole, metrics = run(tmp_path / "whole")
     resumed, rest = killed_and_resumed(partial(run, tmp_path / "killed"), step=5)
     assert rest == metrics[-len(rest) :]
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
+    assert torch.equal(parameters_of(whole), parameters_of(resumed))
 
 
 class Opaque(ELBO):

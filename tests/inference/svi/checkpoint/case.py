@@ -1,7 +1,5 @@
 """A fit of a few parameters, for tests of its checkpoints."""
 
-import torch
-
 from guides import MeanField
 from inference import FusedOptimizer, LeaveOneOut_ELBO
 from model import (
@@ -9,15 +7,10 @@ from model import (
     LanguageModel,
     TextReward,
 )
-from tests.inference.conftest import quiet
+from tests.inference.conftest import parameters_of, quiet
 from tests.model.tiny import tiny
 
 STEPS = 4
-
-
-def parameters_of(guide):
-    trained = [parameter for parameter in guide.parameters() if parameter.requires_grad]
-    return torch.cat([parameter.detach().flatten() for parameter in trained])
 
 
 def kindness(texts):

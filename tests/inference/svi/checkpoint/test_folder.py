@@ -21,7 +21,8 @@ from inference.svi.checkpoint.folder import (
     locked,
 )
 from model.common.files import seal
-from tests.inference.svi.checkpoint.case import Case, parameters_of
+from tests.inference.conftest import parameters_of
+from tests.inference.svi.checkpoint.case import Case
 
 # Damage
 
