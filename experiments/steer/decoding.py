@@ -19,17 +19,12 @@ from guides import GUIDES, Fixed, Guide, saved
 from guides.guide import OtherGuideError
 from guides.saved import GUIDE_FILE
 from inference import SAMPLERS, Posterior, random_state
-from inference.importance_weights import FEW, WeightQuality
-from inference.samplers.metropolis_hastings import FEWEST_STEPS
 from inference.samplers.proposal import draw_chunks
 from model import AlignmentModel, LanguageModel, Prompts
 from model.common import ranks
 from model.common.files import DamagedFileError
 from model.networks.source import PretrainedError
 from model.prior.named_priors import load_prior
-
-MOST_R_HAT = 1.1
-"""R-hat above which chains disagree."""
 
 
 def numbers_of(
@@ -62,31 +57,6 @@ def numbers_of(
     for name, value in posterior.diagnostics.items():
         numbers[name.replace("_", " ")] = f"{value.double().mean().item():.4g}"
     return numbers
-
-
-def fault_of(posterior: Posterior, origin: str) -> str:
-    """Reason to distrust the numbers of draws; empty if none, as of exact weights.
-
-    Rejection has as many effective draws as accepted draws.
-    """
-    if posterior.exact:
-        return ""
-    diagnostics = posterior.diagnostics
-    if "pareto_k" in diagnostics:
-        return WeightQuality.of(posterior.log_weight).fault(origin)
-    sizes = diagnostics.get("effective_sample_size", posterior.effective_sample_size)
-    size = sizes.double().nan_to_num(math.inf).min().item()  # NaN where unknown
-    num_draws = len(posterior.log_weight)
-    if size < FEW:
-        return f"{size:.0f} of {num_draws} draws effective, fewer than {FEW}"
-    if "r_hat" in diagnostics and posterior.group is not None:
-        num_steps = num_draws // (int(posterior.group.max()) + 1)
-        if num_steps < FEWEST_STEPS:
-            return f"{num_steps} steps of each chain, too few to see whether the chains agree"
-    r_hat = diagnostics.get("r_hat", torch.zeros(1)).nan_to_num(0.0, math.inf).max().item()
-    return (
-        f"R-hat {r_hat:.2f}, above {MOST_R_HAT}: the chains disagree" if r_hat > MOST_R_HAT else ""
-    )
 
 
 def write_draws(
@@ -134,7 +104,7 @@ def sample_posterior(
     lines = [f"{name:{width}}  {value}" for name, value in numbers.items()]
     if any(value.endswith(MARK) for value in numbers.values()):
         lines.append(f"{MARK.strip()} {ONE_VALUE}.")
-    if fault := fault_of(posterior, str(origin)):
+    if fault := posterior.fault(str(origin)):
         lines.append(f"{MARK.strip()} {fault}: the numbers of the posterior may be far off.")
     print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")
     print(f"\n{seconds:.1f} s, nothing was trained.\n\nDraws in {folder.path / 'draws.jsonl'}.")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.estimate import check_numbers
 from inference.programs import Program, autoregressive, log_likelihood_at
-from inference.samplers.posterior import Posterior, check_support
+from inference.samplers.posterior import FEWEST_STEPS, Posterior, check_support
 from inference.samplers.proposal import proposal_distribution, weigh
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts
@@ -21,7 +21,6 @@ from model.common.checks import boolean, finite, function, whole_number
 from model.prior.division import by_all_ranks
 
 NUM_STARTS = 10  # number of times that an impossible start is drawn again
-FEWEST_STEPS = 4  # smallest number of steps of a chain for R-hat, which halves the chains
 
 
 class ResponseKernel(MCMCKernel):

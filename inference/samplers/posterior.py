@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate, check_draws, check_numbers, expectation
-from inference.importance_weights import effective_sample_size
+from inference.importance_weights import FEW, WeightQuality, effective_sample_size
 from model.common.checks import boolean, first_index, instance, whole_number
 from model.common.thread_lock import one_thread
 
+FEWEST_STEPS = 4  # smallest number of steps of a chain for R-hat, which halves the chains
+MOST_R_HAT = 1.1  # R-hat above which chains disagree
 FIX = "draw more, use a guide nearer to the posterior, or loosen the constraint"
 
 
@@ -104,9 +106,10 @@ class Posterior:
         The delta method over independent groups of responses. Of the descendants of particles, this
         is the estimator of Chan and Lai 2013 (Annals of Statistics 41), consistent for multinomial
         resampling; other schemes have less noise. The error is NaN for a prompt with descendants of
-        one particle alone, or where the weights of all responses but one are below rounding. The
-        error is too small for few effective responses, and 0 where f has one value at all of them,
-        which says nothing of rare values: see `Estimate.is_constant`.
+        one particle alone, or where the weights of all responses but one are below rounding. It is
+        0 where f has one value at all responses: see `Estimate.is_constant`. Intervals of two
+        errors hold less often than 95% where `fault` gives a reason, and for an f that is large at
+        responses of the posterior so rare under the proposal that no draw shows them.
 
         Args:
             values: `[M, N]`, f, ignored where the weight is 0.
@@ -114,26 +117,55 @@ class Posterior:
                 prompt is NaN.
         """
         mean, prob = self.mean(values), self.probability
-        group, values = self.group, instance("values", values, Tensor)
+        deviation = self._by_group(prob * torch.where(prob == 0, 0.0, values - mean))  # [G, N]
+        share = self._by_group(prob)
         if applies is not None:
-            mean, prob, values = mean[applies], prob[:, applies], values[:, applies]
-            group = None if group is None else group[:, applies]
+            mean, deviation, share = mean[applies], deviation[:, applies], share[:, applies]
         if not len(mean):
             return Estimate(math.nan, math.nan)
         if self.exact:
             return Estimate.exact(mean)
-        deviation = prob * torch.where(prob == 0, 0.0, values - mean)  # [M, N]
-        share = prob
-        if group is not None:
-            zeros = prob.new_zeros(int(group.max()) + 1, len(mean))
-            deviation = zeros.scatter_add(0, group, deviation)
-            share = zeros.scatter_add(0, group, prob)
         # unbiased for independent responses of given weights: n/(n - 1) for n of equal weight
         unbiased = (len(share) - 1) / len(share) / (1 - share.square().sum(0))  # [N]
         influence = len(deviation) * deviation * unbiased.sqrt()
         is_alone = bool(((share > 0).sum(0) < 2).any())
         estimate = Estimate.of_influence(mean, influence)
         return Estimate(estimate.value, math.nan) if is_alone else estimate
+
+    def fault(self, origin: str = "the proposal") -> str:
+        """Reason to distrust log Z and means, the first that holds; empty if none.
+
+        The weights have a fault, see `WeightQuality.fault`; few of the groups are effective, such
+        as particles at the start with descendants, whatever the number of descendants; chains are
+        short, mix slowly or disagree. `origin` names the proposal.
+        """
+        if self.exact:
+            return ""
+        if fault := WeightQuality.of(self.log_weight).fault(origin):
+            return fault
+        num_draws, num_steps, diagnostics = len(self.log_weight), math.inf, self.diagnostics
+        # NaN where unknown
+        size = diagnostics.get("effective_sample_size", self.effective_sample_size)
+        if (least := size.double().nan_to_num(math.inf).min().item()) < FEW:
+            return f"{least:.0f} of {num_draws} draws effective, fewer than {FEW}"
+        if self.group is not None:
+            share = self._by_group(self.probability)
+            if (least := (1 / share.square().sum(0)).min().item()) < FEW:
+                return f"{least:.0f} chains or first particles effective, fewer than {FEW}"
+            num_steps = num_draws // len(share)
+        if "r_hat" in diagnostics:
+            if num_steps < FEWEST_STEPS:
+                return f"{num_steps} steps of each chain, too few to see whether the chains agree"
+            if (r_hat := diagnostics["r_hat"].nan_to_num(0.0, math.inf).max().item()) > MOST_R_HAT:
+                return f"R-hat {r_hat:.2f}, above {MOST_R_HAT}: the chains disagree"
+        return ""
+
+    def _by_group(self, values: Tensor) -> Tensor:
+        """Sums over the responses of each group, `[M, N]` -> `[G, N]`."""
+        if self.group is None:
+            return values
+        zeros = values.new_zeros(int(self.group.max()) + 1, values.shape[1])
+        return zeros.scatter_add(0, self.group, values)
 
     @one_thread
     def resample(self, num_samples: int) -> Tensor:
