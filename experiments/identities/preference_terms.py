@@ -1,7 +1,5 @@
 """Losses of preferences with more terms: the chosen response itself, an offset, a KL of tokens."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -12,10 +10,10 @@ from experiments.identities.prefixes import given, next_token, soft_value, token
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
-from inference.direct_preferences import LIKELIHOODS, bco, positive_dpo, with_chosen
+from inference.direct_preferences import LIKELIHOODS, positive_dpo, with_chosen
 from inference.direct_preferences.likelihoods import Likelihood, odds, of_chosen
 from inference.roots import root
-from model.preferences import FIRST, SECOND
+from model.preferences import FIRST
 
 
 def odds_ratio(world: World) -> list[Finding]:
@@ -114,71 +112,6 @@ def _side(world: World, likelihood: Likelihood, weight: Tensor, beta: float, sig
     head = (sign * 1e-12 * torch.ones_like(world.log_prior)).requires_grad_()
     loss = loss_of(likelihood, weight, beta, lambda log_ratio: log_ratio, head)
     return torch.autograd.grad(loss, head)[0] / world.log_prior.exp()
-
-
-def classifier(world: World) -> list[Finding]:
-    """A logistic classifier of good responses, with a shift of the reward (BCO, 2404.04656)."""
-    _, beta = judged(world)
-    nats, prior = 4.0 * world.reward, world.log_prior.exp()
-    is_good = nats.sigmoid()
-    first, second = (torch.full((len(nats),), label) for label in (FIRST, SECOND))
-
-    def fitted(shift: float) -> Tensor:
-        def loss(log_guide: Tensor) -> Tensor:
-            likelihood = partial(bco(shift=shift), (log_guide - world.log_prior)[None])
-            good, bad = (likelihood(outcome, beta) for outcome in (first, second))
-            return -(prior * (is_good * good + (1 - is_good) * bad)).sum()
-
-        return minimum(loss, world)
-
-    def mean(log_guide: Tensor) -> float:
-        return beta * (prior @ (log_guide - world.log_prior)).item()
-
-    right = -beta * (world.log_prior + nats / beta).logsumexp(0).item()
-    shift = _mean_as_shift(prior, is_good, beta, right)
-    of_mean, start = fitted(shift), world.gap(world.log_prior)
-    subject = "the mean of all responses as the shift"
-    return [
-        exact(
-            "-beta log Z as the shift, KL(optimum || p*), nats",
-            world.gap(fitted(right)),
-            limit=1e-6,
-        ),
-        exact(f"{subject}, mean reward less the shift", mean(of_mean) - shift, limit=1e-6),
-        within(
-            f"{subject}, KL(optimum || p*), nats (the prior's: {start:.2g})",
-            world.gap(of_mean),
-            above=0.1,
-            below=start,
-        ),
-    ]
-
-
-def _mean_as_shift(prior: Tensor, is_good: Tensor, beta: float, low: float) -> float:
-    """The shift d that is the mean of beta log q/p0 under p0 at the optimum of BCO with this shift.
-
-    At the optimum beta (g - sigmoid(beta h - d)) = lam exp(h) for h = log q/p0 and a multiplier
-    lam of sum q = 1, which is 0 at the right shift `low`. With more shift h would have more mass
-    than 1, and lam is positive: the left side falls in h, the right side rises.
-    """
-
-    def log_ratio(shift: float, lam: float) -> Tensor:
-        below, above = (torch.full_like(prior, end) for end in (-60.0, 60.0))
-        for _ in range(60):
-            middle = (below + above) / 2
-            gain = beta * (is_good - torch.sigmoid(beta * middle - shift)) - lam * middle.exp()
-            below, above = (
-                torch.where(gain > 0, middle, below),
-                torch.where(gain > 0, above, middle),
-            )
-        return middle
-
-    def excess(shift: float) -> float:
-        """The mean less the shift: E_p0 of the log-odds, positive, at `low`; negative at 0."""
-        lam = root(lambda lam: (prior @ log_ratio(shift, lam).exp()).item() - 1, 0.0, beta)
-        return beta * (prior @ log_ratio(shift, lam)).item() - shift
-
-    return root(excess, low + 1e-9, 0.0)
 
 
 def token_level(world: World) -> list[Finding]:
