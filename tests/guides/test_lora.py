@@ -47,11 +47,8 @@ def network(request):
 @pytest.fixture(params=["no adapter", "adapter"])
 def prior(request, network, tmp_path):
     """Prior in float64, without and with an adapter on its network."""
-    return (
-        tiny(network)
-        if request.param == "no adapter"
-        else with_adapter(tiny(network), tmp_path / "prior")
-    )
+    plain = tiny(network)
+    return plain if request.param == "no adapter" else with_adapter(plain, tmp_path / "prior")
 
 
 def with_adapter(language_model, folder):
@@ -59,13 +56,8 @@ def with_adapter(language_model, folder):
     language_model.network.save_pretrained(folder / "base")
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=language_model.network.dtype)
     names = ["c_attn"] if hasattr(base, "transformer") else ["q_proj", "o_proj"]
-    config = peft.LoraConfig(
-        r=2,
-        lora_alpha=6,
-        target_modules=names,
-        init_lora_weights=False,
-        fan_in_fan_out="c_attn" in names,
-    )
+    options = {"target_modules": names, "fan_in_fan_out": "c_attn" in names}
+    config = peft.LoraConfig(r=2, lora_alpha=6, init_lora_weights=False, **options)
     wrapped = peft.get_peft_model(base, config)
     wrapped.save_pretrained(folder / "adapter")
     network = AutoModelForCausalLM.from_pretrained(
@@ -109,6 +101,20 @@ def same(some, others):
     return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
+def assert_loads_and_merges(guide, folder, **options):
+    """The saved adapter is the guide to the last bit, and the merged network up to rounding."""
+    guide.save_pretrained(folder)
+    again = LoRA(guide.prior, **options)
+    again.load_pretrained(folder)
+    assert same(all_paths(again.language_model), all_paths(guide.language_model))
+    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+
+
+def layers_of(guide):
+    """Last names of the adapted layers."""
+    return {name.split(".lora_")[0].rsplit(".", 1)[1] for name in guide.trained()}
+
+
 def test_prior_stays_bit_for_bit_before_during_and_after_training(prior):
     before, tensors = all_paths(prior), copy.deepcopy(prior.state_dict())
     guide, model, prompts = LoRA(prior), model_of(prior), prior.encode(PROMPTS)
@@ -118,24 +124,14 @@ def test_prior_stays_bit_for_bit_before_during_and_after_training(prior):
     steps = []
 
     def check(_):
-        steps.append(
-            same(all_paths(prior), before) and not same(all_paths(guide.language_model), before)
-        )
+        moves = not same(all_paths(guide.language_model), before)
+        steps.append(moves and same(all_paths(prior), before))
 
-    objective = OBJECTIVES["leave-one-out"](num_particles=16)
-    optimizer = FusedOptimizer(options={"lr": 0.01})
+    options = {"objective": OBJECTIVES["leave-one-out"](num_particles=16), "on_step": check}
+    options |= {"optimizer": FusedOptimizer(options={"lr": 0.01}), "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(
-            model,
-            guide,
-            prompts,
-            num_steps=5,
-            objective=objective,
-            optimizer=optimizer,
-            on_step=check,
-            progress=False,
-        )
+        fit(model, guide, prompts, num_steps=5, **options)
     assert steps == [True] * 5
     assert same(all_paths(response_distribution(model, prompts).decoder), before)
     assert prior.state_dict().keys() == tensors.keys()
@@ -149,26 +145,18 @@ def test_one_copy_in_memory(prior):
     guide = moved(LoRA(prior))
     own = {id(parameter) for parameter in guide.trained().values()}
     of_prior = {tensor.data_ptr() for tensor in [*prior.parameters(), *prior.buffers()]}
-    rest = [
-        t
-        for t in [*guide.language_model.parameters(), *guide.language_model.buffers()]
-        if id(t) not in own
-    ]
-    assert {tensor.data_ptr() for tensor in rest} == of_prior
-    assert len({parameter.data_ptr() for parameter in guide.parameters()}) == len(own) + len(
-        list(prior.parameters())
-    )
+    tensors = [*guide.language_model.parameters(), *guide.language_model.buffers()]
+    assert {tensor.data_ptr() for tensor in tensors if id(tensor) not in own} == of_prior
+    places = {parameter.data_ptr() for parameter in guide.parameters()}
+    assert len(places) == len(own) + len(list(prior.parameters()))
     assert not of_prior & {parameter.data_ptr() for parameter in guide.trained().values()}
 
 
 def test_prior_moves_with_its_weights(network):
     prior = tiny(network)
     guide = LoRA(prior).to(torch.float32)
-    assert {
-        tensor.dtype
-        for tensor in [*prior.parameters(), *prior.buffers()]
-        if tensor.is_floating_point()
-    } == {torch.float32}
+    tensors = [*prior.parameters(), *prior.buffers()]
+    assert {each.dtype for each in tensors if each.is_floating_point()} == {torch.float32}
     assert same(all_paths(prior), all_paths(guide.language_model))
 
 
@@ -227,11 +215,8 @@ def test_saved_names_a_base_on_the_hub_and_no_path_of_this_machine(network, tmp_
         json.loads((tmp_path / name / "adapter_config.json").read_text())
         for name in ("guide", "second", "of-hub")
     ]
-    assert [config["base_model_name_or_path"] for config in bases] == [
-        None,
-        None,
-        "someone/a-model",
-    ]
+    names = [config["base_model_name_or_path"] for config in bases]
+    assert names == [None, None, "someone/a-model"]
     with pytest.raises(
         ValueError,
         match=r"guide is an adapter that does not say of which network: name it \(`base=...`\)",
@@ -265,9 +250,8 @@ def test_merged_is_the_guide_up_to_rounding_without_peft(prior, tmp_path):
     assert not torch.allclose(of_guide[0], of_prior[0], atol=0.1)
     assert same(all_paths(guide.language_model), of_guide)
     assert same(all_paths(prior), of_prior)
-    assert not {p.data_ptr() for p in merged.parameters()} & {
-        p.data_ptr() for p in guide.parameters()
-    }
+    own, others = ({p.data_ptr() for p in module.parameters()} for module in (merged, guide))
+    assert own.isdisjoint(others)
     assert not any(parameter.requires_grad for parameter in merged.parameters())
     assert not any("peft" in type(module).__module__ for module in merged.modules())
     assert not hasattr(merged.network, "peft_config")
@@ -329,15 +313,8 @@ def test_dtypes(network, dtype, adapters):
     assert same(all_paths(guide.language_model), before)
     assert {parameter.dtype for parameter in guide.trained().values()} == {getattr(torch, adapters)}
     assert {parameter.dtype for parameter in prior.parameters()} == {getattr(torch, dtype)}
-    objective = OBJECTIVES["reward-to-go"](num_particles=8)
-    result = fit(
-        model_of(prior),
-        guide,
-        prior.encode(PROMPTS),
-        num_steps=3,
-        objective=objective,
-        progress=False,
-    )
+    options = {"objective": OBJECTIVES["reward-to-go"](num_particles=8), "progress": False}
+    result = fit(model_of(prior), guide, prior.encode(PROMPTS), num_steps=3, **options)
     assert result.stopped_early is None
     assert same(all_paths(prior), before)
     assert not same(all_paths(guide.language_model), before)
@@ -381,11 +358,9 @@ OF_LLAMA = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 def test_target_modules(name, target_modules, adapted):
     prior = tiny(name)
     guide = moved(LoRA(prior, target_modules=target_modules))
-    paths = {parameter.split(".lora_")[0] for parameter in guide.trained()}
-    assert {path.rsplit(".", 1)[1] for path in paths} == adapted
-    if "1" in target_modules or "0" in target_modules:
-        number = "1" if "1" in target_modules else "0"
-        assert all(f".{number}." in path for path in paths)
+    assert layers_of(guide) == adapted
+    for number in re.findall(r"\d", target_modules):
+        assert all(f".{number}." in name for name in guide.trained())
     assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
 
 
@@ -452,8 +427,7 @@ def test_linear_layers_with_code_of_their_own_are_adapted(dtype, tmp_path):
     torch.manual_seed(0)
     network = FalconForCausalLM(config).to(dtype)
     guide = moved(LoRA(LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)))
-    paths = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in guide.trained()}
-    assert paths == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    assert layers_of(guide) == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
     guide.save_pretrained(tmp_path)
     again = LoRA(guide.prior)
     again.load_pretrained(tmp_path)
@@ -486,15 +460,10 @@ def test_layers_that_peft_takes_for_experts_are_left_out(tmp_path):
     """`peft` would adapt the experts in place of layers of these names, without a word."""
     prior = experts()
     guide = moved(LoRA(prior))
-    paths = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in guide.trained()}
-    assert paths == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert layers_of(guide) == {"q_proj", "k_proj", "v_proj", "o_proj"}
     with pytest.raises(ValueError, match="'down_proj', which fits no linear layer"):
         LoRA(prior, target_modules="down_proj")
-    guide.save_pretrained(tmp_path)
-    again = LoRA(prior)
-    again.load_pretrained(tmp_path)
-    assert same(all_paths(again.language_model), all_paths(guide.language_model))
-    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+    assert_loads_and_merges(guide, tmp_path)
 
 
 def test_merged_adapter_of_the_prior_is_refused(network, tmp_path):
@@ -551,10 +520,6 @@ def test_layers_that_read_images_are_left_out(modules, has_own, tmp_path):
     layers = 7 if modules == "all-linear" else 2
     assert len(names) == 2 * layers
     assert not any(module._forward_pre_hooks for module in prior.network.modules())
-    guide.save_pretrained(tmp_path)
-    again = LoRA(prior, target_modules=modules)
-    again.load_pretrained(tmp_path)
-    assert same(all_paths(again.language_model), all_paths(guide.language_model))
-    assert_close(all_paths(guide.merged())[0], all_paths(guide.language_model)[0])
+    assert_loads_and_merges(guide, tmp_path, target_modules=modules)
     with pytest.raises(ValueError, match=r"'fc1', which fits no linear layer: .* down_proj"):
         LoRA(prior, target_modules="fc1")

@@ -301,15 +301,9 @@ def test_trains_by_every_kind_of_objective(name, objective, prior, prompts):
     before = copy.deepcopy(guide.trained())
 
     def train():
-        return fit(
-            model,
-            guide,
-            prompts,
-            num_steps=3,
-            objective=OBJECTIVES[objective](num_particles=4),
-            optimizer=FusedOptimizer(options={"lr": 1e-2}),
-            progress=False,
-        )
+        options = {"objective": OBJECTIVES[objective](num_particles=4), "progress": False}
+        options |= {"optimizer": FusedOptimizer(options={"lr": 1e-2})}
+        return fit(model, guide, prompts, num_steps=3, **options)
 
     if not OBJECTIVES[objective].trains(GUIDES[name]):
         with pytest.raises(TypeError, match=r"has no `hidden`|has no twist"):

@@ -117,15 +117,8 @@ def test_contrastive_learning_finds_the_soft_value_function(model, prompts, trut
     """psi is log p*/p0 of the prefix up to a constant for each prompt and position."""
     guide = Twisted(small_prior)
     optimizer = FusedOptimizer(options={"lr": 2e-2}, schedule=cosine(150))
-    fit(
-        model,
-        guide,
-        prompts,
-        num_steps=150,
-        objective=ContrastiveTwist(64),
-        optimizer=optimizer,
-        progress=False,
-    )
+    options = {"objective": ContrastiveTwist(64), "optimizer": optimizer, "progress": False}
+    fit(model, guide, prompts, num_steps=150, **options)
     assert truth.kl_guide_posterior(guide).max() < 0.02
     value, log_psi = soft_value(truth), guide.log_twist(prompts, truth.support).detach()
     error = (log_psi - value)[..., 0]

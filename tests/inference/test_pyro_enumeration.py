@@ -9,7 +9,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
 from torch.testing import assert_close
 
 from guides import GUIDES, FineTuned
-from inference import Enumeration, FusedOptimizer, fit
+from inference import Enumeration, FusedOptimizer
 from model import (
     AlignmentModel,
     Constraint,
@@ -26,6 +26,7 @@ from model import (
     WeightedSum,
 )
 from model.preferences import LinearHead, PriorFeatures, StandardisedFeatures
+from tests.inference.conftest import quiet
 from tests.model.tiny import PROMPTS, tiny
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -220,20 +221,10 @@ def test_a_response_for_another_number_of_prompts_is_refused(prior):
 @pytest.mark.parametrize("how", ["parallel", "sequential"])
 def test_fit_by_enumeration_says_the_exact_elbo_and_nothing_of_a_list(prior, how):
     """The mean of a factor over a list of all responses is no mean under the guide."""
-    model, prompts = (
-        AlignmentModel(prior, TextReward(letters, prior), beta=0.5),
-        prior.encode(PROMPTS[:2]),
-    )
-    guide = FineTuned(prior)
+    model = AlignmentModel(prior, TextReward(letters, prior), beta=0.5)
+    prompts, guide = prior.encode(PROMPTS[:2]), FineTuned(prior)
     start = Enumeration(model, prompts).elbo(guide).mean().item()
-    result = fit(
-        model,
-        config_enumerate(guide, how),
-        prompts,
-        num_steps=1,
-        objective=TraceEnum_ELBO(max_plate_nesting=1),
-        optimizer=FusedOptimizer(),
-        progress=False,
-    )
+    options = {"objective": TraceEnum_ELBO(max_plate_nesting=1), "optimizer": FusedOptimizer()}
+    result = quiet(model, config_enumerate(guide, how), prompts, 1, **options)
     assert result.metrics[0]["elbo"] == pytest.approx(start, abs=1e-10)
     assert math.isnan(result.metrics[0]["log_likelihood"])

@@ -31,16 +31,16 @@ from model import (
 )
 
 
+def bounded(model, guide, prompts, num_samples, num_prior_draws):
+    """Diagnostics with accepted prior draws, if the model has a bound."""
+    draws = {"num_samples": num_samples, "num_prior_draws": num_prior_draws}
+    bound = model.log_likelihood_bound(prompts)
+    return diagnose(model, guide, prompts, **draws, log_likelihood_bound=bound)
+
+
 @pytest.fixture
 def measured(model, guide, prompts):
-    return diagnose(
-        model,
-        guide,
-        prompts,
-        num_samples=1500,
-        num_prior_draws=4000,
-        log_likelihood_bound=model.log_likelihood_bound(prompts),
-    )
+    return bounded(model, guide, prompts, 1500, 4000)
 
 
 def within(estimate, truth, k=5.0):
@@ -64,14 +64,10 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert within(measured.prior_alone.log_z, truth.log_z)
     assert within(measured.prior_alone.kl_guide_posterior, truth.kl_guide_posterior(guide))
     assert within(measured.prior_alone.kl_posterior_guide, truth.kl_posterior_guide(guide))
-    assert (
-        measured.elbo.value
-        < measured.log_z_bound.value
-        < truth.log_z.mean() + 5 * measured.log_z_bound.standard_error
-    )
-    assert measured.acceptance == pytest.approx(
-        (truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item(), rel=0.1
-    )
+    bound = measured.log_z_bound
+    assert measured.elbo.value < bound.value < truth.log_z.mean() + 5 * bound.standard_error
+    acceptance = (truth.log_z.exp() * math.exp(-1 / 0.3)).mean().item()
+    assert measured.acceptance == pytest.approx(acceptance, rel=0.1)
 
 
 def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch):
@@ -83,16 +79,13 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
         drawn.append(response)
         return response, log_prob
 
-    draws = sample_prior(
-        model, prompts, 200, log_likelihood_bound=model.log_likelihood_bound(prompts)
-    )
+    bound = model.log_likelihood_bound(prompts)
+    draws = sample_prior(model, prompts, 200, log_likelihood_bound=bound)
     monkeypatch.setattr(ResponseDistribution, "sample_and_log_prob", recorded)
     measured = diagnose(model, guide, prompts, num_samples=40, prior_sample=draws, chunk=16)
     response = torch.cat(drawn)
-    joint, log_guide = (
-        joint_at(model, prompts, response),
-        log_guide_at(guide, prompts, response).detach(),
-    )
+    joint = joint_at(model, prompts, response)
+    log_guide = log_guide_at(guide, prompts, response).detach()
     log_weight = joint.log_prior + joint.log_likelihood - log_guide
     means = {
         "elbo": log_weight,
@@ -102,9 +95,8 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
     }
     for name, values in means.items():
         error = values.std(0).square().sum().sqrt().item() / math.sqrt(40) / 2  # of two prompts
-        assert getattr(measured, name) == pytest.approx((values.mean().item(), error), rel=1e-9), (
-            name
-        )
+        expected = (values.mean().item(), error)
+        assert getattr(measured, name) == pytest.approx(expected, rel=1e-9), name
     bound = (log_weight.logsumexp(0) - math.log(40)).mean().item()
     assert measured.log_z_bound.value == pytest.approx(bound, rel=1e-9)
     log_z = draws.log_likelihood.exp().mean(0).log().mean().item()
@@ -145,32 +137,19 @@ def test_number_of_draws_is_the_argument(model, guide, prompts, monkeypatch):
 
     monkeypatch.setattr(ResponseDistribution, "_draw", counted)
     diagnose(model, guide, prompts, num_samples=10, num_prior_draws=7, chunk=4)
-    drawn = [
-        size for size in sizes if size
-    ]  # a program that is run for its distribution draws once
-    assert sorted(drawn) == sorted([(4,), (3,), (4,), (4,), (2,)])
+    drawn = filter(None, sizes)  # a program that is run for its distribution draws once
+    assert sorted(drawn) == [(2,), (3,), (4,), (4,), (4,)]
 
 
 @pytest.mark.slow
 def test_standard_errors_are_the_spread_over_repetitions(model, guide, prompts):
     """Forty repetitions: the deviation of each estimate equals the mean standard error."""
     names = ("elbo", "log_z", "kl_guide_posterior", "kl_posterior_guide")
-    runs = [
-        diagnose(
-            model,
-            guide,
-            prompts,
-            num_samples=200,
-            num_prior_draws=600,
-            log_likelihood_bound=model.log_likelihood_bound(prompts),
-        )
-        for _ in range(40)
-    ]
+    runs = [bounded(model, guide, prompts, 200, 600) for _ in range(40)]
     for name in names:
         values, errors = zip(*(getattr(run, name) for run in runs), strict=True)
-        assert np.std(values, ddof=1) == pytest.approx(np.mean(errors), rel=5 * (2 * 40) ** -0.5), (
-            name
-        )
+        near = {"rel": 5 * (2 * 40) ** -0.5}
+        assert np.std(values, ddof=1) == pytest.approx(np.mean(errors), **near), name
 
 
 @pytest.fixture(scope="module")
@@ -202,20 +181,12 @@ def test_bound_that_is_too_low_is_an_error(model, prompts):
 def test_without_a_bound_nothing_is_accepted(small_prior, guide, prompts):
     unbounded = TextReward(lambda texts: vader_sentiment(texts), small_prior)
     model = AlignmentModel(small_prior, unbounded, beta=0.3)
-    measured = diagnose(
-        model,
-        guide,
-        prompts,
-        num_samples=100,
-        num_prior_draws=100,
-        log_likelihood_bound=model.log_likelihood_bound(prompts),
-    )
+    measured = bounded(model, guide, prompts, 100, 100)
     assert measured.prior_alone.kl_posterior_guide is None
     assert measured.acceptance is None
     assert math.isfinite(measured.kl_guide_posterior.value)
-    assert within(
-        measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide)
-    )
+    truth = Enumeration(model, prompts)
+    assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
 
 
 def test_impossible_responses_are_borne(small_prior, guide, prompts):
@@ -228,12 +199,11 @@ def test_impossible_responses_are_borne(small_prior, guide, prompts):
     measured = diagnose(
         model, guide, prompts, num_samples=200, num_prior_draws=4000, log_likelihood_bound=0.0
     )
-    assert within(measured.log_z, Enumeration(model, prompts).log_z)
+    truth = Enumeration(model, prompts)
+    assert within(measured.log_z, truth.log_z)
     assert measured.elbo.value == -math.inf
     assert measured.kl_guide_posterior.value == math.inf
-    assert within(
-        measured.kl_posterior_guide, Enumeration(model, prompts).kl_posterior_guide(guide)
-    )
+    assert within(measured.kl_posterior_guide, truth.kl_posterior_guide(guide))
 
 
 def test_without_a_possible_draw_of_the_prior_log_z_is_from_the_guide(small_prior, guide, prompts):

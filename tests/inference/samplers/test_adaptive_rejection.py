@@ -11,7 +11,6 @@ from model import ResponseDistribution, TokenReward
 from tests.inference.samplers.three_tokens import (
     NUM_WORDS,
     TableDecoder,
-    World,
     assert_unbiased,
     code_of,
     graded,
@@ -26,25 +25,11 @@ def allowed(prompts, response, t):
     return may_stand(response)
 
 
-@pytest.fixture(scope="module")
-def constrained(prior, prompts):
-    def function(response, is_token):
-        return graded(response, is_token).where(may_stand(response), -torch.inf)
-
-    return World(prior, prompts, function)
-
-
 @pytest.mark.parametrize("every_token", [True, False])
 def test_z_and_means_are_unbiased_from_the_first_draw_on(constrained, prior, every_token):
     free = constrained.program(constrained.log_prior, TokenReward(graded, prior))
-    posterior = adaptive_rejection_sampling(
-        free,
-        constrained.repeated(RUNS),
-        allowed,
-        num_samples=24,
-        chunk=4,
-        every_token=every_token,
-    )
+    options = {"num_samples": 24, "chunk": 4, "every_token": every_token}
+    posterior = adaptive_rejection_sampling(free, constrained.repeated(RUNS), allowed, **options)
     assert_unbiased(constrained.z_ratio(posterior), torch.ones(2))
     accepted = posterior.response[posterior.log_weight.isfinite()]
     assert may_stand(accepted).all()
@@ -134,14 +119,9 @@ def test_a_small_mass_of_the_allowed_is_neither_lost_nor_rounded(
     def begins_rarely(prompts, response, t):
         return torch.isin(response[..., : min(t, 2)], rare).all(-1)
 
-    posterior = adaptive_rejection_sampling(
-        constrained.program(tables),
-        constrained.prompts,
-        begins_rarely,
-        num_samples=80,
-        chunk=1,
-        every_token=every_token,
-    )
+    options = {"num_samples": 80, "chunk": 1, "every_token": every_token}
+    model, prompts = constrained.program(tables), constrained.prompts
+    posterior = adaptive_rejection_sampling(model, prompts, begins_rarely, **options)
     # a draw is accepted with any probability worth naming only when all else is ruled out
     acceptance = posterior.diagnostics["acceptance"]
     assert (acceptance > 0.4).all()
@@ -174,14 +154,8 @@ def test_z_is_unbiased_where_two_passes_over_a_prefix_differ(constrained, every_
         with pyro.plate("prompts", len(prompts), dim=-1):
             pyro.sample("response", ResponseDistribution(decoder, prompts, constrained.space))
 
-    posterior = adaptive_rejection_sampling(
-        program,
-        constrained.repeated(RUNS),
-        allowed,
-        num_samples=24,
-        chunk=4,
-        every_token=every_token,
-    )
+    options = {"num_samples": 24, "chunk": 4, "every_token": every_token}
+    posterior = adaptive_rejection_sampling(program, constrained.repeated(RUNS), allowed, **options)
     assert decoder.num_passes % 2 == 0
     code = code_of(constrained.truth.support)  # [S, 2]
     is_allowed = may_stand(constrained.truth.support)

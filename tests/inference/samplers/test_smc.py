@@ -108,15 +108,9 @@ def test_temperature_of_prior_and_guide_is_in_the_weights(world):
 def test_a_real_cache_is_reordered(world, with_guide):
     """Networks, not tables: a particle continues from the keys and values of its ancestor."""
     guide = world.network_guide if with_guide else None
-    prompts = world.repeated(300)
-    posterior = sequential_monte_carlo(
-        world.network_model,
-        prompts,
-        guide=guide,
-        num_samples=16,
-        twist=LikelihoodTwist(world.network_model),
-        ess_threshold=2.0,
-    )
+    model, prompts = world.network_model, world.repeated(300)
+    options = {"guide": guide, "twist": LikelihoodTwist(model), "ess_threshold": 2.0}
+    posterior = sequential_monte_carlo(model, prompts, num_samples=16, **options)
     assert_unbiased(world.z_ratio(posterior), torch.ones(2), power=0.05)
     assert_unbiased(world.mass(posterior), world.exact_mass(), power=0.1)
 
@@ -124,18 +118,10 @@ def test_a_real_cache_is_reordered(world, with_guide):
 @pytest.mark.parametrize("ess_threshold", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("resampling", sorted(RESAMPLING))
 def test_optimal_twist_and_proposal_are_exact_in_every_run(world, resampling, ess_threshold):
-    posterior = run(
-        world,
-        runs=20,
-        guide=world.posterior,
-        twist=world.optimal_twist,
-        resampling=resampling,
-        ess_threshold=ess_threshold,
-        num_samples=3,
-    )
-    assert torch.allclose(
-        posterior.log_z.view(-1, 2), world.truth.log_z.expand(20, 2), atol=1e-9, rtol=0
-    )
+    options = {"guide": world.posterior, "twist": world.optimal_twist, "resampling": resampling}
+    posterior = run(world, runs=20, num_samples=3, ess_threshold=ess_threshold, **options)
+    log_z = world.truth.log_z.expand(20, 2)
+    assert torch.allclose(posterior.log_z.view(-1, 2), log_z, atol=1e-9, rtol=0)
     assert torch.allclose(posterior.effective_sample_size, torch.full((40,), 3.0).double())
 
 
@@ -209,23 +195,12 @@ def test_likelihood_twist_scores_the_closed_prefix(hard_world):
     """The prefix is closed by the end id and scaled; floored unless the response has ended."""
     twist = LikelihoodTwist(hard_world.network_model, 0.5, floor=2.0)
     good, bad = 7, 8
-    response = torch.tensor([[good, 0, 0], [bad, 0, 0], [bad, good, 0], [0, 0, 0]])[:, None].expand(
-        -1, 2, -1
-    )
-    after_one = twist(hard_world.prompts, response, 1)
-    values = 0.5 * graded(
-        torch.tensor([[good, 0, 0], [bad, good, 0]]),
-        torch.tensor([[True, True, False], [True, True, True]]),
-    )
-    two = torch.ones(2, dtype=torch.float64)  # prompts
-    assert torch.allclose(
-        after_one, torch.tensor([values[0], -2.0, -2.0, -torch.inf]).double()[:, None] * two
-    )
-    after_two = twist(hard_world.prompts, response, 2)
-    assert torch.allclose(
-        after_two,
-        torch.tensor([values[0], -torch.inf, values[1], -torch.inf]).double()[:, None] * two,
-    )
+    rows = torch.tensor([[good, 0, 0], [bad, 0, 0], [bad, good, 0], [0, 0, 0]])
+    is_token = torch.tensor([[True, True, False], [True, True, True]])
+    one, two = (0.5 * graded(rows[[0, 2]], is_token)).tolist()
+    for t, values in ((1, [one, -2.0, -2.0, -torch.inf]), (2, [one, -torch.inf, two, -torch.inf])):
+        log_psi = twist(hard_world.prompts, rows[:, None].expand(-1, 2, -1), t)
+        assert torch.allclose(log_psi, torch.tensor(values).double()[:, None].expand(-1, 2))
 
 
 def test_no_possible_response_is_an_error(world, prior):

@@ -12,7 +12,6 @@ from inference.samplers.token_rejection import TokenRejection
 from model import TokenReward
 from tests.inference.samplers.three_tokens import (
     NUM_WORDS,
-    World,
     assert_unbiased,
     graded,
     may_stand,
@@ -25,14 +24,6 @@ def allowed(prompts, response, t):
     assert response.shape == (1, len(prompts), 3)
     assert (response[..., t:] == 0).all()
     return may_stand(response)
-
-
-@pytest.fixture(scope="module")
-def constrained(prior, prompts):
-    def function(response, is_token):
-        return graded(response, is_token).where(may_stand(response), -torch.inf)
-
-    return World(prior, prompts, function)
 
 
 def run(model, prompts, allowed, *, num_samples=16, extra_tests=1, max_tests=64, **options):
@@ -98,14 +89,8 @@ def test_number_of_tests_is_that_of_all_calls_and_limited(constrained):
 
     for extra_tests, max_tests in ((1, 64), (3, 64), (64, 64), (64, 5)):
         calls.clear()
-        posterior = run(
-            constrained.model,
-            constrained.prompts,
-            counted,
-            num_samples=50,
-            extra_tests=extra_tests,
-            max_tests=max_tests,
-        )
+        options = {"num_samples": 50, "extra_tests": extra_tests, "max_tests": max_tests}
+        posterior = run(constrained.model, constrained.prompts, counted, **options)
         total = posterior.diagnostics["num_tests"].sum().item()
         assert total == sum(calls)
         assert 2 * 50 <= total <= 2 * 50 * 3 * min(max_tests, NUM_WORDS)

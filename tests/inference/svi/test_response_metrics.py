@@ -147,17 +147,9 @@ def test_a_soft_constraint_is_no_part_of_the_reward(small_prior, prompts):
 def test_rewards_of_a_repeated_batch_are_kept_also_through_a_resume(
     two_rewards, small_prior, prompts, tmp_path
 ):
-    def run(resume=False, on_step=None, folder=tmp_path / "killed"):
-        return quiet(
-            two_rewards,
-            FineTuned(small_prior),
-            prompts,
-            4,
-            objective=Proximal_ELBO(8, epochs=4),
-            checkpoint_folder=folder,
-            resume=resume,
-            on_step=on_step,
-        ).metrics
+    def run(folder=tmp_path / "killed", **options):
+        options |= {"objective": Proximal_ELBO(8, epochs=4), "checkpoint_folder": folder}
+        return quiet(two_rewards, FineTuned(small_prior), prompts, 4, **options).metrics
 
     whole = run(folder=tmp_path / "whole")
     assert all(math.isfinite(record["reward_std"]) for record in whole)
@@ -177,16 +169,11 @@ def test_listed_responses_have_no_lengths(two_rewards, small_prior, prompts):
 def test_micro_batches_have_the_same_metrics(name, two_rewards, small_prior, prompts):
     entry = OBJECTIVES[name]
     prompts = prompts if entry.max_prompts is None else prompts[[0]]
-    whole, divided = (
-        one_step(
-            two_rewards,
-            GUIDES[entry.guide](small_prior, prompts),
-            prompts,
-            entry(num_particles=8),
-            micro_batch=size,
-        )
-        for size in (None, 3)
-    )
+    records = []
+    for size in (None, 3):
+        guide, objective = GUIDES[entry.guide](small_prior, prompts), entry(num_particles=8)
+        records.append(one_step(two_rewards, guide, prompts, objective, micro_batch=size))
+    whole, divided = records
     assert divided.keys() == whole.keys()
     for metric in (*REWARD, *RESPONSES):
         assert divided[metric] == pytest.approx(whole[metric], nan_ok=True, abs=1e-6), metric

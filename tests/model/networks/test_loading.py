@@ -5,6 +5,7 @@ import json
 import pickle
 import socket
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -40,18 +41,10 @@ from tests.model.tiny import (
 
 WEIGHTS = "model.safetensors"
 LOADERS = {
-    "prior": lambda folder, **options: LanguageModel.from_pretrained(
-        folder, max_new_tokens=3, device="cpu", **options
-    ),
-    "likelihood": lambda folder, **options: TextLikelihood.from_pretrained(
-        folder, device="cpu", **options
-    ),
-    "classifier": lambda folder, **options: SequenceClassifier.from_pretrained(
-        folder, 0, device="cpu", **options
-    ),
-    "features": lambda folder, **options: EncoderFeatures.from_pretrained(
-        folder, device="cpu", **options
-    ),
+    "prior": partial(LanguageModel.from_pretrained, max_new_tokens=3, device="cpu"),
+    "likelihood": partial(TextLikelihood.from_pretrained, device="cpu"),
+    "classifier": partial(SequenceClassifier.from_pretrained, label=0, device="cpu"),
+    "features": partial(EncoderFeatures.from_pretrained, device="cpu"),
 }
 
 
@@ -103,20 +96,31 @@ def test_whole_checkpoint_loads(load, folder):
     load(folder)
 
 
-def test_missing_weights_are_named(load, folder):
-    name = key(folder, "h.1.mlp.c_fc.weight")
-    changed(folder, lambda tensors: tensors.pop(name))
-    with pytest.raises(
-        PretrainedError,
-        match=rf"checkpoint lacks 1 of the weights of a GPT2.*: .*{name.split('.', 1)[1]}",
-    ):
-        load(folder)
+FAULTS = {
+    "missing": (
+        "h.1.mlp.c_fc.weight",
+        lambda tensors, name: tensors.pop(name),
+        r"checkpoint lacks 1 of the weights of a GPT2.*: .*h\.1\.mlp\.c_fc\.weight",
+    ),
+    "of another shape": (
+        "ln_f.weight",
+        lambda tensors, name: tensors.update({name: torch.ones(7)}),
+        r"ln_f.weight of shape \(7,\) instead of \(16,\)",
+    ),
+    "not finite": (
+        "ln_f.bias",
+        lambda tensors, name: tensors[name].fill_(torch.nan),
+        r"weights that are NaN or infinite, the first of them .*ln_f.bias",
+    ),
+}
 
 
-def test_weights_of_other_shapes_are_named(load, folder):
-    name = key(folder, "ln_f.weight")
-    changed(folder, lambda tensors: tensors.update({name: torch.ones(7)}))
-    with pytest.raises(PretrainedError, match=r"ln_f.weight of shape \(7,\) instead of \(16,\)"):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_weights_are_named(load, folder, fault):
+    end, change, match = FAULTS[fault]
+    name = key(folder, end)
+    changed(folder, lambda tensors: change(tensors, name))
+    with pytest.raises(PretrainedError, match=match):
         load(folder)
 
 
@@ -174,15 +178,6 @@ def test_end_that_is_no_token_id_is_named(end, tmp_path):
         ValueError, match=r"end of a text by the generation settings has .*, expected a token id"
     ):
         LOADERS["prior"](folder)
-
-
-def test_weights_that_are_not_finite_are_named(load, folder):
-    name = key(folder, "ln_f.bias")
-    changed(folder, lambda tensors: tensors[name].fill_(torch.nan))
-    with pytest.raises(
-        PretrainedError, match=r"weights that are NaN or infinite, the first of them .*ln_f.bias"
-    ):
-        load(folder)
 
 
 def test_a_language_model_is_no_classifier_and_a_classifier_no_language_model(tmp_path):
@@ -243,12 +238,8 @@ def test_a_tuned_network_is_taken_up_whole_or_not_at_all(tmp_path):
     changed(tmp_path, lambda tensors: tensors.pop("transformer.h.1.ln_1.weight"))
     with pytest.raises(PretrainedError, match="lacks 1 of the weights"):
         guide.load_pretrained(tmp_path)
-    changed(
-        tmp_path,
-        lambda tensors: tensors.update(
-            {"transformer.h.1.ln_1.weight": torch.full((16,), torch.nan)}
-        ),
-    )
+    nothing = {"transformer.h.1.ln_1.weight": torch.full((16,), torch.nan)}
+    changed(tmp_path, lambda tensors: tensors.update(nothing))
     with pytest.raises(
         PretrainedError, match=r"NaN or infinite, the first of them transformer.h.1.ln_1.weight"
     ):
@@ -372,21 +363,10 @@ def no_patience(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited for another attempt"))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "./none",
-        "../none",
-        "~/none-of-that-name",
-        "/none/at/all",
-        "a/b/c",
-        "runs\\x",
-        "",
-        "-x",
-        "film reviews",
-        "x/",
-    ],
-)
+NO_PATHS = ["./none", "../none", "~/none-of-that-name", "/none/at/all", "a/b/c", "runs\\x"]
+
+
+@pytest.mark.parametrize("path", [*NO_PATHS, "", "-x", "film reviews", "x/"])
 @pytest.mark.usefixtures("no_patience")
 def test_a_mistyped_path_is_refused_at_once(path, load, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -407,12 +387,8 @@ def test_name_inside_an_existing_folder_is_a_path(tmp_path, monkeypatch):
         find_checkpoint(tmp_path / "tuned")
     assert find_checkpoint("runs") == "runs"
     assert find_checkpoint("someone/a-model") == "someone/a-model"
-    assert [
-        hub_name(name) for name in ("someone/a-model", "runs", "runs/tuned", "/a", "", None)
-    ] == [
-        "someone/a-model",
-        *[None] * 5,
-    ]
+    assert hub_name("someone/a-model") == "someone/a-model"
+    assert not any(map(hub_name, ("runs", "runs/tuned", "/a", "", None)))
     with pytest.raises(TypeError, match="name_or_path is a int"):
         find_checkpoint(3)
 
@@ -470,23 +446,17 @@ def test_code_of_a_checkpoint_does_not_run_whatever_stands_on_standard_input(
         configured(folder, model_type="custom", auto_map={"AutoConfig": "custom.Custom"})
     elif part == "network":
         names = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification")
-        configured(
-            folder,
-            model_type="custom",
-            auto_map=dict.fromkeys((*names, "AutoConfig"), "custom.Custom"),
-        )
+        own = dict.fromkeys((*names, "AutoConfig"), "custom.Custom")
+        configured(folder, model_type="custom", auto_map=own)
     elif part == "tokenizer":
         record = json.loads((folder / "tokenizer_config.json").read_text())
-        record |= {
-            "tokenizer_class": "Custom",
-            "auto_map": {"AutoTokenizer": [None, "custom.Custom"]},
-        }
+        own = {"AutoTokenizer": [None, "custom.Custom"]}
+        record |= {"tokenizer_class": "Custom", "auto_map": own}
         (folder / "tokenizer_config.json").write_text(json.dumps(record))
     else:
         (folder / "custom_generate").mkdir()
-        (folder / "custom_generate" / "generate.py").write_text(
-            CODE.format(base=base, marker=str(marker))
-        )
+        code = CODE.format(base=base, marker=str(marker))
+        (folder / "custom_generate" / "generate.py").write_text(code)
     if part in ("tokenizer", "generate"):
         load(folder)  # `transformers` has a class for this model and ignores the other class
         assert not marker.exists()
@@ -504,9 +474,8 @@ def test_code_of_a_checkpoint_runs_where_that_is_allowed(tmp_path):
     folder, marker = saved(gpt2(), tmp_path / "checkpoint"), tmp_path / "ran"
     (folder / "custom.py").write_text(CODE.format(base="GPT2Config", marker=str(marker)))
     configured(folder, model_type="custom", auto_map={"AutoConfig": "custom.Custom"})
-    with pytest.raises(
-        PretrainedError, match="cannot load the network"
-    ):  # there is no network of such a configuration
+    # there is no network of such a configuration
+    with pytest.raises(PretrainedError, match="cannot load the network"):
         LOADERS["prior"](folder, trust_remote_code=True)
     assert marker.exists()
 

@@ -42,20 +42,17 @@ from model.prior import cached_decoder
 from model.prior.decoder_check import CachedReadingError
 from tests.model.tiny import PROMPTS, WORDS, plain_log_prob, tiny, tiny_tokenizer
 
-SIZES = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
+SIZES = {"vocab_size": len(WORDS), "hidden_size": 16}
+SIZES |= {"num_hidden_layers": 2, "num_attention_heads": 2}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "initializer_range": 0.5}
 DECODER = {"max_position_embeddings": 16, "intermediate_size": 32, "is_decoder": True}
-LONG = {
-    "rope_type": "longrope",
-    "short_factor": [1.0] * 4,
-    "long_factor": [9.0] * 4,
-    "rope_theta": 10000.0,
-}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+LONG |= {"rope_theta": 10000.0, "original_max_position_embeddings": 8}
+SHARED = {"intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 8, "num_key_value_heads": 1}
+SHARED |= {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+SHARED |= {"sliding_window": 3, "vocab_size_per_layer_input": len(WORDS)}
+SHARED |= {"hidden_size_per_layer_input": 4}
+"""Sizes of Gemma, whose layers share keys and have inputs of their own."""
 
 CONFIGS = {
     "roberta": lambda **more: RobertaConfig(**SIZES | DECODER | SPECIAL | more),
@@ -86,27 +83,15 @@ CONFIGS = {
         | more,
         num_key_value_heads=1,
         intermediate_size=32,
-        rope_parameters=LONG | {"original_max_position_embeddings": 8},
+        rope_parameters=LONG,
     ),
     # layers with heads of different width, with inputs of their own, and without keys of their own
     "gemma4": lambda **more: Gemma4TextConfig(
-        **SIZES | SPECIAL | {"intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 8} | more,
-        num_key_value_heads=1,
-        num_kv_shared_layers=2,
-        layer_types=["sliding_attention", "full_attention"] * 2,
-        sliding_window=3,
-        vocab_size_per_layer_input=len(WORDS),
-        hidden_size_per_layer_input=4,
+        **SIZES | SPECIAL | SHARED | more,
     ),
     # several streams of hidden states, and layers without keys of their own
     "gemma3n": lambda **more: Gemma3nTextConfig(
-        **SIZES | SPECIAL | {"intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 8} | more,
-        num_key_value_heads=1,
-        num_kv_shared_layers=2,
-        layer_types=["sliding_attention", "full_attention"] * 2,
-        sliding_window=3,
-        vocab_size_per_layer_input=len(WORDS),
-        hidden_size_per_layer_input=4,
+        **SIZES | SPECIAL | SHARED | more,
         laurel_rank=4,
         activation_sparsity_pattern=[0.0] * 4,
     ),
@@ -141,6 +126,14 @@ ALIBI = {
 """Networks that count positions by the mask."""
 
 
+def assert_plain(language_model, prompts, response, *, rtol=0.0, atol=1e-6):
+    """The response to each prompt has the log-probability of one pass over the sequence alone."""
+    pairs = zip(map(torch.tensor, prompts.rows()), response, strict=True)
+    expected = [plain_log_prob(language_model, *pair) for pair in pairs]
+    log_prob = language_model(prompts).log_prob(response)
+    assert_close(log_prob, torch.stack(expected), rtol=rtol, atol=atol)
+
+
 def language_model_of(kind: str, max_new_tokens: int = 3, **more: object) -> LanguageModel:
     torch.manual_seed(0)
     network = AutoModelForCausalLM.from_config(CONFIGS[kind](**more)).double()
@@ -154,15 +147,8 @@ def language_model_of(kind: str, max_new_tokens: int = 3, **more: object) -> Lan
 def test_network_gives_a_padded_prompt_the_probabilities_of_the_plain_sequence(kind):
     """For prompts of different lengths."""
     language_model = language_model_of(kind)
-    prompts, response = (
-        language_model.encode(PROMPTS),
-        torch.tensor([[2, 3, 4], [4, 4, 0], [4, 3, 3]]),
-    )
-    rows = [torch.tensor(row) for row in prompts.rows()]
-    expected = [plain_log_prob(language_model, *pair) for pair in zip(rows, response, strict=True)]
-    assert_close(
-        language_model(prompts).log_prob(response), torch.stack(expected), rtol=0, atol=1e-6
-    )
+    response = torch.tensor([[2, 3, 4], [4, 4, 0], [4, 3, 3]])
+    assert_plain(language_model, language_model.encode(PROMPTS), response)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["cpu", "as on a GPU"])
@@ -231,11 +217,8 @@ def test_attention_that_is_always_in_float32_is_rounding_and_no_other_reading():
         torch.manual_seed(seed)
         network = AutoModelForCausalLM.from_config(config).double()
         prior = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
-        prompts, response = prior.encode(PROMPTS), torch.tensor([[2, 3, 4], [4, 4, 0], [4, 3, 3]])
-        rows = [torch.tensor(row) for row in prompts.rows()]
-        plain = [plain_log_prob(prior, *pair) for pair in zip(rows, response, strict=True)]
-        log_prob = prior(prompts).log_prob(response)
-        assert_close(log_prob, torch.stack(plain), rtol=1e-4, atol=1e-2)
+        response = torch.tensor([[2, 3, 4], [4, 4, 0], [4, 3, 3]])
+        assert_plain(prior, prior.encode(PROMPTS), response, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
@@ -251,10 +234,8 @@ def test_networks_that_count_no_padding_count_none_that_is_written_or_drawn(kind
     response = torch.tensor(
         [[2, pad_id or 1, 3, 2], [pad_id or 1, 3, pad_id or 1, 2], [3, 2, pad_id or 1, 2]]
     )
-    rows = [torch.tensor(row) for row in prompts.rows()]
-    expected = [plain_log_prob(language_model, *pair) for pair in zip(rows, response, strict=True)]
+    assert_plain(language_model, prompts, response)
     distribution = language_model(prompts)
-    assert_close(distribution.log_prob(response), torch.stack(expected), rtol=0, atol=1e-6)
     logits, state = language_model.start(prompts)
     for t in range(4):
         assert_close(logits, distribution.next_token_logits(response)[:, t], rtol=0, atol=1e-6)
@@ -278,20 +259,10 @@ class OtherReading(GPT2LMHeadModel):
         raise NotImplementedError
 
     def forward(
-        self,
-        input_ids=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        **more,
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **more
     ):
-        options = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "past_key_values": past_key_values,
-        }
-        options |= more
+        options = {"input_ids": input_ids, "attention_mask": attention_mask} | more
+        options |= {"position_ids": position_ids, "past_key_values": past_key_values}
         self.change(options)
         return super().forward(**options)
 
@@ -324,9 +295,7 @@ def test_context_leaves_out_positions_before_the_first():
 def test_prompt_does_not_cross_the_length_at_which_the_rotary_table_changes(kind):
     language_model = language_model_of(kind)
     prompts = language_model.encode(["a b c a b"])
-    response = torch.tensor([[2, 3, 4]])
-    expected = plain_log_prob(language_model, prompts.ids[0], response[0])
-    assert_close(language_model(prompts).log_prob(response)[0], expected, rtol=0, atol=1e-6)
+    assert_plain(language_model, prompts, torch.tensor([[2, 3, 4]]))
     with pytest.raises(ValueError, match="over the network's context of 8"):
         language_model.encode(["a b c a b c"])
 
@@ -379,11 +348,8 @@ def test_windows_of_a_network_stay_as_they_were(window):
     language_model = LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
     holders = [part for part in network.modules() if hasattr(part, "sliding_window")]
     assert {holder.sliding_window for holder in [*holders, network.config]} == {window}
-    prompts, response = language_model.encode(["a b c a b c a a b", "c"]), torch.tensor([[2, 3, 4]])
-    rows = [torch.tensor(row) for row in prompts.rows()]
-    expected = torch.stack([plain_log_prob(language_model, row, response[0]) for row in rows])
-    log_prob = language_model(prompts).log_prob(response.expand(2, -1))
-    assert_close(log_prob, expected, rtol=0, atol=1e-6)
+    prompts = language_model.encode(["a b c a b c a a b", "c"])
+    assert_plain(language_model, prompts, torch.tensor([[2, 3, 4]] * 2))
 
 
 def test_padding_that_a_network_cannot_read_hides_no_other_fault():
