@@ -24,6 +24,7 @@ from inference.roots import root
 from inference.samplers.posterior import check_support
 from model import AlignmentModel, Factor, LanguageModel, OtherBetaError, Prompts, Reward
 from model.common.checks import boolean, finite, instance
+from model.common.texts import quoted
 from model.likelihood import parts_of
 
 ROUNDING = 1e-12  # largest relative spread of a constant reward
@@ -115,7 +116,12 @@ def solve_beta(
 
     beta: float | dict[str, float]
     if per_prompt:
-        betas = [solve(path.at_prompt(n)) for n in range(len(prompts))]
+        betas = []
+        for n, text in enumerate(prompts.texts):
+            try:
+                betas.append(solve(path.at_prompt(n)))
+            except BudgetError as error:
+                raise BudgetError(f"prompt {n}, {quoted(text)}: {error}") from error
         beta = dict(zip(prompts.names(), betas, strict=True))
         column = torch.tensor(betas, dtype=torch.float64)
         log_weight = path.log_weight(column.to(path.reward.device))

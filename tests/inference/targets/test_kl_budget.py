@@ -91,6 +91,31 @@ def test_every_prompt_meets_the_budget_alone(small_prior, sentiment, prompts):
     assert abs(first - second) > 1e-3
 
 
+class OfOnePrompt:
+    """The sentiment at the first prompt; the worst responses are impossible."""
+
+    def __init__(self, sentiment):
+        self.sentiment = sentiment
+
+    def applies(self, prompts):
+        return torch.arange(len(prompts)) == 0
+
+    def __call__(self, prompts, response):
+        reward = self.sentiment(prompts, response)
+        reward = reward.masked_fill(reward < -0.5, -torch.inf)
+        return reward.masked_fill(~self.applies(prompts), torch.nan)
+
+
+def test_the_mean_reward_is_over_the_prompts_with_a_reward(small_prior, sentiment, prompts):
+    reward = OfOnePrompt(sentiment)
+    solution = solve_beta(small_prior, reward, prompts, min_reward=0.3)
+    _, expected = exactly(small_prior, reward, prompts, solution.beta)
+    assert expected[0].item() == pytest.approx(0.3, abs=1e-9)
+    assert solution.reward.value == pytest.approx(0.3, abs=1e-9)
+    with pytest.raises(BudgetError, match=f"^prompt 1, '{prompts.texts[1]}': no reward applies"):
+        solve_beta(small_prior, reward, prompts, max_kl=0.3, per_prompt=True)
+
+
 @pytest.mark.slow
 def test_draws_find_beta_within_their_errors(prior, prompts):
     sentiment = TextReward(vader_sentiment, prior)
