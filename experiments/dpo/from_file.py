@@ -37,6 +37,7 @@ class Study:
         prompts: the first distinct prompts of `train`.
         model: posterior of the reward, the target of both ways.
         log_odds: `[C]`, log-odds by the reward that the first of two held-out responses wins.
+        pair: C held-out pairs of texts.
     """
 
     prior: LanguageModel
@@ -45,6 +46,7 @@ class Study:
     prompts: Prompts
     model: AlignmentModel
     log_odds: Tensor
+    pair: list[frozenset[str]]
 
     @classmethod
     def of(cls, path: str, prior_name: str, length: int, share: float, beta: float) -> Self:
@@ -62,7 +64,8 @@ class Study:
             reward([each.texts[side] for each in parts[1]]).mean(0) for side in (0, 1)
         )
         model = uncertain_model(prior, reward, "mean", beta)
-        return cls(prior, train, held_out, prompts, model, chosen - rejected)
+        pair = [each.pair for each in parts[1]]
+        return cls(prior, train, held_out, prompts, model, chosen - rejected, pair)
 
 
 def compare(
@@ -84,18 +87,18 @@ def compare(
     per_step = min(PROMPTS_PER_STEP, len(prompts))
     objective = LeaveOneOut_ELBO(max(2, 2 * pairs // per_step))
     fit(study.model, indirect, prompts, objective=objective, prompts_per_step=per_step, **budget)
-    rows = {"reward alone": judged(study.log_odds, study.held_out.outcome)}
+    rows = {"reward alone": judged(study, study.log_odds)}
     for name, guide in {"dpo": direct, "reward first, then SVI": indirect}.items():
         with torch.no_grad():
             implied = PreferenceProgram(guide, prior, beta).rewards(study.held_out)
         log_odds = beta * (implied[0] - implied[1])
-        rows[name] = judged(log_odds, study.held_out.outcome) | measured(study, guide, samples)
+        rows[name] = judged(study, log_odds) | measured(study, guide, samples)
     return rows
 
 
-def judged(log_odds: Tensor, outcome: Tensor) -> Row:
-    """Accuracy and log loss, nats, of the log-odds `[C]` of the first response, without ties."""
-    calibration = calibrate(log_odds.sigmoid(), outcome)
+def judged(study: Study, log_odds: Tensor) -> Row:
+    """Held-out accuracy and log loss, nats, of the log-odds `[C]` of the first response."""
+    calibration = calibrate(log_odds.sigmoid(), study.held_out.outcome, pair=study.pair)
     return {"held-out accuracy": calibration.accuracy, "log loss": calibration.log_loss}
 
 

@@ -80,7 +80,7 @@ def held_out(
     comparisons = Comparisons.of(preferences, posterior.features)
     assert comparisons.outcome is not None
     prediction = predict(model, comparisons, posterior.samples, label_noise=True)
-    return calibrate(prediction, comparisons.outcome)
+    return calibrate(prediction, comparisons.outcome, pair=[each.pair for each in preferences])
 
 
 class TextWorld(NamedTuple):

@@ -5,6 +5,7 @@ ECE = sum over bins of share * |accuracy - confidence|     (Guo et al. 2017, arX
 """
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,13 +67,21 @@ def predict(
     return log_outcome(first - second, flip)[..., FIRST].double().exp().mean(0)  # [S, C] -> [C]
 
 
-def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calibration:
+def calibrate(
+    probability: Tensor,
+    outcome: Tensor,
+    num_bins: int = 10,
+    *,
+    pair: Sequence[Hashable] | None = None,
+) -> Calibration:
     """Compare predictions with outcomes, without ties and in either order of the two responses.
 
     Args:
         probability: `[C]`, probabilities that the first response is preferred.
         outcome: `[C]`, `FIRST`, `SECOND` or `TIE`, not all of them `TIE`.
         num_bins: Number of bins of confidence, of equal width from 1/2 to 1.
+        pair: C pairs of responses, such as `Preference.pair`. Labels of one pair by several judges
+            depend on each other: the standard errors are over pairs. Default: all pairs differ.
     """
     num_bins = whole_number("num_bins", num_bins)
     instance("outcome", outcome, Tensor)
@@ -86,6 +95,9 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
         row = int(invalid.nonzero()[0])
         value = probability[row].item()
         raise ValueError(f"probability is {value:.6g} in comparison {row}, expected from 0 to 1")
+    pair = range(len(outcome)) if pair is None else pair
+    if len(pair) != len(outcome):
+        raise ValueError(f"pair has {len(pair)} entries, expected {len(outcome)}")
     is_decided = outcome != TIE
     if not bool(is_decided.any()):
         raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")
@@ -107,12 +119,23 @@ def calibrate(probability: Tensor, outcome: Tensor, num_bins: int = 10) -> Calib
     variance = total(confidence * (1 - confidence)) / count.square()
     share = count / count.sum()
     tiny = torch.finfo(torch.float64).tiny
+    number = {key: place for place, key in enumerate(dict.fromkeys(pair))}
+    group = torch.tensor([number[key] for key in pair])[is_decided.cpu()]
+    group = group.unique(return_inverse=True)[1]
+    accuracy, of_pairs = Estimate.of_share(right[:, None]), _over(group, right)
     return Calibration(
-        Estimate.of_share(right[:, None]),
-        Estimate.of_mean(-p.clamp(min=tiny).log()[:, None]),
+        Estimate(accuracy.value, max(of_pairs.standard_error, accuracy.standard_error)),
+        _over(group, -p.clamp(min=tiny).log()),
         (share * (mean_right - mean_confidence).abs()).sum().item(),
         (share * (variance * 2 / math.pi).sqrt()).sum().item(),
         mean_confidence,
         mean_right,
         count,
     )
+
+
+def _over(group: Tensor, values: Tensor) -> Estimate:
+    """Mean of values `[C]`, with the standard error over independent groups, of numbers `[C]`."""
+    mean, num_groups = values.mean(), int(group.max()) + 1
+    sums = values.new_zeros(num_groups).index_add(0, group, values - mean)
+    return Estimate.of_influence(mean[None], sums[:, None] * num_groups / len(values))

@@ -59,6 +59,11 @@ class Preference:
         """The whole texts, chosen and rejected."""
         return self.prompt + self.chosen, self.prompt + self.rejected
 
+    @property
+    def pair(self) -> frozenset[str]:
+        """The whole texts, in no order."""
+        return frozenset(self.texts)
+
 
 def read_preferences(
     source: Source,
@@ -152,14 +157,13 @@ def split_preferences(
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")
-    pairs = list(dict.fromkeys(frozenset(preference.texts) for preference in preferences))
+    pairs = list(dict.fromkeys(preference.pair for preference in preferences))
     if len(pairs) < 2:
         raise PreferenceError(f"there are {len(pairs)} different pairs, expected at least two")
     random.Random(seed).shuffle(pairs)
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
     train, test = (
-        [each for each in preferences if (frozenset(each.texts) in out) == is_out]
-        for is_out in (False, True)
+        [each for each in preferences if (each.pair in out) == is_out] for is_out in (False, True)
     )
     for name, part in {"held-out preferences": test, "preferences to learn from": train}.items():
         if all(preference.tie for preference in part):

@@ -32,6 +32,16 @@ def test_which_response_is_called_the_first_does_not_matter():
     assert result.log_loss == pytest.approx(turned.log_loss)
 
 
+def test_standard_errors_are_over_pairs_however_often_a_pair_was_judged():
+    probability, outcome = torch.rand(50).double(), torch.randint(2, (50,))
+    once, pair = calibrate(probability, outcome), [*range(50)] * 9
+    often = calibrate(probability.repeat(9), outcome.repeat(9), pair=pair)
+    assert often.log_loss == pytest.approx(once.log_loss)
+    assert often.accuracy == pytest.approx(once.accuracy, rel=0.05)  # without the rule of Laplace
+    with pytest.raises(ValueError, match="pair has 450 entries, expected 50"):
+        calibrate(probability, outcome, pair=pair)
+
+
 def test_the_truth_has_the_error_that_chance_alone_makes_and_overconfidence_has_more():
     difference = 2 * torch.randn(4000).double()
     outcome = simulate(difference, torch.zeros_like(difference))
