@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.steer.report import samples_text, with_rewards
+from experiments.steer.report import MARK, samples_text, with_rewards
 from experiments.steer.views import Metrics, RunSoFar
 from inference.svi.metrics_file import WINDOW, read_metrics, recent
 from model.common import ranks
@@ -46,11 +46,12 @@ def write(run: RunSoFar) -> None:
     title = f"{run.title}, interrupted after step {metrics[-1]['step']}"
     rows = mean_rows(run, metrics)
     page = {"head": HEAD, "rows": rows, "pictures": curves(run, metrics)}
-    page["notes"] = ["The run was interrupted, and nothing was measured."]
+    notes = [f"{MARK.strip()} {run.doubt}: log Z may be far off."] if run.doubt else []
+    page["notes"] = ["The run was interrupted, and nothing was measured.", *notes]
     run.folder.write_page("steer/report.html", title, **page, samples={})
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {value}" for name, value in [HEAD, *rows]]
-    print("", title, "", *lines, f"\nOpen {run.folder.report}.\n", sep="\n", flush=True)
+    print("", title, "", *lines, *notes, f"\nOpen {run.folder.report}.\n", sep="\n", flush=True)
     samples = {"From the guide so far": run.samples()}
     run.folder.write_page("steer/report.html", title, **page, samples=with_rewards(samples))
     print(*samples_text(samples), sep="\n")
@@ -62,7 +63,8 @@ def mean_rows(run: RunSoFar, metrics: Metrics) -> list[tuple[str, str]]:
     rows = [(NAMES[name], str(mean)) for name, mean in means.items()]
     log_z = run.prior_sample.log_z()
     gap = log_z.minus(means["elbo"])
-    return [*rows, ("log Z, prior draws alone", str(log_z)), ("KL(q || p*)", str(gap))]
+    both, mark = {"log Z, prior draws alone": log_z, "KL(q || p*)": gap}, MARK * bool(run.doubt)
+    return [*rows, *((name, f"{estimate}{mark}") for name, estimate in both.items())]
 
 
 def curves(run: RunSoFar, metrics: Metrics) -> Sequence[Path]:

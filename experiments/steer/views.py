@@ -7,6 +7,8 @@ from experiments.shared.run_folder import RunFolder
 from experiments.steer.report import Sample, sample_texts
 from guides import Guide
 from inference import Estimate, PriorSample, random_state
+from inference.diagnostics.prior_alone import reaches
+from inference.importance_weights import WeightQuality
 from model import AlignmentModel, Prompts
 
 Metrics = Sequence[dict[str, float]]
@@ -36,6 +38,15 @@ class RunSoFar(NamedTuple):
     prior_sample: PriorSample
     before: Estimate
     start: str = "prior"
+
+    @property
+    def doubt(self) -> str:
+        """Reason to distrust log Z of the draws of the prior; empty if none."""
+        if self.prior_sample.exact:
+            return ""
+        log_likelihood = self.prior_sample.log_likelihood
+        bound = self.model.log_likelihood_bound(self.prompts)
+        return WeightQuality.of(log_likelihood, reaches(log_likelihood, bound)).fault("the prior")
 
     def samples(self) -> list[Sample]:
         """Texts of the guide as it is now, with their rewards."""

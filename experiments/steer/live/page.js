@@ -118,7 +118,8 @@ function show(run) {
   if (mean !== undefined && mean !== null && logZ !== null) {
     document.getElementById("gap").textContent =
       `KL(q || p*) about ${(logZ - mean).toFixed(2)} nats (log Z ${logZ.toFixed(2)} - ELBO ${mean.toFixed(2)}), ` +
-      `of ${(logZ - run.before).toFixed(2)} nats of the ${run.start}.`;
+      `of ${(logZ - run.before).toFixed(2)} nats of the ${run.start}.` +
+      (run.doubt ? ` (?) ${run.doubt}: log Z may be far off.` : "");
   }
   drawElbo(run);
   drawPlane(run);

@@ -86,6 +86,7 @@ def test_page_follows_the_run_to_its_end(open_live, live):
     assert " left." in page.tab.inner_text("#state")
     assert 0 < page.value("document.getElementById('progress').value") <= 1
     assert page.tab.inner_text("#gap").startswith("KL(q || p*) about ")
+    assert "(?)" not in page.tab.inner_text("#gap")  # of all responses
     points = "document.querySelector('#elbo .raw').getAttribute('points').split(' ').length"
     assert page.value(points) == 5
     assert page.tab.is_visible("#plane .target")
