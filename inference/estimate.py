@@ -53,7 +53,9 @@ def expectation(prob: Tensor, values: Tensor) -> Tensor:
 class Estimate(NamedTuple):
     """A number estimated from samples, and the standard error of the estimate.
 
-    The standard error is NaN for a single sample and for an infinite value.
+    The standard error is NaN for a single sample and for an infinite value. Intervals of 1.96
+    errors hold in 95% of many samples of normal numbers, in 94% of 30, 91% of 8, 86% of 4 and 70%
+    of 2 numbers, and less often where large values are rare.
     """
 
     value: float

@@ -25,7 +25,7 @@ from inference.estimate import Estimate, check_draws, check_numbers, expectation
 from inference.importance_weights import effective_sample_size
 from inference.programs import Program, joint_at, log_likelihood_at, response_distribution
 from inference.response_site import check_arguments
-from inference.samplers.posterior import NoSupportError
+from inference.samplers.posterior import NoSupportError, Posterior
 from inference.samplers.proposal import counted, draw_chunks
 from inference.samplers.rejection import accepted_at, check_bound, check_log_bound
 from model import Prompts, ResponseDistribution
@@ -124,6 +124,9 @@ class PriorSample:
     def mean(self, log_weight: Tensor, values: Tensor, applies: Tensor | None = None) -> Estimate:
         """E_p[f] for p ∝ p0 w, averaged over prompts. Consistent; exact on an enumeration.
 
+        `Posterior.estimate` has the standard error, `WeightQuality.of(log_weight).fault("the
+        prior")` a reason to distrust it.
+
         Args:
             log_weight: `[M, N]`, log w, nats; -inf allowed. `log_likelihood` gives the posterior.
             values: `[M, N]`, f; any value where w is 0.
@@ -134,16 +137,12 @@ class PriorSample:
             NotANumberError: if a weight is NaN or +inf, or f is NaN where w is not 0.
             NoSupportError: if all weights of a prompt are 0.
         """
-        prob = self._log_prob("log_weight", log_weight).exp()
-        mean = expectation(prob, self._same_shape("values", values))
+        log_prob = self._log_prob("log_weight", log_weight)
+        values = self._same_shape("values", values)
         if applies is not None:
-            prob, values, mean = prob[:, applies], values[:, applies], mean[applies]
-        if not len(mean):
-            return Estimate(math.nan, math.nan)
-        if self.exact:
-            return Estimate.exact(mean)
-        deviation = torch.where(prob == 0, 0.0, values - mean)
-        return Estimate.of_influence(mean, len(prob) * prob * deviation)
+            values = torch.where(applies, values, 0.0)
+        weighted = Posterior(self.response, log_prob, None, exact=self.exact)
+        return weighted.estimate(values, applies)
 
     def kl(self, log_weight: Tensor, log_base_weight: Tensor | None = None) -> Estimate:
         """KL(p || base), nats, averaged over prompts. Consistent; exact on an enumeration.

@@ -27,6 +27,10 @@ SYMBOLS = {
     "kl_guide_posterior": "KL(. || p*)",
     "kl_posterior_guide": "KL(p* || .)",
     "kl_posterior_prior": "KL(p* || p0)",
+    "kl_guide_prior": "KL(. || p0)",
+    "elbo": "ELBO",
+    "log_likelihood": "E[r]",
+    "entropy": "entropy",
 }
 """Names in a note of estimates that may be unreliable, by the attribute of `Diagnostics`."""
 MARK = " (?)"
@@ -86,8 +90,9 @@ class Report:
     def rows(self) -> list[tuple[str, ...]]:
         """Rows of the table: quantity, prior, guide, posterior."""
         before, after = both = self.before.diagnostics, self.after.diagnostics
-        of_start = "0" if self.start == "prior" else str(before.kl_guide_prior)
-        kl_prior = (of_start, str(after.kl_guide_prior), shown(after, "kl_posterior_prior"))
+        of_start = "0" if self.start == "prior" else shown(before, "kl_guide_prior")
+        of_guide = shown(after, "kl_guide_prior")
+        kl_prior = (of_start, of_guide, shown(after, "kl_posterior_prior"))
         alone = [each.prior_alone for each in both]
         sizes = (f"{each.effective_sample_size:.0f}" for each in both)
         log_z = f"log Z = {shown(after, 'log_z')}", f"log Z = {shown(alone[1], 'log_z')}"
@@ -98,12 +103,12 @@ class Report:
         return [
             *self._likelihood_rows(),
             ("KL(. || p0)", *kl_prior),
-            ("ELBO", str(before.elbo), str(after.elbo), log_z[0]),
+            ("ELBO", *(shown(each, "elbo") for each in both), log_z[0]),
             ("KL(. || p*)", *backward[0], "0"),
             ("KL(p* || .)", *forward[0], "0"),
             ("KL(. || p*), prior draws alone", *backward[1], log_z[1]),
             ("KL(p* || .), accepted draws alone", *forward[1], ""),
-            ("entropy", str(before.entropy), str(after.entropy), ""),
+            ("entropy", *(shown(each, "entropy") for each in both), ""),
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
             ("effective sample size", *sizes, f"{after.weights.effective_sample_size:.0f}"),
             (
@@ -120,13 +125,14 @@ class Report:
         rows = [("E[r]", *self._expected(each.reward for each in self.expectations))]
         estimates = (before.log_likelihood, after.log_likelihood, after.posterior_log_likelihood)
         if self.has_factors and all(math.isfinite(estimate.value) for estimate in estimates):
-            cells = str(before.log_likelihood), str(after.log_likelihood)
+            cells = shown(before, "log_likelihood"), shown(after, "log_likelihood")
             rows.append(("E[log likelihood]", *cells, shown(after, "posterior_log_likelihood")))
         return rows
 
     def _expected(self, estimates: Iterable[Estimate]) -> list[str]:
         """Cells of expectations under prior, guide and posterior, marked if unreliable."""
-        doubts = False, False, bool(self.posterior.doubt)
+        both = self.before.diagnostics, self.after.diagnostics
+        doubts = [*("log_likelihood" in d.unreliable for d in both), bool(self.posterior.doubt)]
         pairs = zip(estimates, doubts, strict=True)
         return [f"{each}{MARK * (is_doubtful or each.is_constant)}" for each, is_doubtful in pairs]
 

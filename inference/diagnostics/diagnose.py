@@ -24,7 +24,7 @@ from inference.diagnostics.diversity import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
 from inference.diagnostics.prior_alone import PriorAlone, reaches
 from inference.estimate import Estimate, log_mean_exp
-from inference.importance_weights import WeightQuality
+from inference.importance_weights import FEW, WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Joint, Program, log_guide_at, response_distribution
 from inference.response_site import SameResponses, check_arguments
@@ -44,6 +44,8 @@ SUMMARY = {
     "entropy of q": "entropy",
 }
 """Estimates of a summary, by symbol."""
+OF_GUIDE_DRAWS = ("elbo", "log_likelihood", "kl_guide_prior", "entropy", "kl_guide_posterior")
+"""Estimates that are, or contain, plain means over guide draws."""
 WEIGHTED = ("log_z", *KLS, "posterior_log_likelihood", "posterior_log_ratio")
 """Estimates from the weights of prior draws and guide draws."""
 
@@ -108,11 +110,16 @@ class Diagnostics:
     def unreliable(self) -> dict[str, str]:
         """Reason to distrust an estimate, by the name of the attribute; empty if there is none.
 
-        The ELBO, KL(q || p0) and the entropy are plain means, which their errors describe.
+        The ELBO, KL(q || p0) and the entropy are plain means, doubtful if the draws are few. The
+        ELBO is too high where responses that the posterior nearly excludes are too rare under the
+        guide to be drawn, and KL(q || p*) too low: nothing here tells.
         """
         reasons = {}
+        if (num_draws := self.guide_weights.num_draws) < FEW:
+            few = f"{num_draws} draws of the guide, fewer than {FEW}"
+            reasons = dict.fromkeys(OF_GUIDE_DRAWS, few)
         if fault := self.weights.fault("prior and guide"):
-            reasons = dict.fromkeys(WEIGHTED, fault)
+            reasons |= dict.fromkeys(WEIGHTED, fault)
         if fault := self.guide_weights.fault("the guide"):
             reasons["log_z_bound"] = fault
         for name in KLS:

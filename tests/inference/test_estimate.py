@@ -28,6 +28,14 @@ def test_the_error_is_unbiased_from_two_samples_on():
     assert sum(squares) / 4 == pytest.approx(1 / 8)
 
 
+@pytest.mark.parametrize(("size", "share"), [(2, 0.70), (4, 0.86), (8, 0.91), (30, 0.94)])
+def test_intervals_of_few_normal_numbers_hold_as_often_as_documented(size, share):
+    samples = torch.randn(4000, size, 1, dtype=torch.float64)
+    estimates = map(Estimate.of_mean, samples)
+    num_held = sum(abs(value) < 1.96 * error for value, error in estimates)
+    assert num_held / 4000 == pytest.approx(share, abs=0.02)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
 def test_two_errors_hold_a_share_also_if_no_draw_or_every_draw_has_it(share):
     """Two errors hold the share in nineteen of twenty samples of 20 draws."""

@@ -184,3 +184,11 @@ def test_measurements_repeat_under_a_seed_and_differ_one_after_the_other(
     (first, second), (again, _) = responses
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
+
+
+def test_the_error_of_few_effective_draws_is_that_of_as_many_independent_draws():
+    values = torch.randn(100, 1, dtype=torch.float64)
+    log_weight = torch.where(torch.arange(100)[:, None] < 4, 0.0, -torch.inf).double()
+    sample = PriorSample.of_draws(torch.zeros(100, 1, 1), log_weight)
+    estimate = sample.mean(log_weight, values)
+    assert estimate == pytest.approx((values[:4].mean().item(), values[:4].std().item() / 2))

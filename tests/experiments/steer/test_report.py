@@ -180,6 +180,19 @@ def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report)
     assert REMEDY not in report.text()
 
 
+def test_means_of_few_guide_draws_are_marked(report):
+    """Intervals of the ELBO from 8 draws held in 59% of the runs of one trained guide."""
+    few = report.after.diagnostics.guide_weights._replace(num_draws=8)
+    doubtful = replace(report, after=changed(report.after, guide_weights=few))
+    for name, *cells in doubtful.rows():
+        if name in ("E[r]", "KL(. || p0)", "ELBO", "KL(. || p*)", "entropy"):
+            assert [cell.endswith(" (?)") for cell in cells[:2]] == [False, True], name
+    assert doubtful.notes()[-1] == (
+        "(?) 8 draws of the guide, fewer than 30: ELBO and E[r] and KL(. || p0) and entropy and "
+        "KL(. || p*) may be far off (column guide)."
+    )
+
+
 def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
     alone = report.before.diagnostics.prior_alone
     few = changed(report.before, prior_alone=alone._replace(num_accepted=12))

@@ -239,3 +239,11 @@ def test_distinct_n_counts_runs_of_tokens_and_no_padding():
     response = torch.tensor([[[1, 2, 3, 0]], [[1, 2, 0, 0]]])
     is_token = torch.tensor([[[True, True, True, True]], [[True, True, True, False]]])
     assert distinct_n(response, is_token, 2) == pytest.approx(4 / 5)  # 12 23 30 | 12 20
+
+
+@pytest.mark.parametrize("num_samples", [29, 30])
+def test_means_of_few_guide_draws_are_doubtful(model, guide, prompts, num_samples):
+    measured = diagnose(model, guide, prompts, num_samples=num_samples, num_prior_draws=300)
+    few = "29 draws of the guide, fewer than 30"
+    assert (measured.unreliable.get("elbo") == few) == (num_samples == 29)
+    assert (f"unreliable: {few}" in measured.summary()["KL(q || p0)"]) == (num_samples == 29)
