@@ -89,8 +89,8 @@ def _of_all_orders(world: World, number: int, extra: int, tests: int) -> tuple[f
 
     particles = Particles.unwritten(world.model.prior(world.prompts), len(order))
     rejection = TokenRejection(allowed, extra_tests=extra, max_tests=tests)
-    token, log_w, _ = rejection.draw(particles, Order(prob, order), world.prompts, 1)
-    w = log_w[:, 0].exp()
+    token = rejection.draw(particles, Order(prob, order), world.prompts, 1)
+    w = particles.log_weight[:, 0].exp()
     mean = torch.zeros_like(prob).scatter_add(0, token[:, 0], weight * w)
     variance = (weight * w.square()).sum() - mean.sum().square()
     return (mean - prob * is_good).abs().max().item(), variance.item()

@@ -218,7 +218,7 @@ class Search:
             own = [part.gather(-1, token[..., None])[..., 0] for part in (log_prob, left)]
             # behind an end nothing is ruled out, and the ratio is 1
             log_ratio = log_ratio + own[0] - own[1] + left.logsumexp(-1)
-            particles.response[..., t - 1] = token.masked_fill(particles.ended, self.space.pad_id)
+            particles.write(token, t)
             stands: dict[tuple[int, Tokens], dict[int, bool]] = {}
             rows = {}
             next_token = token.tolist()
@@ -232,7 +232,7 @@ class Search:
                 forbidden = self._forbidden(n, tokens) if is_new else None
                 self.tries[n].visit(tokens, row, stands[n, tokens], forbidden)
             visited += rows
-            particles.ended = particles.ended | self.space.is_end(token) | ~is_allowed
+            particles.ended = particles.ended | ~is_allowed
             if t == prior.event_shape[0] or bool(particles.ended.all()):
                 break
             stream.extend(particles.response[..., t - 1], None)

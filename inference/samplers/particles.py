@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.samplers.resampling import Scheme, resample_if_degenerate
-from model import ResponseDistribution
+from model import ResponseDistribution, ResponseSpace
 from model.common import ranks
 from model.prior.division import Block, Division
 from model.prior.logits import sample_token, token_log_prob, uniform_numbers
@@ -28,6 +28,8 @@ class Particles:
         root: Number from 0 to K - 1 of the first token's particle.
         log_z: `[N]`, log of the mean weights removed by resampling, nats.
         num_resamplings: `[N]`.
+        num_tests: `[N]`, number of tokens that a `TokenRejection` has tested.
+        space: the set of responses.
     """
 
     response: Tensor
@@ -37,6 +39,8 @@ class Particles:
     root: Tensor
     log_z: Tensor
     num_resamplings: Tensor
+    num_tests: Tensor
+    space: ResponseSpace
 
     @classmethod
     def unwritten(cls, prior: ResponseDistribution, num_particles: int) -> Self:
@@ -44,7 +48,14 @@ class Particles:
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         root = torch.arange(num_particles, device=device)[:, None].expand(shape)
         response = torch.full((*shape, *prior.event_shape), prior.space.pad_id, device=device)
-        return cls(response, zero.bool(), zero, zero, root, zero[0], zero[0].long())
+        counts = zero[0].long()
+        ended, space = zero.bool(), prior.space
+        return cls(response, ended, zero, zero, root, zero[0], counts, counts, space)
+
+    def write(self, token: Tensor, t: int) -> None:
+        """Set token t, `[K, N]`, of all responses that have not ended."""
+        self.response[..., t - 1] = token.masked_fill(self.ended, self.space.pad_id)
+        self.ended = self.ended | self.space.is_end(token)
 
     def weigh(self, log_increment: Tensor) -> None:
         """Multiply the weights; a weight of 0 remains 0 for every increment."""

@@ -22,7 +22,7 @@ from inference.samplers.proposal import proposal_distribution
 from inference.samplers.resampling import Scheme, find_scheme, multinomial, num_distinct
 from inference.samplers.token_rejection import TokenRejection
 from inference.samplers.twist import Twist
-from model import Prompts, ResponseDistribution
+from model import Prompts
 from model.common.checks import finite, function, instance, whole_number
 from model.prior.division import by_all_ranks
 
@@ -68,32 +68,32 @@ def sequential_monte_carlo(
     scheme = find_scheme(resampling)
     num_samples = whole_number("num_samples", num_samples, why="responses to each prompt")
     ess_threshold = finite("ess_threshold", ess_threshold, at_least=0)
-    if twist is not None:
-        function("twist", twist, takes=3, why="prompts, responses and t, a `Twist`")
-    if rejection is not None:
-        instance("rejection", rejection, TokenRejection)
-        if retained is not None:
-            raise ValueError("got retained and rejection, expected one: W is not conditional")
+    check_options(twist, retained, rejection, scheme)
     with SameResponses():
         prior = autoregressive(response_distribution(model, prompts, role="model"))
         if retained is not None:
             check_value("retained", prior, retained)
-            if scheme is not multinomial:
-                raise ValueError("retained needs resampling='multinomial', got another scheme")
         particles = Particles.unwritten(prior, num_samples)
         proposal = target = Stream(prior, num_samples)
         if guide is not None:
             q = autoregressive(proposal_distribution(model, guide, prompts))
             proposal = Stream(q, num_samples)
-        num_tokens, num_tests = prior.event_shape[0], torch.zeros_like(particles.num_resamplings)
+        num_tokens = prior.event_shape[0]
         for t in range(1, num_tokens + 1):
-            token, tests = draw_token(particles, proposal, prompts, t, retained, rejection)
-            num_tests = num_tests + tests
-            set_token(particles, target, proposal, token, t, prior)
+            if rejection is not None:
+                token = rejection.draw(particles, proposal, prompts, t)
+            else:
+                token = proposal.sample()
+            if retained is not None:
+                token[0] = torch.where(particles.ended[0], token[0], retained[:, t - 1])
+            if proposal is not target:
+                log_ratio = target.log_prob(token) - proposal.log_prob(token)
+                particles.weigh(log_ratio.masked_fill(particles.ended, 0.0))
+            particles.write(token, t)
             if t == num_tokens or bool(particles.ended.all()):
                 break
             if twist is not None:
-                weigh_by_twist(particles, twist, prompts, t, prior)
+                weigh_by_twist(particles, twist, prompts, t)
             fix = f"after {t} tokens, by the twist or the prior; correct the twist or the guide"
             check_support(particles.log_weight, prompts.texts, fix)
             ancestors = particles.resample(scheme, ess_threshold, keep_first=retained is not None)
@@ -109,49 +109,28 @@ def sequential_monte_carlo(
         "num_roots": num_distinct(particles.root[..., None], log_weight),
     }
     if rejection is not None:
-        diagnostics["num_tests"] = num_tests
+        diagnostics["num_tests"] = particles.num_tests
     log_z = particles.log_z + log_mean(log_weight)
     return Posterior(particles.response, log_weight, log_z, diagnostics, particles.root)
 
 
-def draw_token(
-    particles: Particles,
-    proposal: Stream,
-    prompts: Prompts,
-    t: int,
-    retained: Tensor | None,
-    rejection: TokenRejection | None,
-) -> tuple[Tensor, Tensor]:
-    """Token t of all responses, `[K, N]`, and the number of tests of a rejection, `[N]`."""
+def check_options(
+    twist: Twist | None, retained: Tensor | None, rejection: TokenRejection | None, scheme: Scheme
+) -> None:
+    """Refuse options of another type, and a retained response that would not be a draw."""
+    if twist is not None:
+        function("twist", twist, takes=3, why="prompts, responses and t, a `Twist`")
     if rejection is not None:
-        token, log_allowed, num_tests = rejection.draw(particles, proposal, prompts, t)
-        particles.weigh(log_allowed)
-        return token, num_tests
-    token = proposal.sample()
+        instance("rejection", rejection, TokenRejection)
     if retained is not None:
-        token[0] = torch.where(particles.ended[0], token[0], retained[:, t - 1])
-    return token, torch.zeros_like(particles.num_resamplings)
+        instance("retained", retained, Tensor)
+        if rejection is not None:
+            raise ValueError("got retained and rejection, expected one: W is not conditional")
+        if scheme is not multinomial:
+            raise ValueError("retained needs resampling='multinomial', got another scheme")
 
 
-def set_token(
-    particles: Particles,
-    target: Stream,
-    proposal: Stream,
-    token: Tensor,
-    t: int,
-    prior: ResponseDistribution,
-) -> None:
-    """Set token t of all unfinished responses, `[K, N]`, and weigh by p0/q."""
-    if proposal is not target:
-        log_ratio = target.log_prob(token) - proposal.log_prob(token)
-        particles.weigh(log_ratio.masked_fill(particles.ended, 0.0))
-    particles.response[..., t - 1] = token.masked_fill(particles.ended, prior.space.pad_id)
-    particles.ended = particles.ended | torch.isin(token, prior.space.end_ids)
-
-
-def weigh_by_twist(
-    particles: Particles, twist: Twist, prompts: Prompts, t: int, prior: ResponseDistribution
-) -> None:
+def weigh_by_twist(particles: Particles, twist: Twist, prompts: Prompts, t: int) -> None:
     """Replace psi_{t-1} by psi_t, except in responses that ended before token t."""
     result = twist(prompts, particles.response.clone(), t)  # which it may change
     log_psi = instance("what twist returned", result, Tensor)
@@ -161,7 +140,7 @@ def weigh_by_twist(
             f"twist returned shape {tuple(log_psi.shape)}, values from {log_psi.min().item()} to "
             f"{log_psi.max().item()}; expected {shape}, each value finite or -inf"
         )
-    ended_before = prior.space.is_token(particles.response)[..., t - 1].logical_not()
+    ended_before = particles.space.is_token(particles.response)[..., t - 1].logical_not()
     log_psi = torch.where(ended_before, particles.log_psi, log_psi.double())
     particles.weigh(log_psi - particles.log_psi)
     particles.log_psi = log_psi

@@ -48,25 +48,22 @@ class TokenRejection:
         self.extra_tests = whole_number("extra_tests", extra_tests)
         self.max_tests = whole_number("max_tests", max_tests)
 
-    def draw(
-        self, particles: Particles, proposal: Stream, prompts: Prompts, t: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw token t of all unfinished responses from the allowed tokens of a proposal.
+    def draw(self, particles: Particles, proposal: Stream, prompts: Prompts, t: int) -> Tensor:
+        """Draw token t of unfinished responses, `[K, N]`, from the allowed tokens of a proposal.
 
-        Returns:
-            Tokens `[K, N]`; log W `[K, N]`, nats, -inf where no token passed and 0 for a response
-            that ended before; and the number of tokens that were tested, `[N]`.
+        The weights are multiplied by W, 0 where no token passed and 1 for a response that ended
+        before; the tests are counted.
         """
         rest, is_idle = proposal.copy(), particles.ended | particles.log_weight.isneginf()
         token, is_found, is_done = torch.zeros_like(particles.root), is_idle, is_idle
         known = total = torch.zeros_like(particles.log_weight)  # mass of the allowed; sum of D
-        extra, num_tests = torch.zeros_like(token), torch.zeros_like(particles.num_resamplings)
+        extra = torch.zeros_like(token)
         for number in range(1, self.max_tests + 1):
             candidate, is_due = rest.sample(), ~is_done
             log_q = proposal.log_prob(candidate)
             left = (log_q - rest.log_prob(candidate)).exp()  # mass that was not drawn before
             passes = self._test(particles, candidate, is_due, prompts, t)
-            num_tests = num_tests + is_due.sum(0)
+            particles.num_tests = particles.num_tests + is_due.sum(0)
             is_extra, is_first = is_due & is_found, passes & ~is_found
             total = total + is_extra * (known + passes * left)
             extra, known = extra + is_extra, known + passes * log_q.exp()
@@ -80,7 +77,8 @@ class TokenRejection:
             if bool(is_done.all()):
                 break
         log_weight = (total / extra.clamp(min=1)).log()
-        return token, log_weight.masked_fill(particles.ended, 0.0), num_tests
+        particles.weigh(log_weight.masked_fill(particles.ended, 0.0))
+        return token
 
     def _test(
         self, particles: Particles, token: Tensor, is_due: Tensor, prompts: Prompts, t: int
