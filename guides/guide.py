@@ -141,9 +141,11 @@ def _check_registered(guide: nn.Module) -> None:
     """Raise if `pyro.module` silently kept an older tensor, or copied a non-contiguous tensor."""
     store = pyro.get_param_store()
     for key, parameter in guide.named_parameters():
-        if parameter.requires_grad and store[f"guide$$${key}"] is not parameter:
+        name = f"guide$$${key}"
+        if parameter.requires_grad and (name not in store or store[name] is not parameter):
+            what = "another tensor" if name in store else "no tensor, as under `poutine.lift`,"
             raise GuideRegistrationError(
-                f"Pyro's parameter store holds another tensor for guide.{key}, so training would "
+                f"Pyro's parameter store holds {what} for guide.{key}, so training would "
                 "not reach this guide: use `inference.fit`, call `pyro.clear_param_store()` first, "
                 "or make the parameter contiguous. A loaded store becomes a guide's parameters by "
                 "`load_state_dict` (inference/README.md, `get_param_store`)"

@@ -51,7 +51,7 @@ def measure(
     assert sample.accepted is not None
     target = sample.response[sample.accepted[:, 0]]  # [A, N, T], draws of p*
     size = min(num_samples, len(target)) // PARTS * PARTS
-    log_prior = task.target.prior(prompts).log_prob(target).double()
+    log_prior = task.target.prior(prompts).log_prob(target)
     if guide is None:
         response, kl = target[:size], sample.kl(sample.log_likelihood)
         # -log p* = -log p0 - log p*/p0

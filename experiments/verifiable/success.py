@@ -53,7 +53,7 @@ def draw(
     for start in range(0, num_draws, chunk):
         response = distribution.sample(torch.Size([min(chunk, num_draws - start)]))
         log_guide = log_guide_at(program, prompts, response).double()
-        log_ratio = log_guide - model.prior(prompts).log_prob(response).double()
+        log_ratio = log_guide - model.prior(prompts).log_prob(response)
         parts.append((model.reward(prompts, response), log_ratio))
     success, log_ratio = map(torch.cat, zip(*parts, strict=True))
     return Draws(success, log_ratio)

@@ -93,7 +93,7 @@ class Judgements(ABC):
     @torch.no_grad()
     def scored(self, prior: LanguageModel) -> Self:
         """The same judgements with log p0 of the responses: no step reads the prior again."""
-        return replace(self, log_prior=prior(self.prompts).log_prob(self.response).double())
+        return replace(self, log_prior=prior(self.prompts).log_prob(self.response))
 
 
 def encode(

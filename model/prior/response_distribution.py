@@ -158,7 +158,7 @@ class ResponseDistribution(TorchDistribution):
         response, log_prob = self._draw(sample_shape)
         if self.is_half:
             with torch.no_grad():
-                log_prob = self.log_prob(response).double()
+                log_prob = self.log_prob(response)
         return response, log_prob
 
     @one_thread
@@ -188,7 +188,10 @@ class ResponseDistribution(TorchDistribution):
         return draw(batch, Prefix(value, start)).response.view(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(response), nats, `[..., N]` for `[..., N, T]`; -inf if a row is no response."""
+        """log p(response), nats, `[..., N]` for `[..., N, T]`, float64.
+
+        -inf if a row is no response. Log likelihoods are float64 too: Pyro multiplies the two.
+        """
         if self._validate_args:
             self._validate_sample(value)
         return through(self._log_prob, value)
@@ -200,7 +203,8 @@ class ResponseDistribution(TorchDistribution):
             super()._validate_sample(value)
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        log_prob = self.log_prob_per_token(value).sum(-1)  # [..., N, T] -> [..., N]
+        # [..., N, T] -> [..., N]
+        log_prob = self.log_prob_per_token(value).sum(-1, dtype=torch.float64)
         return log_prob.masked_fill(~self.space.contains(value), -torch.inf)
 
     def log_prob_per_token(self, value: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def test_fine_tuned_is_loaded_by_transformers_alone(prior, prompts, tmp_path):
 def test_fine_tuned_in_another_dtype(prior, prompts):
     guide = FineTuned(prior, dtype=torch.bfloat16)
     assert guide.language_model.network.dtype == torch.bfloat16
-    assert guide.distribution(prompts).log_prob(prior(prompts).sample()).dtype == torch.float32
+    assert guide.distribution(prompts).log_prob(prior(prompts).sample()).dtype == torch.float64
     assert prior.network.dtype == torch.float64
 
 

@@ -246,7 +246,7 @@ def test_runs_in_bfloat16(name, own_prior, prompts, moved):
     distribution = guide.distribution(prompts)
     response = distribution.sample((4,))
     log_prob = distribution.log_prob(response)
-    assert log_prob.dtype == torch.float32
+    assert log_prob.dtype == torch.float64
     assert log_prob.isfinite().all()
     total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-3)

@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 import pyro
 import pytest
 import torch
+from pyro import poutine
+from pyro.distributions import Normal
 from pyro.infer import (
     HMC,
     MCMC,
@@ -33,7 +35,13 @@ from pyro.infer import (
     config_enumerate,
     infer_discrete,
 )
-from pyro.infer.autoguide import AutoDelta, AutoDiscreteParallel, AutoNormal, AutoStructured
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiscreteParallel,
+    AutoGuideList,
+    AutoNormal,
+    AutoStructured,
+)
 from pyro.infer.importance import vectorized_importance_weights
 from pyro.infer.inspect import get_dependencies
 from torch.testing import assert_close
@@ -46,14 +54,17 @@ from model import AlignmentModel, ResponseIndex, TextReward
 from tests.model.tiny import tiny
 
 README = Path(__file__).parents[2] / "inference" / "README.md"
-EXACT = {"rtol": 0, "atol": 1e-10}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-6}
 
 
 class World:
     """21 responses to each of two prompts, a guide away from the posterior, and the truth."""
 
-    def __init__(self):
-        self.prior = tiny(max_new_tokens=2)
+    def __init__(self, dtype):
+        self.prior, self.exact = (
+            tiny(dtype=dtype, max_new_tokens=2),
+            {"rtol": 0, "atol": TOLERANCE[dtype]},
+        )
         self.prompts = self.prior.encode(["a b c a", "b"])
         self.model = AlignmentModel(self.prior, TextReward(self.reward, self.prior), beta=1.0)
         self.guide = Tabular(self.prior, self.prompts)
@@ -88,9 +99,10 @@ class World:
         assert not torch.equal(before, self.guide.table)
 
 
-@pytest.fixture
-def world():
-    return World()
+@pytest.fixture(params=TOLERANCE, ids=str)
+def world(request):
+    """Networks in float32 too: Pyro multiplies log p0 by log likelihoods, which are float64."""
+    return World(request.param)
 
 
 def estimates_the_elbo(make, world):
@@ -107,21 +119,23 @@ def enumerates_the_guide(world):
         loss = TraceEnum_ELBO(max_plate_nesting=1).loss(
             world.model, config_enumerate(world.guide, how), world.prompts
         )
-        assert_close(-loss, world.truth.elbo(world.guide).sum().item(), **EXACT)
+        assert_close(-loss, world.truth.elbo(world.guide).sum().item(), **world.exact)
 
 
 def enumerates_the_model(world):
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(
         config_enumerate(world.model), world.empty, world.prompts
     )
-    assert_close(-loss, world.truth.log_z.sum().item(), **EXACT)
+    assert_close(-loss, world.truth.log_z.sum().item(), **world.exact)
 
 
 def computes_marginals(world):
     marginals = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(
         world.enumerated, world.empty, world.prompts
     )
-    assert_close(marginals["response"].logits.log_softmax(-1).T, world.truth.log_posterior, **EXACT)
+    assert_close(
+        marginals["response"].logits.log_softmax(-1).T, world.truth.log_posterior, **world.exact
+    )
 
 
 def samples_the_posterior(world):
@@ -233,7 +247,7 @@ def saves_parameters(world):
     store.clear()
     guide(world.prompts)
     divergences = [world.truth.kl_guide_posterior(each) for each in (guide, trained)]
-    assert_close(*divergences, **EXACT)
+    assert_close(*divergences, **world.exact)
 
 
 def depends(world):
@@ -282,6 +296,16 @@ def step_of_svgd(world):
     SVGD(
         world.model, RBFSteinKernel(), pyro.optim.Adam({}), num_particles=3, max_plate_nesting=1
     ).step(world.prompts)
+
+
+def joins_guides(world):
+    guide = AutoGuideList(world.model)
+    guide.append(world.guide)
+    Trace_ELBO().loss(world.model, guide, world.prompts)
+
+
+def lifts(world):
+    poutine.lift(world.guide, Normal(0.0, 1.0))(world.prompts)
 
 
 def filters(world):
@@ -335,6 +359,8 @@ FAILS = {
     "AutoNormal": autoguide(AutoNormal),
     "AutoDelta": autoguide(AutoDelta),
     "AutoStructured": autoguide(AutoStructured),
+    "AutoGuideList": partial(refuses, RuntimeError, "sites named 'prompts'", joins_guides),
+    "poutine.lift": partial(refuses, GuideRegistrationError, "holds no tensor, as under", lifts),
     "HMC": partial(finds_nothing_to_move, HMC),
     "NUTS": partial(finds_nothing_to_move, NUTS),
     "SVGD": partial(refuses, ValueError, "discrete sample site", step_of_svgd),

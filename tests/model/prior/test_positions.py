@@ -167,9 +167,9 @@ def test_network_that_counts_positions_by_the_mask_is_read_as_the_plain_sequence
         torch.stack([plain_log_prob(language_model, row, each) for each in response[:, n]])
         for n, row in enumerate(rows)
     ]
-    expected = torch.stack(expected, 1)
+    expected = torch.stack(expected, 1).double()
     assert_close(language_model(prompts).log_prob(response), expected, rtol=0, atol=1e-3)
-    assert_close(log_prob, expected.double(), rtol=0, atol=1e-3)
+    assert_close(log_prob, expected, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="positions by the mask: leave compile_decode out"):
         language_model.check_fixed()
 
