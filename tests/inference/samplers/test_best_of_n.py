@@ -18,11 +18,7 @@ from inference.order_statistics import (
     level_cdf,
 )
 from inference.samplers.best_of_n import best_of_n
-from tests.inference.samplers.goodness_of_fit import (
-    counts,
-    graded_model,
-    misfit,
-)
+from tests.inference.samplers.goodness_of_fit import counts, graded_model, misfit
 
 
 def float64(values):
@@ -44,18 +40,16 @@ def test_distribution_equals_enumeration_of_every_group(n):
         for group in itertools.product(range(6), repeat=n):
             best = max(values[i, prompt].item() for i in group)
             winners = [i for i in group if values[i, prompt].item() == best]
+            share = math.prod(prob[j, prompt].item() for j in group) / len(winners)
             for i in winners:
-                by_hand[i, prompt] += math.prod(prob[j, prompt].item() for j in group) / len(
-                    winners
-                )
+                by_hand[i, prompt] += share
     assert torch.allclose(distribution(values, prob, n), by_hand, rtol=1e-12, atol=1e-15)
     cdf, cdf_left = level_cdf(values, prob)
     kl = (by_hand * (by_hand / prob).log()).sum(0)
     assert torch.allclose(best_of_n_kl(prob, cdf, cdf_left, n), kl, rtol=1e-10, atol=1e-14)
     # [x, y, N]
-    beats = (values[:, None] > values[None]).double() + 0.5 * (
-        values[:, None] == values[None]
-    ).double()
+    ties = (values[:, None] == values[None]).double()
+    beats = (values[:, None] > values[None]).double() + 0.5 * ties
     win_rate = torch.einsum("xn,yn,xyn->n", by_hand, prob, beats)
     assert torch.allclose(best_of_n_win_rate(prob, cdf, cdf_left, n), win_rate, rtol=1e-12)
 
@@ -85,12 +79,8 @@ def test_ratio_is_stable():
         (0.5, 0.0, 8, math.log(8 * 0.5**7)),  # the limit
         (0.5, 2.0**-50, 8, math.log(8 * 0.5**7)),  # nearly p = 1/2
         (0.7, 1e-15, 8, math.log(8 * 0.7**7)),  # where 1 - d rounds
-        (
-            1.0,
-            1e-9,
-            1000,
-            math.log(-math.expm1(1000 * math.log1p(-1e-9)) / 1e-9),
-        ),  # where the limit is not good enough
+        # where the limit is not good enough
+        (1.0, 1e-9, 1000, math.log(-math.expm1(1000 * math.log1p(-1e-9)) / 1e-9)),
         (1e-30, 1e-30, 3, 2 * math.log(1e-30)),  # F- = 0
         (1.0, 1.0, 64, 0.0),  # one level: nothing to choose
         (0.3, 0.2, 1, 0.0),  # one draw: the prior
@@ -99,9 +89,8 @@ def test_ratio_is_stable():
         (0.9, 0.3, 5, math.log((0.9**5 - 0.6**5) / 0.3)),
     ):
         cdf = float64([f])
-        assert best_of_n_log_ratio(cdf, cdf - step, n).item() == pytest.approx(
-            expected, rel=1e-12
-        ), (f, step, n)
+        ratio = best_of_n_log_ratio(cdf, cdf - step, n).item()
+        assert ratio == pytest.approx(expected, rel=1e-12), (f, step, n)
 
 
 def test_levels_that_are_never_drawn_count_nothing():
@@ -143,23 +132,16 @@ def test_sampler_has_the_exact_distribution(small_prior, verdicts, guide, guided
     assert posterior.log_z is None
     truth = Enumeration(model, verdicts)
     prob = (truth.log_guide(guide) if guided else truth.log_prior).exp()
-    assert (
-        misfit(
-            counts(posterior.response, truth.support), distribution(truth.log_likelihood, prob, n)
-        )
-        < 5
-    ).all()
+    drawn = counts(posterior.response, truth.support)
+    assert (misfit(drawn, distribution(truth.log_likelihood, prob, n)) < 5).all()
     for wrong in (prob, distribution(truth.log_likelihood, prob, n + 1)):
-        assert (misfit(counts(posterior.response, truth.support), wrong) > 10).all()
-    cdf, cdf_left = level_cdf(truth.log_likelihood, prob)
-    assert torch.allclose(
-        posterior.diagnostics["kl"], best_of_n_kl(prob, cdf, cdf_left, n), rtol=0.05
-    )
-    assert torch.allclose(
-        posterior.diagnostics["win_rate"], best_of_n_win_rate(prob, cdf, cdf_left, n), rtol=0.01
-    )
-    assert torch.allclose(posterior.diagnostics["kl_bound"], float64(math.log(3) - 2 / 3))
-    assert torch.allclose(posterior.diagnostics["win_rate_bound"], float64(0.75))
+        assert (misfit(drawn, wrong) > 10).all()
+    levels, diagnostics = level_cdf(truth.log_likelihood, prob), posterior.diagnostics
+    assert torch.allclose(diagnostics["kl"], best_of_n_kl(prob, *levels, n), rtol=0.05)
+    win_rate = best_of_n_win_rate(prob, *levels, n)
+    assert torch.allclose(diagnostics["win_rate"], win_rate, rtol=0.01)
+    assert torch.allclose(diagnostics["kl_bound"], float64(math.log(3) - 2 / 3))
+    assert torch.allclose(diagnostics["win_rate_bound"], float64(0.75))
 
 
 def test_ties_are_broken_uniformly(small_prior, verdicts):
@@ -167,10 +149,8 @@ def test_ties_are_broken_uniformly(small_prior, verdicts):
     flat = lambda prompts: pyro.sample("response", small_prior(prompts))  # noqa: E731
     posterior = best_of_n(flat, verdicts, num_samples=16000, n=4, chunk=4096)
     support = small_prior(verdicts).enumerate_support()
-    assert (
-        misfit(counts(posterior.response, support), small_prior(verdicts).log_prob(support).exp())
-        < 5
-    ).all()
+    prob = small_prior(verdicts).log_prob(support).exp()
+    assert (misfit(counts(posterior.response, support), prob) < 5).all()
     assert torch.allclose(posterior.diagnostics["kl"], torch.zeros(2).double(), atol=1e-9)
     assert torch.allclose(posterior.diagnostics["win_rate"], torch.full((2,), 0.5).double())
 
@@ -179,9 +159,8 @@ def test_any_distribution_at_the_site(prompts):
     """The best of n uniform numbers is Beta(n, 1), of mean n/(n+1)."""
 
     def model(prompts):
-        x = pyro.sample(
-            "response", dist.Uniform(torch.zeros(len(prompts), 1).double(), 1.0).to_event(1)
-        )
+        uniform = dist.Uniform(torch.zeros(len(prompts), 1).double(), 1.0)
+        x = pyro.sample("response", uniform.to_event(1))
         pyro.factor("reward", 7 * x.squeeze(-1))
 
     posterior = best_of_n(model, prompts, num_samples=16000, n=4, chunk=5000)
