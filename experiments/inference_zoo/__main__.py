@@ -12,7 +12,8 @@ The measurements of samplers and guides differ:
   weighted responses, taken as a distribution, and includes their finite number: M exact draws from
   a posterior over S responses have about S/2M.
 - Otherwise the KL of a guide is estimated by `inference.diagnose`. The KL of a sampler is
-  log Z - log Z_hat, whose mean bounds the KL of one of its draws.
+  log Z - log Z_hat, whose mean bounds the KL of one of its draws. All runs share the prior draws
+  behind log Z: the line above a table has the error of log Z, which no error over seeds holds.
 
 The defaults take almost an hour on two cores; `--seeds 1 --fractions 1` takes a fifth of that.
 

@@ -38,6 +38,7 @@ def test_standard_errors_are_over_pairs_however_often_a_pair_was_judged():
     often = calibrate(probability.repeat(9), outcome.repeat(9), pair=pair)
     assert often.log_loss == pytest.approx(once.log_loss)
     assert often.accuracy == pytest.approx(once.accuracy, rel=0.05)  # without the rule of Laplace
+    assert calibrate(torch.ones(9), torch.full((9,), FIRST)).accuracy.standard_error > 0.09
     with pytest.raises(ValueError, match="pair has 450 entries, expected 50"):
         calibrate(probability, outcome, pair=pair)
 
