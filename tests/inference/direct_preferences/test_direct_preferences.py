@@ -445,6 +445,7 @@ def test_training_on_simulated_preferences_comes_near_the_posterior(prior, promp
     options = {"learning_rate": 0.05, "pairs_per_step": 200, "progress": False}
     metrics = fit_preferences(program, pairs, num_steps=100, **options)
     assert truth.kl_guide_posterior(guide).item() < 0.1 * start
+    assert metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)  # of 200 of 2000 pairs
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert [record["step"] for record in metrics] == list(range(1, 101))
     assert not dict(pyro.get_param_store().named_parameters())
