@@ -70,14 +70,15 @@ def notes(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if not run.is_measured:
             state = f"{run.name} has no measurements, only {run.num_steps} steps"
-            sentences.append(f"{state}: its numbers are means over the last {WINDOW} steps{MARK}.")
+            window = f"the last {min(WINDOW, run.num_steps)} steps"
+            sentences.append(f"{state}: its numbers are means over {window}{MARK}.")
         for reason in dict.fromkeys(run.doubts.values()):
             columns = ", ".join(c for c, other in run.doubts.items() if other == reason)
             sentences.append(f"{run.name}: {reason}: {columns} may be far off{DOUBT}.")
         if not run.arguments:
             sentences.append(f"{run.name} has no arguments that can be read.")
     for name, metrics in missing_metrics(runs).items():
-        reason = "an earlier version wrote it, or its model has no rewards"
+        reason = "an earlier version or another script wrote it, or its model has no rewards"
         sentences.append(f"{name} lacks the metrics {', '.join(metrics)}: {reason}.")
     packages = dict.fromkeys(package for run in runs for package in run.versions)
     for package in packages:

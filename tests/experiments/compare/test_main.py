@@ -86,7 +86,7 @@ def test_an_interrupted_run_has_the_means_of_its_last_steps(paths):
     assert f"{Estimate(102.0, spread)} †" in a2
     runs = [read_run(path, path.name) for path in paths[:3]]
     assert notes(runs) == [
-        "a2 has no measurements, only 3 steps: its numbers are means over the last 10 steps †."
+        "a2 has no measurements, only 3 steps: its numbers are means over the last 3 steps †."
     ]
 
 
