@@ -60,7 +60,8 @@ def log_z_bounds(
         num_samples: K, number of particles in a run, for each prompt. Both bounds tighten with K.
 
     Returns:
-        The bounds; their standard errors need R of at least 2, and are NaN for 1.
+        The bounds; their standard errors need R of at least 2, are NaN for 1, and too small for
+        few, see `Estimate`.
     """
     check_arguments(model, prompts, "model")
     instance("posterior_sample", posterior_sample, Tensor)
