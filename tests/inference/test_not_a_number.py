@@ -284,7 +284,7 @@ def test_a_sample_of_the_prior_has_weights_that_are_numbers(odd):
     assert sample.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(
         1
     )  # a value of weight 0 may be NaN
-    with pytest.raises(NotANumberError, match="an estimate is nan"):
+    with pytest.raises(NotANumberError, match="the mean of values is nan"):
         sample.mean(good, float64([[NAN], [0.0], [0.0]]))
     with pytest.raises(NoSupportError, match="-inf for all 3 responses"):
         sample.mean(torch.full_like(good, -INF), good)
