@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import beyond, exact
+from experiments.identities.findings import exact
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, scores
 from experiments.shared.claims import Finding, within
@@ -97,8 +97,8 @@ def wake(world: World) -> list[Finding]:
     few, many = bias.values()
     quarter = few.times(-0.25).minus(many.times(-1))
     return [
-        beyond("bias along the gradient over its size, 4 draws", few, below=0.0),
-        beyond("a quarter of the bias of 4 draws less the bias of 64", quarter, above=0.0),
+        within("bias along the gradient over its size, 4 draws", few, below=0.0),
+        within("a quarter of the bias of 4 draws less the bias of 64", quarter, above=0.0),
     ]
 
 

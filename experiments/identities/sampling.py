@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import agrees, beyond, exact
+from experiments.identities.findings import agrees, exact
 from experiments.identities.prefixes import masses, soft_value, twist_of
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
@@ -38,7 +38,7 @@ def importance_bound(world: World) -> list[Finding]:
             bounds[size] = Estimate.of_mean(log_mean(log_weight[draws])[:, None])
     sizes = list(bounds)
     findings = [
-        beyond(
+        within(
             f"bound of {large} less that of {small}, nats",
             bounds[large].minus(bounds[small]),
             above=0.0,
@@ -46,7 +46,7 @@ def importance_bound(world: World) -> list[Finding]:
         for small, large in pairwise(sizes)
     ]
     slack = Estimate(world.log_z, 0.0).minus(bounds[64])
-    return [*findings, beyond("log Z less the bound of 64, nats", slack, above=0.0)]
+    return [*findings, within("log Z less the bound of 64, nats", slack, above=0.0)]
 
 
 def bound_of_two(log_weight: Tensor, prob: Tensor) -> float:
@@ -66,8 +66,8 @@ def smc_bounds(world: World) -> list[Finding]:
     both = kl(log_p, log_q) + kl(log_q, log_p)
     log_z = Estimate(world.log_z, 0.0)
     return [
-        beyond("log Z less the lower bound, nats", log_z.minus(lower), above=0.0),
-        beyond("upper bound less log Z, nats", upper.minus(log_z), above=0.0),
+        within("log Z less the lower bound, nats", log_z.minus(lower), above=0.0),
+        within("upper bound less log Z, nats", upper.minus(log_z), above=0.0),
         agrees("one particle, upper - lower against KL(q || p*) + KL(p* || q)", one.gap, both),
     ]
 
@@ -144,8 +144,8 @@ def pareto(_: World) -> list[Finding]:
             true_mean = 1 / (1 - shape)
             errors[shape] = (log_mean(log_weight).exp() / true_mean - 1).abs()[:, None]
     low, high = (Estimate.of_mean(error) for error in errors.values())
-    findings.append(beyond("relative error of the mean at k = 0.3", low, below=0.05))
-    findings.append(beyond("relative error of the mean at k = 0.9", high, above=0.2))
+    findings.append(within("relative error of the mean at k = 0.3", low, below=0.05))
+    findings.append(within("relative error of the mean at k = 0.9", high, above=0.2))
     return findings
 
 

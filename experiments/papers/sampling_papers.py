@@ -29,7 +29,7 @@ SAMPLING = {
         "A policy can be trained towards the distribution of best of n, so that one draw does for "
         "n. The target is another one than the posterior.",
         paper("2407.06057"),
-        "trainer_targets --only best-of-n-distillation",
+        "trainer_targets --only best-of-n-distillation --steps 400 --seeds 2",
     ),
     "inf-align": Paper(
         "Balashankar et al. 2024: inference-aware alignment (InfAlign)",

@@ -25,7 +25,7 @@ TRAINERS = {
         "REINFORCE with a leave-one-out baseline and the KL in the reward needs no clip and no "
         "critic. Here: the trainer reaches the posterior.",
         abstract("2402.14740"),
-        "trainer_targets --only rloo",
+        "trainer_targets --only rloo --steps 400 --seeds 2",
     ),
     "grpo": Paper(
         "Shao et al. 2024: DeepSeekMath (GRPO)",
@@ -74,7 +74,7 @@ TRAINERS = {
         "Advantages normalised over all prompts in place of the group are unbiased and stable. "
         "Here, with the KL in the reward: the trainer reaches the posterior.",
         abstract("2501.03262"),
-        "trainer_targets --only reinforce++",
+        "trainer_targets --only reinforce++ --steps 400 --seeds 2",
     ),
     "dapo": Paper(
         "Yu et al. 2025: DAPO",

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from experiments.rlhf.learning import KLS, NUM_TEST, Run
 from experiments.rlhf.text_sample import Curve, Gold, TextSample
-from experiments.shared.claims import NOISY, Finding
+from experiments.shared.claims import Finding, within
 from experiments.shared.figures import PRIOR, legend_below, looks, new_axes, new_grid
 from experiments.shared.run_folder import RunFolder
-from experiments.shared.tables import Row, cell, mean_and_error, table_of, text_table
+from experiments.shared.tables import Row, mean_and_error, table_of, text_table
 from guides import Guide
 from inference import Diagnostics, Estimate, diagnose, log_likelihood_at, response_distribution
 from inference.reward_posterior.calibration import Calibration
@@ -106,9 +106,8 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
 
 def positive(subject: str, values: Iterable[float]) -> Finding:
     """The mean is over two standard errors above 0; fails for fewer than two values."""
-    mean, error = mean_and_error([{"value": value} for value in values], "value")
-    noisy = f", {NOISY}" if abs(mean) <= 2 * error else ""
-    return Finding(f"{subject}: {cell(mean, error)} (above 0){noisy}", mean - 2 * error > 0)
+    mean = mean_and_error([{"value": value} for value in values], "value")
+    return within(subject, mean, above=0.0)
 
 
 def write_report(folder: RunFolder, text: str, pictures: Sequence[Path]) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 
 from experiments.shared.argument_types import Out, Threads
 from experiments.shared.command_line import Arguments
+from experiments.shared.tables import cell
+from inference import Estimate
 from inference.svi.early_stops import recorded_early_stops
 
 NOISY = "too noisy to say"
-"""End of a finding that failed, of a number nearer to its limit than two standard errors."""
+"""End of a finding that failed, of a number that is not clear of its limit."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,20 @@ class Finding(NamedTuple):
         return f"{'yes' if self.held else 'NO':>3}  {self.statement}"
 
 
-def within(subject: str, *values: Any, above: float = -inf, below: float = inf) -> Finding:
-    """Finding that all numbers, or tensors of one, are strictly between the limits; NaN is not."""
-    numbers = " and ".join(f"{value:.2g}" for value in values)
+def within(
+    subject: str, *values: Any, above: float = -inf, below: float = inf, num_runs: float = inf
+) -> Finding:
+    """Finding that numbers, tensors of one, or estimates are strictly between the limits.
+
+    NaN is not. An estimate is clear of the limits besides, by `Estimate.is_clear_of`.
+    """
+    every = [each if isinstance(each, Estimate) else Estimate(each, 0.0) for each in values]
+    numbers = " and ".join(cell(*each) if each[1] else f"{each.value:.2g}" for each in every)
     limits = {"above": above, "below": below}
     text = ", ".join(f"{name} {value:.3g}" for name, value in limits.items() if isfinite(value))
-    return Finding(f"{subject}: {numbers} ({text})", all(above < value < below for value in values))
+    is_clear = all(each.is_clear_of(above, below, num_runs=num_runs) for each in every)
+    held = is_clear and all(above < each.value < below for each in every)
+    return Finding(f"{subject}: {numbers} ({text})" + f", {NOISY}" * (not is_clear), held)
 
 
 def largest(values: Iterable[float]) -> float:

@@ -12,13 +12,13 @@ from pathlib import Path
 from platform import python_version
 from typing import Any, Self
 
-from experiments.shared.pages import page_of
 from experiments.shared.refusals import blamed
 from inference.svi.checkpoint.folder import locked
 from model.common.files import text_digest, write_atomically
 from model.common.paths import portable
 
 PACKAGES = ("torch", "pyro-ppl", "transformers", "numpy", "elbo-rl")
+FOLDER = Path(__file__).parents[1]
 DIGEST = "sha256"  # key of the digest, in the file of the record: one rename writes both
 
 
@@ -62,6 +62,26 @@ class RunFolder:
     def write_page(self, template: str, title: str, **values: Any) -> None:
         """Write `report.html`, one self-contained page by a template."""
         self.report.write_text(page_of(template, title=title, **values), encoding="utf-8")
+
+
+def page_of(template: str, **values: Any) -> str:
+    """A page by a template of Jinja in `experiments`: one file, in which every text is escaped.
+
+    In a template `source("shared/ticks.js")` is the text of a file in `experiments` as it is, and
+    `file(path)` the text of any file, such as a figure of a run.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # takes time to import
+    from markupsafe import Markup
+
+    def file(path: str | Path) -> Markup:
+        return Markup(Path(path).read_text("utf-8"))
+
+    line_breaks = ("trim_blocks", "lstrip_blocks", "keep_trailing_newline")
+    options: dict[str, Any] = dict.fromkeys((*line_breaks, "autoescape"), True)
+    pages = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, **options)
+    pages.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    pages.globals |= {"file": file, "source": lambda path: file(FOLDER / path)}
+    return pages.get_template(template).render(values)
 
 
 def versions() -> dict[str, str]:

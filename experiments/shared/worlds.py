@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from inference import Enumeration, PriorSample, entropy, random_state, sample_prior
-from model import AlignmentModel, LanguageModel, Prompts, TokenReward
+from model import AlignmentModel, Prompts, TokenReward
 from model.prior.grammar import untrained_prior
 from model.prior.named_priors import load_prior
 from model.registry import REWARDS
@@ -66,7 +66,8 @@ def eight_tokens(seed: int = 2) -> World:
     def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         return (torch.isin(response, response.new_tensor([4, 6])) & is_token).double().mean(-1)
 
-    return _small_world(prior, share, beta=0.25)
+    reward = TokenReward(share, prior, upper_bound=1.0)
+    return World(AlignmentModel(prior, reward, beta=0.25), prior.encode([""]))
 
 
 @cache
@@ -82,13 +83,8 @@ def two_modes() -> World:
         heavy, light = ((response == word).all(-1).double() for word in MODES)
         return heavy + 0.92 * light
 
-    return _small_world(prior, agree, beta=0.16)
-
-
-def _small_world(prior: LanguageModel, reward: Callable[..., torch.Tensor], beta: float) -> World:
-    """World of an untrained prior, with a reward of tokens that is at most 1."""
-    model = AlignmentModel(prior, TokenReward(reward, prior, upper_bound=1.0), beta)
-    return World(model, prior.encode([""]))
+    reward = TokenReward(agree, prior, upper_bound=1.0)
+    return World(AlignmentModel(prior, reward, beta=0.16), prior.encode([""]))
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from experiments.shared.pages import page_of
+from experiments.shared.run_folder import page_of
 from experiments.steer.report import Sample
 from experiments.steer.views import RunSoFar
 from inference import PriorSample

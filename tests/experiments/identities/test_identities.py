@@ -1,5 +1,7 @@
 """Every check of the script holds, and the helpers of findings tell truth from noise."""
 
+import math
+
 import pytest
 import torch
 
@@ -13,14 +15,14 @@ from experiments.identities import (
     training,
 )
 from experiments.identities.__main__ import CHECKS, Identities, main
-from experiments.identities.findings import agrees, beyond, exact
+from experiments.identities.findings import agrees, exact
 from experiments.identities.world import World, kl, mean_gradient, noise
-from experiments.shared.claims import NOISY
+from experiments.shared.claims import NOISY, within
 from inference import Estimate, random_state
 
 SLOW = {
-    "trajectory-balance": (training, {"STEPS": 20, "SEEDS": 2}),
-    "proximal": (training, {}),
+    "trajectory-balance": (training, {"STEPS": 20, "SEEDS": 3}),
+    "proximal": (training, {"SEEDS": 3}),
     "smc-bounds": (sampling, {}),
     "token-rejection": (token_rejection, {"PARTICLES": 2000}),
     "gkd": (distillation, {"STEPS": 150}),
@@ -91,11 +93,14 @@ def test_equation_fails_beyond_rounding():
 
 
 def test_estimate_near_a_limit_is_too_noisy():
-    assert beyond("a", Estimate(1.0, 0.1), above=0.0).held
-    near = beyond("a", Estimate(0.1, 0.1), above=0.0)
-    assert not near.held
-    assert near.statement.endswith(NOISY)
-    far = beyond("a", Estimate(1.0, 0.1), below=0.0)
+    assert within("a", Estimate(1.0, 0.1), above=0.0).held
+    for near in (Estimate(0.1, 0.1), Estimate(1.0, math.nan)):
+        finding = within("a", near, above=0.0)
+        assert not finding.held
+        assert finding.statement.endswith(NOISY)
+    assert within("a", Estimate(1.0, 0.1), above=0.0, num_runs=3).held
+    assert not within("a", Estimate(1.0, 0.1), above=0.0, num_runs=2).held
+    far = within("a", Estimate(1.0, 0.1), below=0.0)
     assert not far.held
     assert not far.statement.endswith(NOISY)
 

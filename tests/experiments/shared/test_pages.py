@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.shared.pages import page_of
+from experiments.shared.run_folder import page_of
 
 
 def test_figure_of_a_run_folder_is_found_from_the_folder_of_the_shell(tmp_path, monkeypatch):

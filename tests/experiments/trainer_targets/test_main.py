@@ -5,7 +5,7 @@ import math
 import pytest
 
 from experiments.shared.claims import NOISY
-from experiments.trainer_targets.__main__ import APART, TrainerTargets, judged, main
+from experiments.trainer_targets.__main__ import APART, REACHED, TrainerTargets, judged, main
 from experiments.trainer_targets.trainers import OURS
 from experiments.trainer_targets.trl_trainers import TRL
 from experiments.trainer_targets.worlds import POSTERIOR, TARGET, World
@@ -13,9 +13,13 @@ from experiments.trainer_targets.worlds import POSTERIOR, TARGET, World
 
 def test_grpo_ends_at_its_own_target_and_rloo_at_the_posterior(tmp_path, capsys):
     args = TrainerTargets(only=("rloo", "grpo"), steps=60, seeds=1, out=tmp_path)
-    findings = main(args)
-    assert [finding.held for finding in findings] == [True, True, True]
-    assert "The claim held: 3 of 3 findings." in capsys.readouterr().out
+    statements = [finding.statement for finding in main(args)]
+    ends = [float(text.rpartition("nats: ")[2].split(" ")[0]) for text in statements]
+    assert ends[0] < REACHED
+    assert ends[1] < REACHED
+    assert ends[2] > 0
+    assert all(text.endswith(NOISY) for text in statements), "one run has no error"
+    assert "The claim did NOT hold, 3 of 3 findings failed" in capsys.readouterr().out
     (figure,) = tmp_path.glob("*/targets.svg")
     assert figure.stat().st_size > 10_000
 
