@@ -70,7 +70,7 @@ class RLHF(Arguments):
         float, types.number(at_least=0, below=0.5, why="at 1/2 labels would say nothing")
     ] = 0.0
     """Probability that an annotator turns a label around, in simulation and inference."""
-    seeds: Annotated[types.Seeds, SIMULATED] = 6
+    seeds: Annotated[types.Seeds, SIMULATED] = 12
     """Number of data sets for each number of preferences, behind the standard errors."""
     draws: Annotated[int, types.count(2), SIMULATED] = 4096
     """Number of prior draws of T tokens behind the posteriors. Preferences use half as many."""

@@ -41,7 +41,7 @@ def test_distillation_leaves_a_share_of_the_prior_s_kl(
     findings = main(Distillation(sizes=(4,), betas=(0.6,), seeds=2, out=tmp_path))
     best = world.truth.log_prior + new_kinds(world, [], [4])["distilled, n = 4"].log_ratio
     left, start = kl(world.truth.log_guide(guide), best), kl(world.truth.log_prior, best)
-    statement = f"distillation leaves {left / start:.3g} ± 0 of KL(p0 || best of 4)"
+    statement = f"share of KL(p0 || best of 4) that distillation leaves: {left / start:.2g} (below"
     assert findings[-1].statement.startswith(statement)
     assert findings[-1].held == learned == (left < 0.2 * start)
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("distilled")]
