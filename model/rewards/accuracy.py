@@ -23,12 +23,18 @@ from model.common.checks import instance, one_of
 
 WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 """A whole number, whose commas separate thousands: "1,2" is two numbers."""
-SIGN = r"(?:(?<!\w)[-+])?"
-"""A sign. Behind a letter or a digit it is a hyphen or an operation, as in "2019-2020"."""
+SIGN = r"(?:(?<!\d)(?<![^\W_\u0530-\U0010ffff])[-+])?"
+"""A sign. Behind a digit or a Latin, Greek or Cyrillic letter it is a hyphen or an operation, as in
+"2019-2020" and "x-5"; scripts without spaces have a number right behind a word."""
+COMMAND = re.compile(r"\\[A-Za-z]+")
+"""A command of LaTeX, which is no word before a hyphen: "\\approx-5" is minus 5."""
 POWER = rf"e(?P<exponent>[-+]?\d+)|/{WHOLE}"
 NUMBER = re.compile(rf"{SIGN}(?:{WHOLE}(?:\.\d+)?|\.\d+)(?:{POWER})?", re.IGNORECASE)
 LARGEST_EXPONENT = 1000
-"""Largest power of ten: the exact number of the text 1e99999999 would fill the memory."""
+"""Largest power of ten: the exact number of the text 1e99999999 would fill the memory.
+
+What has a larger exponent is not read as a number, and equals none.
+"""
 MINUS = "\N{MINUS SIGN}"
 METHODS = ("match", "math-verify")
 MATH_VERIFY = "math_verify"
@@ -96,7 +102,7 @@ def answers_match(text: str, reference: str) -> bool:
     answer = text if answer is None else answer
     if number is None:
         return _plain(answer) == _plain(expected)
-    numbers = [match[0] for match in NUMBER.finditer(answer)]
+    numbers = [match[0] for match in NUMBER.finditer(COMMAND.sub(" ", answer))]
     return bool(numbers) and number_of(numbers[-1]) == number
 
 
