@@ -143,7 +143,7 @@ class Estimate(NamedTuple):
         """
         if self.standard_error == 0:
             return True
-        num_errors = float(special.stdtrit(num_runs - 1, NORMAL))
+        num_errors = 2.0 if num_runs == math.inf else float(special.stdtrit(num_runs - 1, NORMAL))
         noise = num_errors * self.standard_error
         return all(abs(self.value - limit) >= noise for limit in limits)
 

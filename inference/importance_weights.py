@@ -32,6 +32,7 @@ class WeightQuality(NamedTuple):
     """Number of draws whose weight is the largest or at most one nat below."""
     has_known_top: bool = True
     """False if the weights are on more than two levels, and none is known to be the highest."""
+    num_prompts: int = 1
 
     @classmethod
     def of(cls, log_weight: Tensor, reaches_bound: bool = False) -> WeightQuality:
@@ -48,7 +49,8 @@ class WeightQuality(NamedTuple):
         shape = max(shapes, key=lambda k: (math.isnan(k), k))
         largest = (log_weight - log_mean(log_weight)).amax(0).exp().max().item()
         num_largest = int((log_weight >= log_weight.amax(0) - 1).sum(0).min())
-        return cls(len(log_weight), size, shape, largest, num_largest, all(known_tops))
+        num_draws, num_prompts = log_weight.shape
+        return cls(num_draws, size, shape, largest, num_largest, all(known_tops), num_prompts)
 
     def fault(self, origin: str) -> str:
         """Reason to distrust estimates from these weights of draws of an origin; empty if none.
@@ -60,15 +62,19 @@ class WeightQuality(NamedTuple):
         lie within a nat of the largest weight on average, and `FEW` in one sample of a thousand.
         On more than two levels neither excuse holds unless the highest possible level was drawn.
         """
-        if not self.effective_sample_size >= FEW:
-            size = 0.0 if math.isnan(self.effective_sample_size) else self.effective_sample_size
-            return f"{size:.0f} of {self.num_draws} draws of {origin} effective, fewer than {FEW}"
+        if (number := num_effective(self.effective_sample_size)) < FEW:
+            return f"{number} of {self.num_draws} draws of {origin} effective, fewer than {FEW}"
         limit = min(1 - 1 / math.log10(self.num_draws), 0.7)
         is_bounded = self.largest <= LARGE or self.num_largest >= FEW
         if self.pareto_k > limit and not (is_bounded and self.has_known_top):
             place = f"{self.num_draws} draws of {origin}"
             return f"k-hat {self.pareto_k:.2f} of the weights of {place}, above {limit:.2f}"
         return ""
+
+
+def num_effective(size: float) -> int:
+    """An effective sample size in whole draws, not fewer by rounding alone; 0 for NaN."""
+    return 0 if math.isnan(size) else math.floor(size + 1e-6)
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ All numbers are of whole responses, in nats, averaged over prompts, with standar
 prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -110,13 +111,15 @@ class Diagnostics:
     def unreliable(self) -> dict[str, str]:
         """Reason to distrust an estimate, by the name of the attribute; empty if there is none.
 
-        The ELBO, KL(q || p0) and the entropy are plain means, doubtful if the draws are few. The
-        ELBO is too high where responses that the posterior nearly excludes are too rare under the
-        guide to be drawn, and KL(q || p*) too low: nothing here tells.
+        The ELBO, KL(q || p0) and the entropy are plain means, doubtful if the draws are few: if
+        their error, of N prompts with K draws each, has N (K - 1) < 29 degrees of freedom. The ELBO
+        is too high where responses that the posterior nearly excludes are too rare under the guide
+        to be drawn, and KL(q || p*) too low: nothing here tells.
         """
         reasons = {}
-        if (num_draws := self.guide_weights.num_draws) < FEW:
-            few = f"{num_draws} draws of the guide, fewer than {FEW}"
+        least = 1 + math.ceil((FEW - 1) / self.guide_weights.num_prompts)
+        if (num_draws := self.guide_weights.num_draws) < least:
+            few = f"{num_draws} draws of the guide, fewer than {least}"
             reasons = dict.fromkeys(OF_GUIDE_DRAWS, few)
         if fault := self.weights.fault("prior and guide"):
             reasons |= dict.fromkeys(WEIGHTED, fault)

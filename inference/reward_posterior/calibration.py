@@ -95,9 +95,11 @@ def calibrate(
         row = int(invalid.nonzero()[0])
         value = probability[row].item()
         raise ValueError(f"probability is {value:.6g} in comparison {row}, expected from 0 to 1")
-    pair = range(len(outcome)) if pair is None else pair
-    if len(pair) != len(outcome):
-        raise ValueError(f"pair has {len(pair)} entries, expected {len(outcome)}")
+    if pair is not None:
+        instance("pair", pair, Sequence)  # type: ignore[type-abstract]
+    every = range(len(outcome)) if pair is None else pair
+    if len(every) != len(outcome):
+        raise ValueError(f"pair has {len(every)} entries, expected {len(outcome)}")
     is_decided = outcome != TIE
     if not bool(is_decided.any()):
         raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")
@@ -119,12 +121,15 @@ def calibrate(
     variance = total(confidence * (1 - confidence)) / count.square()
     share = count / count.sum()
     tiny = torch.finfo(torch.float64).tiny
-    number = {key: place for place, key in enumerate(dict.fromkeys(pair))}
-    group = torch.tensor([number[key] for key in pair])[is_decided.cpu()]
+    number = {key: place for place, key in enumerate(dict.fromkeys(every))}
+    group = torch.tensor([number[key] for key in every])[is_decided.cpu()]
     group = group.unique(return_inverse=True)[1]
-    accuracy, of_pairs = Estimate.of_share(right[:, None]), _over(group, right)
+    accuracy = Estimate.of_share(right[:, None])
+    if pair is not None:
+        error = max(_over(group, right).standard_error, accuracy.standard_error)  # NaN of one pair
+        accuracy = Estimate(accuracy.value, error)
     return Calibration(
-        Estimate(accuracy.value, max(of_pairs.standard_error, accuracy.standard_error)),
+        accuracy,
         _over(group, -p.clamp(min=tiny).log()),
         (share * (mean_right - mean_confidence).abs()).sum().item(),
         (share * (variance * 2 / math.pi).sqrt()).sum().item(),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate, check_draws, check_numbers, expectation
-from inference.importance_weights import FEW, WeightQuality, effective_sample_size
+from inference.importance_weights import FEW, WeightQuality, effective_sample_size, num_effective
 from model.common.checks import boolean, first_index, instance, whole_number
 from model.common.thread_lock import one_thread
 
@@ -146,12 +146,12 @@ class Posterior:
         num_draws, num_steps, diagnostics = len(self.log_weight), math.inf, self.diagnostics
         # NaN where unknown
         size = diagnostics.get("effective_sample_size", self.effective_sample_size)
-        if (least := size.double().nan_to_num(math.inf).min().item()) < FEW:
-            return f"{least:.0f} of {num_draws} draws effective, fewer than {FEW}"
+        if (least := num_effective(size.double().nan_to_num(FEW).min().item())) < FEW:
+            return f"{least} of {num_draws} draws effective, fewer than {FEW}"
         if self.group is not None:
             share = self._by_group(self.probability)
-            if (least := (1 / share.square().sum(0)).min().item()) < FEW:
-                return f"{least:.0f} chains or first particles effective, fewer than {FEW}"
+            if (least := num_effective((1 / share.square().sum(0)).min().item())) < FEW:
+                return f"{least} chains or first particles effective, fewer than {FEW}"
             num_steps = num_draws // len(share)
         if "r_hat" in diagnostics:
             if num_steps < FEWEST_STEPS:

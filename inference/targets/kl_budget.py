@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.importance_weights import FEW
+from inference.importance_weights import FEW, num_effective
 from inference.prior_sample import PriorSample, sample_prior
 from inference.roots import root
 from inference.samplers.posterior import check_support
@@ -129,9 +129,9 @@ def solve_beta(
         beta = solve(path)
         log_weight = path.log_weight(beta)
     size = path.sample.effective_sample_size(log_weight)
-    if size is not None and size < FEW:
+    if size is not None and (number := num_effective(size)) < FEW:
         warnings.warn(
-            f"{size:.0f} effective draws of {num_draws} represent the posterior of this budget, so "
+            f"{number} effective draws of {num_draws} represent the posterior of this budget, so "
             "beta is unreliable: draw more, or ask for less",
             stacklevel=2,
         )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.importance_weights import FEW
+from inference.importance_weights import FEW, num_effective
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Program, response_distribution
 from inference.samplers.posterior import check_support
@@ -83,8 +83,8 @@ class MomentMatch:
                 "the end of its range is a hard constraint: use `Constraint`. Otherwise ask for "
                 "less, or draw more"
             )
-        if size is not None and size < FEW:
-            fault = f"{size:.0f} effective draws represent the distribution"
+        if size is not None and (number := num_effective(size)) < FEW:
+            fault = f"{number} effective draws represent the distribution"
             fix = "draw more, or ask for less"
             return f"{fault}, so the moments may be far off on other draws: {fix}"
         return ""

@@ -56,6 +56,11 @@ def test_a_mean_over_few_runs_is_clear_of_the_truth_as_rarely_as_a_normal_number
     assert sum(clear) / len(clear) == pytest.approx(0.0455, abs=0.006)
 
 
+def test_a_value_exactly_two_errors_away_is_clear():
+    assert Estimate(2.0, 1.0).is_clear_of(0.0)
+    assert not Estimate(1.999, 1.0).is_clear_of(0.0)
+
+
 def test_the_error_of_a_share_over_prompts_is_that_of_the_mean():
     torch.manual_seed(0)
     sample = (torch.rand(5000, 3) < torch.tensor([0.1, 0.5, 0.8])).double()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from inference import PriorSample
+from inference import Posterior, PriorSample
 from inference.importance_weights import (
     WeightQuality,
     effective_sample_size,
@@ -123,11 +123,19 @@ Q = WeightQuality
         (Q(100, 50.0, 0.55, 50.0), "k-hat 0.55 of the weights of 100 draws of q, above 0.50"),
         (Q(100, 50.0, -math.inf, 50.0), ""),
         (Q(2000, 12.4, 0.1, 5.0), "12 of 2000 draws of q effective, fewer than 30"),
+        (Q(2000, 29.9, 0.1, 5.0), "29 of 2000 draws of q effective, fewer than 30"),
         (Q(100, math.nan, math.nan, 1.0), "0 of 100 draws of q effective, fewer than 30"),
     ],
 )
 def test_faults_of_weights_are_a_heavy_tail_and_few_effective_draws(quality, fault):
     assert quality.fault("q") == fault
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -3.3, 40.0, 300.7])
+def test_a_constant_that_cancels_makes_no_fault(constant):
+    log_weight = torch.full((30, 1), constant, dtype=torch.float64)
+    assert Posterior(torch.zeros(30, 1, 1), log_weight, None).fault() == ""
+    assert "29 of 29 draws" in WeightQuality.of(log_weight[:29]).fault("q")
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01], ids=["prior", "guide near the prior"])

@@ -241,9 +241,12 @@ def test_distinct_n_counts_runs_of_tokens_and_no_padding():
     assert distinct_n(response, is_token, 2) == pytest.approx(4 / 5)  # 12 23 30 | 12 20
 
 
-@pytest.mark.parametrize("num_samples", [29, 30])
-def test_means_of_few_guide_draws_are_doubtful(model, guide, prompts, num_samples):
-    measured = diagnose(model, guide, prompts, num_samples=num_samples, num_prior_draws=300)
-    few = "29 draws of the guide, fewer than 30"
-    assert (measured.unreliable.get("elbo") == few) == (num_samples == 29)
-    assert (f"unreliable: {few}" in measured.summary()["KL(q || p0)"]) == (num_samples == 29)
+@pytest.mark.parametrize(("num_prompts", "least"), [(1, 30), (2, 16)])
+def test_means_of_few_guide_draws_are_doubtful(model, guide, prompts, num_prompts, least):
+    """By the degrees of freedom of their error over all prompts."""
+    few = f"{least - 1} draws of the guide, fewer than {least}"
+    for num_samples in (least - 1, least):
+        some, is_few = prompts[list(range(num_prompts))], num_samples < least
+        measured = diagnose(model, guide, some, num_samples=num_samples, num_prior_draws=300)
+        assert (measured.unreliable.get("elbo") == few) == is_few
+        assert (f"unreliable: {few}" in measured.summary()["KL(q || p0)"]) == is_few

@@ -39,6 +39,11 @@ def test_standard_errors_are_over_pairs_however_often_a_pair_was_judged():
     assert often.log_loss == pytest.approx(once.log_loss)
     assert often.accuracy == pytest.approx(once.accuracy, rel=0.05)  # without the rule of Laplace
     assert calibrate(torch.ones(9), torch.full((9,), FIRST)).accuracy.standard_error > 0.09
+    one = torch.tensor([0.7]), torch.tensor([FIRST])
+    assert calibrate(*one).accuracy.standard_error == pytest.approx(math.sqrt(2) / 3)
+    assert math.isnan(calibrate(*one, pair=[0]).accuracy.standard_error)
+    with pytest.raises(TypeError, match="pair is a int, expected a Sequence"):
+        calibrate(probability, outcome, pair=3)
     with pytest.raises(ValueError, match="pair has 450 entries, expected 50"):
         calibrate(probability, outcome, pair=pair)
 
