@@ -13,10 +13,6 @@ from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.checkpoint.state import FitState
 from inference.svi.options import FitOptions
 from model.common import ranks
-from model.common.checks import positive, whole_number
-
-AMOUNTS = ("num_steps", "num_responses", "max_seconds")
-"""Options of `fit`, of which one is the budget."""
 
 
 class Budget(ABC):
@@ -123,20 +119,14 @@ class Seconds(Budget):
 
 
 def new_budget(options: FitOptions, num_particles: int, num_prompts: int) -> Budget:
-    """The budget of a fit from exactly one of three amounts."""
-    amounts = {name: getattr(options, name) for name in AMOUNTS}
-    given = [name for name, amount in amounts.items() if amount is not None]
-    if len(given) != 1:
-        fault = f"{' and '.join(given)} are given" if given else "num_steps is None"
-        raise ValueError(
-            f"{fault}, expected exactly one of {', '.join(AMOUNTS)}: a fit ends after so many "
-            "steps, fresh responses, or seconds"
-        )
+    """The budget of a fit, of the one amount in its options."""
     if options.num_steps is not None:
-        return Steps(whole_number("num_steps", options.num_steps))
+        return Steps(options.num_steps)
     if options.max_seconds is not None:
-        return Seconds(positive("max_seconds", options.max_seconds, why="seconds"))
+        return Seconds(options.max_seconds)
+    assert options.num_responses is not None
     per_step = num_particles * min(options.prompts_per_step or num_prompts, num_prompts)
-    why = "the fresh responses of one step"
-    amount = whole_number("num_responses", options.num_responses, at_least=per_step, why=why)
-    return Responses(amount, per_step)
+    if options.num_responses < per_step:
+        fault = f"num_responses is {options.num_responses}, expected at least {per_step}"
+        raise ValueError(f"{fault}: the fresh responses of one step")
+    return Responses(options.num_responses, per_step)

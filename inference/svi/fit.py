@@ -156,7 +156,7 @@ def fit(
     folder = options.checkpoint_folder
     if folder is not None:
         state.fingerprint = Fingerprint(
-            num_steps=num_steps,
+            num_steps=options.num_steps,
             prompts=prompts,
             objective=elbo_of(state.objective),
             optimizer=state.optimizer,

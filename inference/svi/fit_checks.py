@@ -13,7 +13,6 @@ from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.programs import Program
 from inference.response_site import check_arguments
 from inference.svi.best_iterate import BestIterate
-from inference.svi.budget import AMOUNTS
 from inference.svi.checkpoint.folder import CheckpointError, has_checkpoint, locked
 from inference.svi.checkpoint.state import FitState
 from inference.svi.fit_objective import FitObjective, elbo_of, fit_objective
@@ -21,7 +20,7 @@ from inference.svi.optimizer.checked import CheckedOptimizer, check_start
 from inference.svi.optimizer.fused import adam_on_cosine
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
-from inference.svi.options import FitOptions
+from inference.svi.options import AMOUNTS, FitOptions
 from model import Prompts
 from model.common import ranks
 from model.common.files import text_digest

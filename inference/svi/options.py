@@ -1,4 +1,4 @@
-"""The options of one fit: its numbers and switches, each checked once, for all parts of the fit."""
+"""The options of one fit: its numbers and switches, for all parts of the fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from inference.svi.response_metrics import Metrics
 from model.common import checks
 from model.prior.division import AXES, Axis
 
+AMOUNTS = ("num_steps", "num_responses", "max_seconds")
+"""Options of `fit`, of which one is the budget."""
 FLAGS = ("stop_at_noise", "keep_best", "checkpoint_activations", "resume", "progress")
 
 
@@ -15,7 +17,7 @@ FLAGS = ("stop_at_noise", "keep_best", "checkpoint_activations", "resume", "prog
 class FitOptions:
     """The arguments of `fit` besides programs, prompts, objective and optimiser; see `fit`.
 
-    Budget and optimiser check the numbers that they alone use.
+    The optimiser checks `step_kl`, `learning_rate` and `clip_norm`.
     """
 
     num_steps: int | None
@@ -38,6 +40,19 @@ class FitOptions:
     progress: bool
 
     def __post_init__(self) -> None:
+        given = [name for name in AMOUNTS if getattr(self, name) is not None]
+        if len(given) != 1:
+            fault = f"{' and '.join(given)} are given" if given else "num_steps is None"
+            raise ValueError(
+                f"{fault}, expected exactly one of {', '.join(AMOUNTS)}: a fit ends after so many "
+                "steps, fresh responses, or seconds"
+            )
+        if self.num_steps is not None:
+            self.num_steps = checks.whole_number("num_steps", self.num_steps)
+        if self.num_responses is not None:
+            self.num_responses = checks.whole_number("num_responses", self.num_responses)
+        if self.max_seconds is not None:
+            self.max_seconds = checks.positive("max_seconds", self.max_seconds, why="seconds")
         if self.stop_at_noise is None:
             self.stop_at_noise = self.num_steps is None
         if self.prompts_per_step is not None:

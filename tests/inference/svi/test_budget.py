@@ -74,7 +74,10 @@ def test_a_fit_by_time_goes_on_with_the_time_left(
     [
         ({}, "num_steps is None, expected exactly one of num_steps, num_responses, max_seconds"),
         ({"num_steps": 1, "num_responses": 9}, "num_steps and num_responses are given"),
-        ({"num_responses": 7}, "num_responses is 7, expected a whole number of at least 8"),
+        ({"num_responses": 7}, "num_responses is 7, expected at least 8: the fresh"),
+        ({"num_steps": "9", "learning_rate": 1e-3}, "num_steps is '9', expected a whole number"),
+        ({"num_responses": "9"}, "num_responses is '9', expected a whole number"),
+        ({"learning_rate": 1e-3}, "num_steps is None, expected exactly one of num_steps"),
         ({"max_seconds": 0}, "max_seconds is 0"),
         ({"max_seconds": 9, "learning_rate": 1e-3}, "learning_rate is given without num_steps"),
     ],
