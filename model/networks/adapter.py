@@ -140,6 +140,10 @@ def find_adapter(
         record = json.loads(Path(file).read_text(encoding="utf-8"))
         check_settings(source, record)
         config = PeftConfig.from_pretrained(source, **hub)
+        if config.is_prompt_learning:
+            kind = record["peft_type"]
+            fault = f"{source} is an adapter of kind {kind}: virtual tokens, not weights"
+            raise PretrainedError(f"{fault}, of a kind that is not supported")
         weights = load_peft_weights(source, device="cpu", **hub)
     if base is not None:
         find_checkpoint(base)

@@ -29,6 +29,8 @@ INDEX = "response_index"
 class ResponseIndex(Messenger):
     """A handler that makes the site `response` a `Categorical` over the list of all responses.
 
+    Factors become float64, as log p(response) is.
+
         model = config_enumerate(ResponseIndex()(model))  # any Pyro program with the site
         elbo = TraceEnum_ELBO(max_plate_nesting=1)
         marginals = elbo.compute_marginals(model, lambda prompts: None, prompts)
@@ -50,6 +52,8 @@ class ResponseIndex(Messenger):
             log_prob = msg["fn"].log_prob(every).movedim(0, -1)  # [..., N, S]
             msg["fn"] = dist.Categorical(logits=log_prob)
             msg["infer"][INDEX] = True
+        elif isinstance(msg["fn"], dist.Unit):  # a factor
+            msg["fn"] = dist.Unit(msg["fn"].log_factor.double(), has_rsample=msg["fn"].has_rsample)
 
     def _pyro_post_sample(self, msg: dict) -> None:
         """Give the program the row of token ids. Handlers outside of this one see the number."""

@@ -185,6 +185,24 @@ def test_marginals_and_the_best_response(prior, name):
     assert_close(truth.log_posterior[picked], truth.log_posterior.amax(0), **EXACT)
 
 
+@pytest.mark.parametrize("enumerated", ["model", "guide"])
+def test_a_factor_in_float32_is_that_factor_in_float64(prior, enumerated):
+    """A plain program, enumerated by the model or by the guide."""
+    prompts, elbo = prior.encode(PROMPTS), TraceEnum_ELBO(max_plate_nesting=1)
+    guide = empty if enumerated == "model" else ResponseIndex()(FineTuned(prior))
+    losses = []
+    for dtype in (torch.float32, torch.float64):
+
+        def count(_, x, dtype=dtype):
+            return (x == 3).sum(-1).to(dtype)
+
+        model = ResponseIndex()(plain(prior, count, 0.5))
+        pair = {"model": model, "guide": guide}
+        pair[enumerated] = config_enumerate(pair[enumerated])
+        losses.append(elbo.loss(pair["model"], pair["guide"], prompts))
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize(
     "kind", [lambda model: model, OptimalityModel], ids=["alignment", "optimality"]
 )

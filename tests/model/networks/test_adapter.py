@@ -222,6 +222,9 @@ def test_virtual_tokens_are_a_guide_and_no_prior(config, kind, tmp_path):
         LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3)
     with pytest.raises(ValueError, match="PeftModelForCausalLM with virtual tokens"):
         LanguageModel(wrapped, tiny_tokenizer(), max_new_tokens=3)
+    peft.MultitaskPromptTuningConfig(num_virtual_tokens=2).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(PretrainedError, match=r"kind MULTITASK_PROMPT_TUNING: .* not supported$"):
+        LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3)
 
 
 def test_a_network_in_the_wrapper_of_peft_is_taken_out_of_it(tmp_path):
