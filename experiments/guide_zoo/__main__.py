@@ -13,8 +13,8 @@ Printed, for each world:
 - `two-modes`: the optima of mean field and of a mixture under both KL, and their modes.
 - `film-reviews`, the embedded prior, for the guides that scale: trained parameters, CPU seconds a
   step, both KL, E[r] and KL(q || p0) after the same few steps. With one seed the standard errors
-  are those of the measurement, without the variation between runs; with several, without the
-  error of log Z, which all runs share and the line above the table shows.
+  are those of the measurement, without the variation between runs; with several seeds they are
+  without the error of log Z, which all runs share, and which the line above the table has.
 
 Written: `results.jsonl`, a line for each run as it ends, and the figures. If the exact KL has local
 minima, or its descent ends early, the approximation gap is an upper bound.

@@ -1,7 +1,7 @@
 """Identities and bounds of other papers, each a sum over all responses of a small world.
 
 Claim: equations and bounds that papers state hold to rounding, and statements about noise hold by
-two standard errors, on a world of 85 responses.
+two standard errors, or by Student's t over a few seeds, on a world of 85 responses.
 Source: the docstring of each check, in the files of this folder.
 Printed: the error of each equation, and measured numbers with standard errors.
 

@@ -7,9 +7,10 @@ Claim: only k1 in the reward with returns-to-go, and k2 of the whole response as
 gradient of KL(q || p0). k3 as a loss, as in GRPO, has the gradient of the forward KL, position by
 position; k3 times a differentiable ratio, and k3+, have the one of KL(q || p0) by position. k1 as a
 loss has no gradient. k3 upside down has half the gradient of chi2(q || p0). With draws of an older
-guide, the ratio of the response restores the gradient of a whole response, and the ratio of the
-prefix the one of tokens; the ratio of the token, as trainers use it, restores neither, but the one
-of tokens after prefixes of the older guide. k3 needs this ratio, and needs it differentiated.
+guide, the ratio of the response restores the gradient of a whole response. With k2 as a loss and
+with k3 times the ratio, token by token, the ratio of the prefix restores the one of tokens, and the
+ratio of the token, as trainers use it, the one of tokens after prefixes of the older guide. k3
+needs this ratio, and needs it differentiated.
 Source: derived and measured here; GRPO: Shao et al. 2024, arXiv 2402.03300; the differentiable
 ratio: DeepSeek-V3.2, arXiv 2512.02556, and RPG, arXiv 2505.17508.
 Printed: relative distance of each implementation's mean gradient from the gradients of five

@@ -25,12 +25,12 @@ brackets are the limits of a finding, fixed in the script. Other processors give
 | held | every finding in support of the claim held, and no finding speaks against the claim |
 | partly | some findings support the claim, others speak against the claim or are too noisy |
 | not | no finding supports the claim |
-| too noisy | the numbers are nearer to their limits than two standard errors |
+| too noisy | the numbers are within two standard errors of their limits, more over few runs |
 
 | source | equations of the claim |
 |---|---|
 | paper | read in the paper or in its authors' code |
-| abstract | from memory or derived here, beside the abstract |
+| abstract | derived here; the claim is in the abstract |
 | summary | read in another text or in another project's code |
 """
 

@@ -50,16 +50,14 @@ PREFERENCES = {
         "nears the equilibrium. Where preferences go in circles, the iterates do not.",
     ),
     "implicit-prm": Paper(
-        "Rafailov et al. 2024: from r to Q*; Yuan et al. 2024: free process rewards (PRIME)",
+        "Rafailov et al. 2024: from r to Q*; Yuan et al. 2024: implicit process rewards",
         "A policy trained on whole responses has process rewards: beta log q/p0 of the tokens so "
-        "far is beta log E_p0[exp(r/beta)] of the responses that go on from there, the expected "
-        "reward. The reward r is the policy's own, beta log q/p0 of the whole response.",
+        "far is beta log E_p0[exp(r/beta)] of the responses that go on from there: a soft value, "
+        "above their mean reward. The reward r is the policy's own, beta log q/p0 of the whole "
+        "response.",
         paper("2412.01981"),
         "identities --only soft-values",
-        supports=("soft value, all prefixes",),
-        against=("largest soft value less",),
-        caveat="This is a soft value under the prior: higher than the mean reward of the responses "
-        "that the prior goes on with, and lower than the largest, as the paper says as well.",
+        supports=("soft value, all prefixes", "soft value less"),
     ),
     "f-dpo": Paper(
         "Wang et al. 2023: direct preference optimisation beyond the reverse KL (f-DPO)",
@@ -160,9 +158,11 @@ PREFERENCES = {
         paper("2412.14516"),
         supports=("share of preferred", "mean log q/p0"),
         against=("squares alone", "KL(optimum || p0 exp", "KL(optimum || p*)"),
-        caveat="The scale is that of the rate of wins, not that of the judge's reward. The squares "
-        "alone are a squared residual of this rate, with its mean for log Z as in Kimi k1.5, and "
-        "the optimum is nearly that of IPO: the optimum of DPO, the posterior, is given up.",
+        caveat="Of the preferred responses 31% still become rarer, those that win less than half "
+        "of their pairs. The scale is that of the rate of wins, not that of the judge's reward. "
+        "The squares alone are a squared residual of this rate, with its mean for log Z as in Kimi "
+        "k1.5, and the optimum is nearly that of IPO: the optimum of DPO, the posterior, is given "
+        "up.",
     ),
     "discopop": Paper(
         "Lu et al. 2024: DiscoPOP, a loss found by a language model",
@@ -171,7 +171,7 @@ PREFERENCES = {
         paper("2406.08414"),
         "identities --only discovered",
         supports=("from p*",),
-        against=("slope of the loss at h = 0", "from p0"),
+        against=("from p0",),
         caveat="A minimum is near the posterior. The loss is not convex and rises where the margin "
         "passes 0, as the paper notes. A descent from the prior ends before the rise, below the "
         "prior's reward.",

@@ -53,7 +53,8 @@ TRAINERS = {
         "objective. k3 is an unnormalised KL(q || p0) if the ratio of policy and sampler weighs "
         "it, and is differentiated. The KL term of GRPO lacks the ratio. Here: the ratio of the "
         "response gives the KL of whole responses, and the ratio of the token that of each token "
-        "after prefixes of the sampler.",
+        "after prefixes of the sampler; without a ratio, or with one that is not differentiated, "
+        "k3 has neither gradient.",
         paper("2505.17508"),
         "kl_estimators",
         supports=(
@@ -271,8 +272,9 @@ TRAINERS = {
         "identities --only soft-gates",
         supports=("Q of the least objective", "noise over"),
         against=("VESPO, mean gradient",),
-        caveat="The mean gradient has twice the angle to the gradient that weights truncated at 2 "
-        "leave, for a little less noise.",
+        caveat="The problem is (1 - k) KL(Q || a) + k KL(Q || q) + lambda E_Q[w]: at k above 1, Q "
+        "is far from the draws. The mean gradient has twice the angle to the gradient that weights "
+        "truncated at 2 leave, for a little less noise.",
     ),
     "sapo": Paper(
         "Gao et al. 2025: soft adaptive policy optimisation (SAPO)",
