@@ -3,9 +3,11 @@
 import itertools
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from experiments import shared
 from experiments.explore.__main__ import WORLDS
 from tests.experiments.explore.conftest import FOLDER, PAGES, WRITTEN
 
@@ -26,6 +28,12 @@ def numbers_of(value, place=""):
         parts = [numbers_of(item, f"{place}.{number}") for number, item in enumerate(value)]
         return {key: leaf for part in parts for key, leaf in part.items()}
     return {place: value}
+
+
+def test_round_numbers_of_axes_are_those_of_the_reports():
+    """The pages open without the package, and so have a copy of this function."""
+    ticks = Path(shared.__path__[0], "ticks.js").read_text(encoding="utf-8")
+    assert ticks in (FOLDER / "charts.js").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
