@@ -51,7 +51,8 @@ def test_z_and_means_are_unbiased_from_the_first_draw_on(constrained, prior, eve
 def test_all_prefixes_know_what_is_left_behind_them(constrained, prior):
     model, prompts = constrained.program(constrained.log_prior), constrained.prompts
     distribution = response_distribution(model, prompts, role="model")
-    tries, num_tests = [Trie() for _ in prompts.texts], torch.zeros(len(prompts), dtype=torch.long)
+    tries = [Trie() for _ in prompts.texts]
+    num_tests = torch.zeros(len(prompts), dtype=torch.long, device="cpu")  # where tries are
     Search(allowed, prompts, tries, num_tests, True, distribution.space).draw(distribution, 16)
     for trie in tries:
         left = trie.log_left
