@@ -1,5 +1,6 @@
 """State of the random generators: torch's on each device, Python's and NumPy's."""
 
+import contextlib
 import random
 import warnings
 from collections.abc import Iterator
@@ -47,9 +48,13 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed all generators inside the context, and restore them after it; locks as `preserved`."""
+    """Seed all generators inside the context, and restore them after it; locks as `preserved`.
+
+    On a machine without an accelerator the order of sums is fixed as well, so that the same seed
+    gives the same numbers on any number of runs with the same number of threads.
+    """
     seed = checks.seed("seed", seed)
-    with preserved():
+    with preserved(), contextlib.nullcontext() if accelerators() else _ordered_sums():
         pyro.set_rng_seed(seed)
         yield
 
@@ -63,6 +68,17 @@ def measuring() -> Iterator[None]:
     """
     with isolated(2**31 + int(torch.randint(2**31, ()))):
         yield
+
+
+@contextmanager
+def _ordered_sums() -> Iterator[None]:
+    """Have torch add in a fixed order: threads race for the gradient of an indexed tensor."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(max(mode, 1))  # 0 leaves the order open, 1 warns, 2 raises
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 @contextmanager

@@ -60,8 +60,9 @@ def fit(
         print(result.metrics[-1]["elbo"], *result.warnings)
 
     A fit has its own scope of Pyro's parameter store and its own random state, and restores both.
-    On a CPU the result depends on the arguments alone, also after a kill and a resume, unless the
-    budget is `max_seconds`. A fit in a second thread waits for the end of the first.
+    On a machine without a GPU the result depends on the arguments and torch's number of threads
+    alone, also after a kill and a resume, unless the budget is `max_seconds`. A fit in a second
+    thread waits for the end of the first.
 
     If the ELBO of the last steps is below the ELBO of earlier steps by four standard errors, the
     guide returns to the parameters of the best of these. The copy takes the memory of the
