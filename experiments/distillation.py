@@ -38,6 +38,7 @@ from experiments.shared.zoo import measure_guide
 from guides import FineTuned
 from inference import BestOfN_ELBO, Estimate, LeaveOneOut_ELBO, PriorSample
 from inference.enumeration import kl
+from inference.estimate import REFUTED
 from inference.order_statistics import best_of_n_log_ratio, level_cdf
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior
@@ -150,10 +151,10 @@ def place(world: World, guide: FineTuned, log_ratio: Tensor) -> Row:
 
 
 def excess(sample: PriorSample, row: Row) -> float:
-    """Reward above the posterior's at the same KL, by 3 standard errors of both if measured."""
+    """Reward above the posterior's at the same KL, unless the errors of both explain the excess."""
     nats, reward = row["KL(q||p0)"], row["E[r]"]
-    highest = sample.frontier_at(nats.value + 3 * nats.standard_error)
-    return reward.value - 3 * reward.standard_error - highest
+    highest = sample.frontier_at(nats.value + REFUTED * nats.standard_error)
+    return reward.value - REFUTED * reward.standard_error - highest
 
 
 def learned(n: int, sample: PriorSample, log_ratio: Tensor, row: Row, num_runs: int) -> Finding:

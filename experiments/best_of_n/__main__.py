@@ -30,6 +30,7 @@ from experiments.shared.command_line import run_script
 from experiments.shared.figures import PRIOR, legend_below, plane_figure, save_all
 from experiments.shared.tables import Row, table_of
 from inference import Enumeration, PriorSample, random_state, sample_prior
+from inference.estimate import REFUTED
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior
 
@@ -102,13 +103,13 @@ def best_table(title: str, best: Mapping[int, Best]) -> str:
 def findings_of(best: Mapping[int, Best], where: str) -> list[Finding]:
     """Findings on both bounds, and on the place of the best of n below the frontier."""
     slack = largest(one.kl_exact - one.kl_bound for one in best.values())
-    errors = {n: 3 * np.nan_to_num(one.win_rate.standard_error) for n, one in best.items()}
+    errors = {n: REFUTED * np.nan_to_num(one.win_rate.standard_error) for n, one in best.items()}
     wins = largest(one.win_rate.value - one.win_rate_bound - errors[n] for n, one in best.items())
     over = largest(one.reward_exact - one.frontier for one in best.values())
     least = min(one.share for one in best.values() if not math.isnan(one.share))
     return [
         Finding(f"no KL {where} is above log n - (n-1)/n", slack <= EXACT),
-        Finding(f"no win rate {where} is above n/(n+1), by 3 errors if measured", wins <= EXACT),
+        Finding(f"no win rate {where} is above n/(n+1) beyond its error", wins <= EXACT),
         Finding(f"no best of n {where} is above the posteriors", over <= EXACT),
         within(f"least share of the posterior's gain {where}", least, above=NEAR),
     ]
@@ -122,12 +123,15 @@ def measured_findings(best: Mapping[int, Best]) -> list[Finding]:
         abs(one.reward.value - one.reward_exact) / one.reward.standard_error
         for one in best.values()
     )
-    above = largest(one.kl.value - 3 * one.kl.standard_error - one.kl_bound for one in of_groups)
-    statistics = "from order statistics (at most 3)"
+    is_near = off_reward <= REFUTED
+    above = largest(
+        one.kl.value - REFUTED * one.kl.standard_error - one.kl_bound for one in of_groups
+    )
+    statistics = f"from order statistics (at most {REFUTED:g})"
     return [
-        Finding(f"measured KL, {off_kl:.1f} standard errors {statistics}", off_kl <= 3),
-        Finding(f"measured reward, {off_reward:.1f} standard errors {statistics}", off_reward <= 3),
-        Finding("no measured KL is above log n - (n-1)/n by 3 errors", above <= 0),
+        Finding(f"measured KL, {off_kl:.1f} standard errors {statistics}", off_kl <= REFUTED),
+        Finding(f"measured reward, {off_reward:.1f} standard errors {statistics}", is_near),
+        Finding("no measured KL is above log n - (n-1)/n beyond its error", above <= 0),
     ]
 
 

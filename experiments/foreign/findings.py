@@ -10,8 +10,6 @@ from inference import Estimate
 
 REVERSE = ("leave-one-out", "reward-to-go", "trajectory-balance")
 """Objectives that descend KL(q || p*)."""
-NUM_ERRORS = 2
-"""Number of standard errors that count as noise."""
 SMALLEST, LARGEST = 1.0, 6.0
 """Range of KL(p0 || p*), nats, over which the median share is taken."""
 MOST_LEFT = 0.35
@@ -48,7 +46,7 @@ def _median_is_small(runs: Sequence[Run]) -> Finding:
 
 def is_above(rise: Estimate) -> bool:
     """True for a rise above 0 by more than noise, and for a rise that is unknown."""
-    return not rise.value <= NUM_ERRORS * rise.standard_error
+    return math.isnan(rise.value) or rise.is_above(0.0)
 
 
 def shares_left(runs: Sequence[Run], largest: float = math.inf) -> list[float]:

@@ -6,6 +6,7 @@ from torch import Tensor
 from experiments.shared.claims import Finding, largest
 from experiments.shared.tables import cell
 from inference import Estimate
+from inference.estimate import REFUTED
 
 EXACT = 1e-10
 """Largest error of an identity in float64."""
@@ -23,6 +24,7 @@ def spread(values: Tensor) -> float:
 
 
 def agrees(subject: str, estimate: Estimate, truth: float) -> Finding:
-    """An estimate within three standard errors of the truth."""
-    held = abs(estimate.value - truth) <= 3 * estimate.standard_error
-    return Finding(f"{subject}: {cell(*estimate)}, exact {truth:.4g} (within 3 errors)", held)
+    """An estimate that does not refute the truth."""
+    held = abs(estimate.value - truth) <= REFUTED * estimate.standard_error
+    limits = f"exact {truth:.4g} (within {REFUTED:g} errors)"
+    return Finding(f"{subject}: {cell(*estimate)}, {limits}", held)

@@ -45,8 +45,6 @@ REMEDY = (
     "--beta, or a guide nearer to the posterior."
 )
 """Last remark if a number is marked."""
-ERRORS = 2
-"""Number of standard errors by which a divergence rises, or is above 0, if the report says so."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class Report:
                 f"{prior:.1%}: KL(q || p*) is infinite; KL(p* || q) went from {old} to {new} nats "
                 f"in {self.seconds:.0f} s of SVI."
             )
-        is_known = start.value > ERRORS * start.standard_error
+        is_known = start.is_above(0.0) and math.isfinite(start.value)
         share = f" ({left.value / start.value:.0%})" if is_known else ""
         mark = MARK * ("kl_guide_posterior" in before.unreliable)
         return (
@@ -178,15 +176,21 @@ class Report:
         return [f"E[r] is a mean{scope}: no reward applies to the others." for scope in scopes]
 
     def _rises(self) -> list[str]:
-        """Divergences of the guide that are larger than those of the start."""
+        """Divergences of the guide that are larger than those of the start.
+
+        A divergence rises by as much as E_q[log w] or E_p*[log q/p0] falls: log Z and KL(p* || p0),
+        in both measurements, are no part of the rise or of its error. The prior as start has a log
+        ratio of 0 exactly. The ratio of a student has prior draws in common with the guide's, and
+        the error of the difference is too large, if anything.
+        """
         before, after = self.before.diagnostics, self.after.diagnostics
         rises = []
-        for name, symbol in {
-            "kl_guide_posterior": "KL(q || p*)",
-            "kl_posterior_guide": "KL(p* || q)",
-        }.items():
-            rise = getattr(after, name).minus(getattr(before, name))
-            if rise.value > ERRORS * rise.standard_error or rise.value == math.inf:
+        for name, opposite, symbol in (
+            ("kl_guide_posterior", "elbo", "KL(q || p*)"),
+            ("kl_posterior_guide", "posterior_log_ratio", "KL(p* || q)"),
+        ):
+            rise = getattr(before, opposite).minus(getattr(after, opposite))
+            if rise.is_above(0.0):
                 rises.append(
                     f"{symbol} rose from {shown(before, name)} nats of the {self.start} to "
                     f"{shown(after, name)} of the guide: in this direction the guide is further "

@@ -10,14 +10,13 @@ from experiments.shared.tables import Row, table_of
 from experiments.shared.training import PENALISED, PURE
 from experiments.verifiable.success import Success
 from inference import Enumeration, Estimate
+from inference.estimate import REFUTED
 from model import AlignmentModel, Constraint, Prompts
 
 EXACT = 1e-10
 KEPT = 0.05
 """Diversity lost, nats, below which the prior's ratios are preserved."""
 ODDS = "error of the posterior's shift of the log-odds by 1/beta, of a log-ratio within a class"
-ERRORS = 4
-"""Number of standard errors that an estimate may be away from the exact number."""
 
 
 def success_table(title: str, policies: Mapping[str, Success]) -> str:
@@ -97,7 +96,7 @@ def exact_findings(
         within(f"{PENALISED}, diversity lost, nats", penalised, below=KEPT),
         within(f"{PURE}, diversity lost, nats", pure, above=KEPT),
         within("gain of pass@k of the posterior", *gains, above=0.0),
-        within("largest error in standard errors", largest(scores), below=ERRORS),
+        within("largest error in standard errors", largest(scores), below=REFUTED),
     ]
 
 
@@ -108,10 +107,9 @@ def drawn_findings(drawn: Mapping[str, Success]) -> list[Finding]:
         if name == "prior":
             continue
         lost, gain = each.lost, each.rate.minus(prior.rate)
-        held = lost.value > -ERRORS * lost.standard_error
+        held = lost.value > -REFUTED * lost.standard_error
         findings.append(Finding(f"{name}, KL(q || p*) is not below the bound: excess {lost}", held))
-        held = gain.value > ERRORS * gain.standard_error
-        findings.append(Finding(f"{name}, more successes than the prior: {gain}", held))
+        findings.append(within(f"{name}, more successes than the prior", gain, above=0.0))
     return findings
 
 

@@ -24,7 +24,7 @@ from inference import random_state
 from inference.diagnostics.diversity import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
 from inference.diagnostics.prior_alone import PriorAlone, reaches
-from inference.estimate import Estimate, log_mean_exp
+from inference.estimate import REFUTED, Estimate, log_mean_exp
 from inference.importance_weights import FEW, WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
 from inference.programs import Joint, Program, log_guide_at, response_distribution
@@ -34,7 +34,6 @@ from model import AlignmentModel, Prompts
 from model.common.checks import instance, whole_number
 from model.prior.division import by_all_ranks
 
-ERRORS = 3  # number of standard errors by which no honest divergence is below 0
 KLS = ("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior")
 SUMMARY = {
     "log Z": "log_z",
@@ -127,10 +126,10 @@ class Diagnostics:
             reasons["log_z_bound"] = fault
         for name in KLS:
             estimate = getattr(self, name)
-            if estimate.value < -ERRORS * estimate.standard_error:
+            if estimate.value < -REFUTED * estimate.standard_error:
                 reasons[name] = (
-                    f"below 0 by over {ERRORS} standard errors, which no divergence is: were the "
-                    "draws used for training?"
+                    f"below 0 by over {REFUTED:g} standard errors, which no divergence is: were "
+                    "the draws used for training?"
                 )
         return reasons
 

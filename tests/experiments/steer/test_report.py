@@ -27,8 +27,10 @@ NAMES = [
 
 
 def measurement(first):
-    """Numbers that are all different: `first`, `first` + 1, and so on."""
+    """Numbers of different size, `first`, `first` + 1, and so on; negative where better is more."""
     estimates = {name: Estimate(first + i, 0.5) for i, name in enumerate(NAMES)}
+    for name in ("elbo", "posterior_log_ratio"):
+        estimates[name] = estimates[name].times(-1)
     alone = [Estimate(first + 10 + i, 0.5) for i in range(3)]
     diagnostics = Diagnostics(
         **estimates,
@@ -84,7 +86,7 @@ def test_every_number_is_in_the_right_place(report):
     rows = {name: cells for name, *cells in report.rows()}
     expected = {
         "E[r]": [(10.5, 0.25), (0.5, 0.25), (4.5, 0.25)],  # r/beta times beta
-        "ELBO": [(20.0, 0.5), (0.0, 0.5)],
+        "ELBO": [(-20.0, 0.5), (0.0, 0.5)],
         "KL(. || p0)": ["0", (2.0, 0.5), (8.0, 0.5)],
         "KL(. || p*)": [(26.0, 0.5), (6.0, 0.5), "0"],
         "KL(p* || .)": [(27.0, 0.5), (7.0, 0.5), "0"],
@@ -163,7 +165,7 @@ def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report)
     assert rows["KL(p* || .)"][1] == f"{Estimate(7.0, 0.5)} (?)"
     assert rows["KL(. || p0)"][1:] == [str(Estimate(2.0, 0.5)), f"{Estimate(8.0, 0.5)} (?)"]
     assert rows["ELBO"] == [
-        str(Estimate(20.0, 0.5)),
+        str(Estimate(-20.0, 0.5)),
         str(Estimate(0.0, 0.5)),
         f"log Z = {Estimate(5.0, 0.5)} (?)",
     ]
@@ -233,10 +235,18 @@ def test_a_divergence_below_0_by_three_errors_is_marked(report):
     assert replace(report, after=chance).notes() == []
 
 
+def with_log_z(estimate):
+    """A divergence with the error of log Z besides."""
+    return estimate._replace(standard_error=estimate.standard_error + 2)
+
+
 @pytest.mark.parametrize("name", ["kl_guide_posterior", "kl_posterior_guide"])
 def test_the_divergence_that_rose_is_named(report, name):
-    """A rise of two standard errors of the difference, or to infinity."""
-    symbol = {"kl_guide_posterior": "KL(q || p*)", "kl_posterior_guide": "KL(p* || q)"}[name]
+    """A rise of two standard errors without those of log Z, or to infinity."""
+    symbol, opposite = {
+        "kl_guide_posterior": ("KL(q || p*)", "elbo"),
+        "kl_posterior_guide": ("KL(p* || q)", "posterior_log_ratio"),
+    }[name]
     for old, new, rises in [
         (Estimate(1.0, 0.3), Estimate(2.1, 0.4), True),
         (Estimate(1.0, 0.3), Estimate(1.9, 0.4), False),
@@ -245,9 +255,9 @@ def test_the_divergence_that_rose_is_named(report, name):
         (Estimate(3.0, 0.3), Estimate(1.0, 0.4), False),
     ]:
         before, after = (
-            changed(each, **{name: estimate})
+            changed(each, **{name: with_log_z(estimate), opposite: estimate.times(-1)})
             for each, estimate in ((report.before, old), (report.after, new))
         )
         notes = replace(report, before=before, after=after).notes()
-        start = f"{symbol} rose from {old} nats of the prior to {new} of the guide: "
+        start = f"{symbol} rose from {with_log_z(old)} nats of the prior to {with_log_z(new)} of"
         assert [note.startswith(start) for note in notes] == [True] * rises
