@@ -155,13 +155,19 @@ def check_adapter(network: "transformers.PreTrainedModel", layers: dict[str, nn.
     kinds = (Linear, AdaptedLinear)
     for name, module in network.named_modules():
         if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and (
-            type(module) not in kinds or name not in layers or module.merged
+            type(module) not in kinds or name not in layers or module.merged or _adds_bias(module)
         ):
             kind = f"{type(module).__module__}.{type(module).__name__}"
             raise ValueError(
                 f"the prior's adapter, {kind} at {name}, cannot be combined with another, expected "
-                "LoRA on linear layers, not merged: use the result of `merge_and_unload`"
+                "LoRA on linear layers, not merged, with a bias only where the layer has one: use "
+                "the result of `merge_and_unload`"
             )
+
+
+def _adds_bias(module: Any) -> bool:
+    """True if a layer of LoRA has a bias and its base has none, which cannot be merged."""
+    return any(module.lora_bias.values()) and module.get_base_layer().bias is None
 
 
 def add_adapter(network: "transformers.PreTrainedModel", config: Any) -> str:

@@ -6,6 +6,7 @@
 import copy
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,18 @@ NAME = "default"
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Initialisations of LoRA that leave the network's own weights as they are."""
 
+KINDS = re.compile(
+    "LORA|ADALORA|BEFT|BOFT|C3A|DEFT|DELORA|FOURIERFT|GLORA|GRALORA|HIRA|HRA|IA3|LN_TUNING|LOHA|"
+    "LOKR|MISS|OFT|PEANUT|ROAD|SHIRA|SUPERTUNING|WAVEFT"
+)
+"""Kinds of `peft` whose saved folder, with the base, is the whole adapter on any machine."""
+
+CONSTANT = re.compile(
+    r"\.(ranknum\.\w+|boft_P|oft_R\.\w+\.(rows|cols)|trainable_tokens_original\.\w+)$"
+)
+"""Tensors of an adapter that are not saved and follow from its settings and its base."""
+
 UNSUPPORTED = [
-    "adapters",
     "alora_invocation_tokens",
     "arrow_config",
     "layer_replication",
@@ -92,7 +103,8 @@ class Adapter:
         # the adapter's tensors may be views of the network's own
         known = before | {tensor.data_ptr() for tensor in own.values()}
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-            if tensor.numel() and tensor.data_ptr() not in known:
+            is_known = tensor.data_ptr() in known or CONSTANT.search(name)
+            if tensor.numel() and not is_known:
                 fault = f"the adapter in {self.source} does not say what {name} is"
                 raise PretrainedError(f"{fault}: merge it with `peft` (`merge_and_unload`)")
         with torch.no_grad():
@@ -140,10 +152,6 @@ def find_adapter(
         record = json.loads(Path(file).read_text(encoding="utf-8"))
         check_settings(source, record)
         config = PeftConfig.from_pretrained(source, **hub)
-        if config.is_prompt_learning:
-            kind = record["peft_type"]
-            fault = f"{source} is an adapter of kind {kind}: virtual tokens, not weights"
-            raise PretrainedError(f"{fault}, of a kind that is not supported")
         weights = load_peft_weights(source, device="cpu", **hub)
     if base is not None:
         find_checkpoint(base)
@@ -161,20 +169,25 @@ def find_adapter(
 def check_settings(source: str, record: dict[str, Any]) -> None:
     """Refuse an adapter that is more than layers on an unchanged network."""
     kind, start = record.get("peft_type"), record.get("init_lora_weights", True)
+    kind = getattr(kind, "value", kind)
     if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"):
         raise PretrainedError(
-            f"{source} is an adapter of kind {kind}: virtual tokens, not weights. Make the guide "
+            f"{source} has an adapter of kind {kind}: virtual tokens, not weights. Make the guide "
             "`SoftPrompt` on its network, and use its `load_pretrained`"
         )
+    if not KINDS.fullmatch(str(kind)):
+        fault = f"{source} has an adapter of kind {kind}, whose folder is not the whole adapter"
+        fix = f"merge it with `peft` (`merge_and_unload`), or train a kind of {KINDS.pattern}"
+        raise PretrainedError(f"{fault}: {fix}")
     if start not in STARTS:
         raise PretrainedError(
-            f"{source} is an adapter that began with init_lora_weights={start!r}, which changes "
-            "the network's own weights too: convert it to plain LoRA with `peft`"
+            f"{source} has an adapter that began with init_lora_weights={start!r}, which changes "
+            "the network's own weights too: merge it, or convert it to plain LoRA, with `peft`"
         )
     for name in UNSUPPORTED:
         if record.get(name):
             setting = f"{name}={record[name]!r}"
-            raise PretrainedError(f"{source} is an adapter with {setting}: merge it with `peft`")
+            raise PretrainedError(f"{source} has an adapter with {setting}: merge it with `peft`")
 
 
 def adapter_tensors(network: "transformers.PreTrainedModel", adapter: str) -> dict[str, Tensor]:

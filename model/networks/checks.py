@@ -53,9 +53,10 @@ def checked_network(network: Any) -> "transformers.PreTrainedModel":
             expected = "the network itself, or the guide `SoftPrompt`"
             raise ValueError(f"the network is {fault}: expected {expected}")
         network = network.get_base_model()
-        network._hf_peft_config_loaded = True
         kind = type(network).__name__
     instance("network", network, transformers.PreTrainedModel, why=HINT)
+    # `save_pretrained` reads it, and `peft` does not write it in its wrapper or as it merges
+    network._hf_peft_config_loaded = bool(getattr(network, "peft_config", None))
     if any(parameter.is_meta for parameter in network.parameters()):
         raise ValueError(f"the weights of {kind} are on the meta device, without numbers: {HINT}")
     check_weights(network, kind)

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from model.common.devices import is_asynchronous, total_memory
 from model.common.graphs import NOT_COMPILED, has_graphs
+from model.networks.adapter import check_settings
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
 from model.networks.layers import layer_checkpoints
 from model.networks.layers.attention import faster_attention
@@ -68,6 +69,8 @@ class CachedDecoder(Decoder):
         super().__init__()
         network = checked_network(network)
         kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
+        for config in getattr(network, "peft_config", {}).values():
+            check_settings(f"the network {kind}", config.to_dict())
         names = [name for name in CACHE if name in arguments]
         if not names:
             expected = f"expected {' or '.join(CACHE)}, keys and values of attention"

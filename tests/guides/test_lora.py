@@ -384,13 +384,14 @@ def test_bad_options(options, message):
 @pytest.mark.parametrize(
     "config",
     [
+        peft.LoraConfig(target_modules=["q_proj"], lora_bias=True),  # which has no bias
         peft.IA3Config(target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True),
         peft.LoraConfig(target_modules=["c_attn"], modules_to_save=["ln_f"], fan_in_fan_out=True),
         peft.LoraConfig(target_modules=["wte"]),
     ],
 )
 def test_adapters_that_cannot_be_combined(config):
-    prior = tiny()
+    prior = tiny("llama" if "q_proj" in config.target_modules else "gpt2")
     prior.network.add_adapter(config)
     with pytest.raises(ValueError, match="cannot be combined"):
         LoRA(prior)
