@@ -87,7 +87,7 @@ def _of_all_orders(world: World, number: int, extra: int, tests: int) -> tuple[f
     def allowed(_: Prompts, response: Tensor, t: int) -> Tensor:
         return is_good[response[..., t - 1]]
 
-    particles = Particles.unwritten(world.model.prior(world.prompts), len(order))
+    particles = Particles(world.model.prior(world.prompts), len(order))
     rejection = TokenRejection(allowed, extra_tests=extra, max_tests=tests)
     token = rejection.draw(particles, Order(prob, order), world.prompts, 1)
     w = particles.log_weight[:, 0].exp()

@@ -203,7 +203,7 @@ class Search:
             density of the draw up to the last token drawn, `[K, N]`, nats, float64. This is the log
             of the mass that is left, up to the rounding by which two passes of a network differ.
         """
-        particles, stream = Particles.unwritten(prior, num), Stream(prior, num)
+        particles, stream = Particles(prior, num), Stream(prior, num)
         is_allowed = ~particles.ended
         log_ratio = torch.zeros_like(is_allowed, dtype=torch.float64)
         visited: list[tuple[int, Tokens]] = []  # the shortest prefix first

@@ -19,13 +19,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from inference.estimate import log_mean
 from inference.importance_weights import effective_sample_size
 from inference.programs import Program, autoregressive
 from inference.roots import bisect
+from inference.samplers.population import Population
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import proposal_distribution, weigh
-from inference.samplers.resampling import Scheme, find_scheme, num_distinct, resample_if_degenerate
+from inference.samplers.resampling import Scheme, find_scheme
 from inference.samplers.suffix_move import suffix_move
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, whole_number
@@ -83,42 +83,60 @@ def annealed_smc(
     finite("ess_threshold", ess_threshold, at_least=0, below=below, why=why)
     whole_number("moves", moves, at_least=0)
     proposal = autoregressive(proposal_distribution(model, guide, prompts))
-    log_ratio_at = partial(weigh, model, guide, prompts)
-    response = proposal.sample((num_samples,))
-    log_ratio = log_ratio_at(response)  # [K, N]
-    log_weight = torch.zeros_like(log_ratio)
-    root = torch.arange(num_samples, device=response.device)[:, None].expand_as(log_ratio)
-    log_z, temperature, num_steps, num_blind, num_accepted = log_ratio.new_zeros(5, len(prompts))
+    particles = Annealed(proposal.sample((num_samples,)), partial(weigh, model, guide, prompts))
+    num_steps, num_blind, num_accepted = particles.log_z.new_zeros(3, len(prompts))
     num_moves = 0
-    while bool((active := temperature < 1).any()):
-        previous, num_steps = temperature, num_steps + active
-        num_blind = num_blind + log_ratio.isneginf().all(0)
+    while bool((active := particles.temperature < 1).any()):
+        log_ratio, log_weight = particles.log_ratio, particles.log_weight
+        num_steps, num_blind = num_steps + active, num_blind + log_ratio.isneginf().all(0)
         if num_temperatures is None:
-            following = choose_temperature(log_ratio, log_weight, previous, ess_threshold)
-            temperature = torch.where(active, following, previous)
+            before = particles.temperature
+            following = choose_temperature(log_ratio, log_weight, before, ess_threshold)
         else:
-            temperature = num_steps / num_temperatures
-        log_weight = _reweighted(log_weight, log_ratio, previous, temperature)
+            following = num_steps / num_temperatures
+        particles.anneal(torch.where(active, following, 1.0))
         fix = "draw more, or use more temperatures, more moves or a guide nearer to the posterior"
-        check_support(log_weight, prompts.texts, fix)
-        step = resample_if_degenerate(log_weight, scheme, ess_threshold)
-        log_weight, log_z = step.log_weight, log_z + step.log_mean
-        response = response.gather(0, step.ancestors[..., None].expand_as(response))
-        log_ratio, root = log_ratio.gather(0, step.ancestors), root.gather(0, step.ancestors)
+        check_support(particles.log_weight, prompts.texts, fix)
+        particles.resample(scheme, ess_threshold)
         for _ in range(moves):
-            response, log_ratio, accepted = _move(
-                proposal, response, log_ratio, temperature, log_ratio_at
-            )
+            accepted = particles.move(proposal)
             num_moves, num_accepted = num_moves + 1, num_accepted + accepted.double().mean(0)
-    diagnostics = {
-        "num_temperatures": num_steps.long(),
-        "num_blind": num_blind.long(),
-        "acceptance": num_accepted / max(1, num_moves),
-        "effective_sample_size": effective_sample_size(log_weight),
-        "num_distinct": num_distinct(response, log_weight),
-        "num_roots": num_distinct(root[..., None], log_weight),
-    }
-    return Posterior(response, log_weight, log_z + log_mean(log_weight), diagnostics, root)
+    diagnostics = {"num_temperatures": num_steps.long(), "num_blind": num_blind.long()}
+    diagnostics["acceptance"] = num_accepted / max(1, num_moves)
+    return particles.posterior(diagnostics)
+
+
+class Annealed(Population):
+    """K responses to each of N prompts at the temperatures lambda, which start at 0.
+
+    Args:
+        response: `[K, N, T]`, draws of q.
+        log_ratio_at: log w of responses, `[K, N, T]` -> `[K, N]`, nats.
+
+    Attributes:
+        log_ratio: `[K, N]`, log w of the responses.
+        temperature: `[N]`, lambda.
+    """
+
+    inherited = (*Population.inherited, "log_ratio")
+
+    def __init__(self, response: Tensor, log_ratio_at: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(response)
+        self.log_ratio, self._log_ratio_at = log_ratio_at(response), log_ratio_at
+        self.temperature = torch.zeros_like(self.log_z)
+
+    def anneal(self, temperature: Tensor) -> None:
+        """Multiply the weights by w^(lambda' - lambda) for the new temperatures lambda', `[N]`."""
+        self.weigh(_change(self.log_ratio, self.temperature, temperature))
+        self.temperature = temperature
+
+    def move(self, proposal: ResponseDistribution) -> Tensor:
+        """Move each response by a kernel that leaves pi_lambda invariant; accepted moves."""
+        temper = partial(log_tempered, temperature=self.temperature)
+        self.response, self.log_ratio, accepted = suffix_move(
+            proposal, self.response, self.log_ratio, self._log_ratio_at, temper=temper
+        )
+        return accepted
 
 
 def log_tempered(log_ratio: Tensor, temperature: Tensor) -> Tensor:
@@ -143,34 +161,14 @@ def choose_temperature(
     low, high = temperature, torch.where(blind, cautious, 1.0)
 
     def enough(candidate: Tensor) -> Tensor:
-        weight = _reweighted(log_weight, log_ratio, temperature, candidate)
+        weight = log_weight + _change(log_ratio, temperature, candidate)
         # NaN, if all weights are 0, is not enough
         return effective_sample_size(weight) >= ess_threshold * len(weight)
 
     return torch.where(enough(high), high, bisect(enough, low, high, HALVINGS)[1])
 
 
-def _reweighted(log_weight: Tensor, log_ratio: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """log_weight plus log(w^new / w^old), `[K, N]`; unchanged at new = old, also if w = 0."""
+def _change(log_ratio: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """log(w^new / w^old), `[K, N]`; 0 at new = old, also if w = 0."""
     change = log_tempered(log_ratio, new) - log_tempered(log_ratio, old)
-    return log_weight + torch.where(new == old, 0.0, change)
-
-
-def _move(
-    proposal: ResponseDistribution,
-    response: Tensor,
-    log_ratio: Tensor,
-    temperature: Tensor,
-    log_ratio_at: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Suffix move that leaves pi_lambda invariant: new responses, their log w, accepted moves."""
-    proposed = log_ratio
-
-    def score(new: Tensor) -> Tensor:
-        nonlocal proposed
-        proposed = log_ratio_at(new)  # log w, which log w^lambda does not determine
-        return log_tempered(proposed, temperature)
-
-    log_weight = log_tempered(log_ratio, temperature)
-    response, _, accepted = suffix_move(proposal, response, log_weight, score)
-    return response, torch.where(accepted, proposed, log_ratio), accepted
+    return torch.where(new == old, 0.0, change)

@@ -3,78 +3,47 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from inference.samplers.resampling import Scheme, resample_if_degenerate
-from model import ResponseDistribution, ResponseSpace
+from inference.samplers.population import Population
+from model import ResponseDistribution
 from model.common import ranks
 from model.prior.division import Block, Division
 from model.prior.logits import sample_token, token_log_prob, uniform_numbers
 
 
-@dataclass
-class Particles:
-    """K unfinished responses to each of N prompts. Tensors are `[K, N]` unless noted.
+class Particles(Population):
+    """K unfinished responses to each of N prompts, without tokens at the start.
+
+    Args:
+        prior: the distribution of the responses.
+        num_particles: K.
 
     Attributes:
         response: `[K, N, T]`, the padding id at tokens that are not set yet.
-        ended: True if a token is an end id.
-        log_weight: Weight since the last resampling of the prompt, nats.
-        log_psi: Twist contained in `log_weight`, nats.
-        root: Number from 0 to K - 1 of the first token's particle.
-        log_z: `[N]`, log of the mean weights removed by resampling, nats.
-        num_resamplings: `[N]`.
+        ended: `[K, N]`, True if a token is an end id.
+        log_psi: `[K, N]`, twist contained in `log_weight`, nats.
         num_tests: `[N]`, number of tokens that a `TokenRejection` has tested.
         space: the set of responses.
     """
 
-    response: Tensor
-    ended: Tensor
-    log_weight: Tensor
-    log_psi: Tensor
-    root: Tensor
-    log_z: Tensor
-    num_resamplings: Tensor
-    num_tests: Tensor
-    space: ResponseSpace
+    inherited = (*Population.inherited, "ended", "log_psi")
 
-    @classmethod
-    def unwritten(cls, prior: ResponseDistribution, num_particles: int) -> Self:
-        shape, device = (num_particles, len(prior.prompts)), prior.prompts.ids.device
-        zero = torch.zeros(shape, dtype=torch.float64, device=device)
-        root = torch.arange(num_particles, device=device)[:, None].expand(shape)
-        response = torch.full((*shape, *prior.event_shape), prior.space.pad_id, device=device)
-        counts = zero[0].long()
-        ended, space = zero.bool(), prior.space
-        return cls(response, ended, zero, zero, root, zero[0], counts, counts, space)
+    def __init__(self, prior: ResponseDistribution, num_particles: int) -> None:
+        self.space, device = prior.space, prior.prompts.ids.device
+        shape = (num_particles, len(prior.prompts), *prior.event_shape)
+        super().__init__(torch.full(shape, self.space.pad_id, device=device))
+        self.ended = torch.zeros_like(self.root, dtype=torch.bool)
+        self.log_psi = torch.zeros_like(self.log_weight)
+        self.num_tests = torch.zeros_like(self.num_resamplings)
 
     def write(self, token: Tensor, t: int) -> None:
         """Set token t, `[K, N]`, of all responses that have not ended."""
         self.response[..., t - 1] = token.masked_fill(self.ended, self.space.pad_id)
         self.ended = self.ended | self.space.is_end(token)
-
-    def weigh(self, log_increment: Tensor) -> None:
-        """Multiply the weights; a weight of 0 remains 0 for every increment."""
-        log_weight = self.log_weight + log_increment
-        self.log_weight = torch.where(self.log_weight.isneginf(), -torch.inf, log_weight)
-
-    def resample(self, scheme: Scheme, threshold: float, *, keep_first: bool) -> Tensor | None:
-        """Resample degenerate prompts; return the parents `[K, N]`, None if unchanged."""
-        step = resample_if_degenerate(self.log_weight, scheme, threshold, keep_first=keep_first)
-        if not bool(step.resampled.any()):
-            return None
-        ancestors, self.log_weight = step.ancestors, step.log_weight
-        self.log_z = self.log_z + step.log_mean
-        self.num_resamplings = self.num_resamplings + step.resampled
-        self.response = self.response.gather(0, ancestors[..., None].expand_as(self.response))
-        self.ended = self.ended.gather(0, ancestors)
-        self.log_psi = self.log_psi.gather(0, ancestors)
-        self.root = self.root.gather(0, ancestors)
-        return ancestors
 
 
 class Stream:

@@ -7,13 +7,10 @@ differ in the variance of the counts (Douc, Cappe and Moulines 2005, arXiv cs/05
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from inference.estimate import log_mean
-from inference.importance_weights import effective_sample_size
 from model.common.checks import function, instance, one_of
 
 Scheme = Callable[[Tensor], Tensor]
@@ -88,48 +85,7 @@ RESAMPLING: dict[str, Scheme] = {
 """Schemes by name."""
 
 
-class ResamplingStep(NamedTuple):
-    """Ancestors of the particles after a step, and their remaining weights.
-
-    Attributes:
-        ancestors: `[K, N]`; k itself if the prompt was not resampled.
-        log_weight: `[K, N]`, nats; 0 if resampled, as the mean weight is in `log_mean`.
-        log_mean: `[N]`, log of the mean weight if resampled, else 0; a term of log Z_hat.
-        resampled: `[N]`, True for each prompt that was resampled.
-    """
-
-    ancestors: Tensor
-    log_weight: Tensor
-    log_mean: Tensor
-    resampled: Tensor
-
-
-def resample_if_degenerate(
-    log_weight: Tensor, scheme: Scheme, threshold: float, *, keep_first: bool = False
-) -> ResamplingStep:
-    """Resample each prompt whose effective sample size is below `threshold` K.
-
-    Args:
-        log_weight: `[K, N]`, nats, not all -inf for any prompt.
-        scheme: One of `RESAMPLING`, or a function like those.
-        threshold: Share of K; 0 never resamples, a number above 1 always does.
-        keep_first: True to keep particle 0 in place, as in conditional sequential Monte Carlo;
-            valid for `multinomial` alone (Andrieu, Doucet and Holenstein 2010, section 4.3).
-    """
-    num_particles = len(log_weight)
-    resampled = effective_sample_size(log_weight) < threshold * num_particles
-    itself = torch.arange(num_particles, device=log_weight.device)[:, None].expand_as(log_weight)
-    if not bool(resampled.any()):
-        return ResamplingStep(itself, log_weight, torch.zeros_like(log_weight[0]), resampled)
-    ancestors = torch.where(resampled, _ancestors(scheme, log_weight.softmax(0)), itself)
-    if keep_first:
-        ancestors[0] = 0
-    log_mean_weight = torch.where(resampled, log_mean(log_weight), 0.0)
-    log_weight = torch.where(resampled, 0.0, log_weight)
-    return ResamplingStep(ancestors, log_weight, log_mean_weight, resampled)
-
-
-def _ancestors(scheme: Scheme, probability: Tensor) -> Tensor:
+def ancestors_by(scheme: Scheme, probability: Tensor) -> Tensor:
     """Ancestors by a scheme, `[K, N]`, checked to be numbers of particles."""
     result = instance("what the resampling scheme returned", scheme(probability), Tensor)
     wrong = result.shape != probability.shape or result.dtype != torch.long

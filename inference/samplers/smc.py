@@ -12,14 +12,12 @@ p0(x) likelihood(x) / q(x), whatever the twist.
 import torch
 from torch import Tensor
 
-from inference.estimate import log_mean
-from inference.importance_weights import effective_sample_size
 from inference.programs import Program, autoregressive, log_likelihood_at, response_distribution
 from inference.response_site import SameResponses, check_value
 from inference.samplers.particles import Particles, Stream
 from inference.samplers.posterior import Posterior, check_support
 from inference.samplers.proposal import proposal_distribution
-from inference.samplers.resampling import Scheme, find_scheme, multinomial, num_distinct
+from inference.samplers.resampling import Scheme, find_scheme, multinomial
 from inference.samplers.token_rejection import TokenRejection
 from inference.samplers.twist import Twist
 from model import Prompts
@@ -73,7 +71,7 @@ def sequential_monte_carlo(
         prior = autoregressive(response_distribution(model, prompts, role="model"))
         if retained is not None:
             check_value("retained", prior, retained)
-        particles = Particles.unwritten(prior, num_samples)
+        particles = Particles(prior, num_samples)
         proposal = target = Stream(prior, num_samples)
         if guide is not None:
             q = autoregressive(proposal_distribution(model, guide, prompts))
@@ -100,18 +98,11 @@ def sequential_monte_carlo(
             for stream in {target, proposal}:
                 stream.extend(particles.response[..., t - 1], ancestors)
         particles.weigh(log_likelihood_at(model, prompts, particles.response) - particles.log_psi)
-    log_weight = particles.log_weight
-    check_support(log_weight, prompts.texts)
-    diagnostics = {
-        "num_resamplings": particles.num_resamplings,
-        "effective_sample_size": effective_sample_size(log_weight),
-        "num_distinct": num_distinct(particles.response, log_weight),
-        "num_roots": num_distinct(particles.root[..., None], log_weight),
-    }
+    check_support(particles.log_weight, prompts.texts)
+    diagnostics = {"num_resamplings": particles.num_resamplings}
     if rejection is not None:
         diagnostics["num_tests"] = particles.num_tests
-    log_z = particles.log_z + log_mean(log_weight)
-    return Posterior(particles.response, log_weight, log_z, diagnostics, particles.root)
+    return particles.posterior(diagnostics)
 
 
 def check_options(

@@ -26,6 +26,7 @@ def suffix_move(
     log_weight: Tensor,
     score: Callable[[Tensor], Tensor],
     *,
+    temper: Callable[[Tensor], Tensor] = lambda log_weight: log_weight,
     whole: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Move every chain once, each on its own.
@@ -36,6 +37,8 @@ def suffix_move(
         log_weight: `[..., N]`, log pi(x)/q(x) of the states, nats, up to a constant for each
             prompt. A chain at -inf, where pi has no mass, accepts every move.
         score: log pi(x)/q(x) of new responses, `[..., N, T]` -> `[..., N]`, nats.
+        temper: function of `log_weight` that returns log pi(x)/q(x), if `log_weight` and `score`
+            are of another distribution.
         whole: True to redraw the whole response, s = 0.
 
     Returns:
@@ -58,11 +61,12 @@ def suffix_move(
     proposed = distribution.sample_suffix(response, start)
     proposed_log_weight = function("score", score, why="of responses")(proposed)
     proposed_log_weight = check_numbers("the log weight of a score", proposed_log_weight)
-    log_ratio = proposed_log_weight - log_weight
+    log_pi = temper(log_weight)
+    log_ratio = temper(proposed_log_weight) - log_pi
     if not whole:
         new_length = distribution.space.is_token(proposed).sum(-1)
         log_ratio = log_ratio + length.double().log() - new_length.double().log()
     # at -inf the ratio is NaN or +inf; pi has no mass there, so that all moves leave pi invariant
-    accepted = (torch.rand_like(log_ratio).log() < log_ratio) | log_weight.isneginf()
+    accepted = (torch.rand_like(log_ratio).log() < log_ratio) | log_pi.isneginf()
     response = torch.where(accepted[..., None], proposed, response)
     return response, torch.where(accepted, proposed_log_weight, log_weight), accepted

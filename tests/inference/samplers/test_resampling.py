@@ -5,12 +5,8 @@ import math
 import pytest
 import torch
 
-from inference.samplers.resampling import (
-    RESAMPLING,
-    find_scheme,
-    num_distinct,
-    resample_if_degenerate,
-)
+from inference.samplers.population import Population
+from inference.samplers.resampling import RESAMPLING, find_scheme, num_distinct
 
 RUNS = 20_000
 PROBABILITY = torch.tensor(  # [K, N], four prompts
@@ -88,41 +84,46 @@ def test_a_point_at_the_very_end_does_not_fall_on_a_dead_particle(monkeypatch):
         assert (RESAMPLING[name](PROBABILITY)[:, 0] < 5).all(), name
 
 
+def population(log_weight):
+    """Particles of given weights, whose responses are the numbers of the particles."""
+    particles = Population(
+        torch.arange(len(log_weight))[:, None, None].expand(*log_weight.shape, 2)
+    )
+    particles.weigh(log_weight)
+    return particles
+
+
 def test_only_degenerate_prompts_are_resampled(name):
     """Ten equal weights at the first prompt, one weight at the second: the first is unchanged."""
     log_weight = torch.zeros(10, 2, dtype=torch.float64)
     log_weight[:, 0] += 5.0
     log_weight[3, 1] = 40.0
-    resampled = resample_if_degenerate(log_weight, RESAMPLING[name], 0.5)
-    assert resampled.resampled.tolist() == [False, True]
-    assert torch.equal(resampled.ancestors[:, 0], torch.arange(10))
-    assert (resampled.ancestors[:, 1] == 3).all()
-    assert (resampled.log_weight[:, 0] == 5.0).all()
-    assert (resampled.log_weight[:, 1] == 0.0).all()
-    assert resampled.log_mean[0] == 0.0
-    assert abs(resampled.log_mean[1].item() - (40.0 - math.log(10))) < 1e-12
+    particles = population(log_weight)
+    ancestors = particles.resample(RESAMPLING[name], 0.5)
+    assert particles.num_resamplings.tolist() == [0, 1]
+    assert torch.equal(ancestors[:, 0], torch.arange(10))
+    assert (ancestors[:, 1] == 3).all()
+    assert torch.equal(particles.response, ancestors[..., None].expand(10, 2, 2))
+    assert torch.equal(particles.root, ancestors)
+    assert (particles.log_weight[:, 0] == 5.0).all()
+    assert (particles.log_weight[:, 1] == 0.0).all()
+    assert particles.log_z[0] == 0.0
+    assert abs(particles.log_z[1].item() - (40.0 - math.log(10))) < 1e-12
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.5])
 def test_never_and_always(threshold, name):
-    log_weight = torch.zeros(10, 2, dtype=torch.float64)
-    assert (
-        resample_if_degenerate(log_weight, RESAMPLING[name], threshold).resampled == (threshold > 1)
-    ).all()
+    particles = population(torch.zeros(10, 2, dtype=torch.float64))
+    assert (particles.resample(RESAMPLING[name], threshold) is None) == (threshold < 1)
+    assert (particles.num_resamplings == (threshold > 1)).all()
 
 
-def test_a_kept_particle_is_its_own_ancestor():
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_kept_particle_is_its_own_ancestor(keeps):
     log_weight = torch.zeros(8, 500, dtype=torch.float64)
     log_weight[0] = -30.0
-    assert (
-        resample_if_degenerate(
-            log_weight, RESAMPLING["multinomial"], 2.0, keep_first=True
-        ).ancestors[0]
-        == 0
-    ).all()
-    assert (
-        resample_if_degenerate(log_weight, RESAMPLING["multinomial"], 2.0).ancestors[0] != 0
-    ).any()
+    ancestors = population(log_weight).resample(RESAMPLING["multinomial"], 2.0, keep_first=keeps)
+    assert (ancestors[0] == 0).all() == keeps
 
 
 def test_schemes_by_name_or_by_themselves():
