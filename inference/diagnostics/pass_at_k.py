@@ -33,9 +33,9 @@ def pass_at_k(success: Tensor, k: int) -> Estimate:
     num_draws = len(success)
     k = whole_number("k", k, at_most=num_draws, why="draws, of which there are no more")
     failures = num_draws - success.sum(0)  # [N]
-    # C(m, k) / C(n, k) = prod_i (m - i) / (n - i), 0 for m < k
+    # C(m, k) / C(n, k) = prod_i (m - i) / (n - i), with a factor of 0 for m < k
     steps = torch.arange(k, dtype=torch.float64, device=success.device)[:, None]
-    none_of_k = ((failures - steps).clamp(min=0) / (num_draws - steps)).prod(0)
+    none_of_k = ((failures - steps) / (num_draws - steps)).prod(0)
     rates = torch.stack([success.mean(0), (success.sum(0) + 1) / (num_draws + 2)])  # [2, N]
     slope = k * (1 - rates) ** (k - 1)
     variance = (slope.square() * rates * (1 - rates) / num_draws).amax(0)  # [N]
@@ -51,5 +51,4 @@ def exact_pass_at_k(success: Tensor, prob: Tensor, k: int) -> Tensor:
         prob: `[S, N]`, probability of each response.
         k: number of draws behind pass@k.
     """
-    rate = (success * prob).sum(0).clamp(0, 1)
-    return 1 - (1 - rate) ** whole_number("k", k)
+    return 1 - (1 - (success * prob).sum(0)) ** whole_number("k", k)

@@ -1,6 +1,7 @@
 """Estimates within five standard errors of the truth, and standard errors checked by repetition."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -19,6 +20,8 @@ from inference import (
 )
 from inference.diagnostics.diversity import distinct_n
 from inference.diagnostics.mixture_sample import MixtureSample
+from inference.diagnostics.prior_alone import reaches
+from inference.estimate import Estimate
 from inference.importance_weights import WeightQuality
 from inference.samplers.rejection import LooseBoundError
 from model import (
@@ -108,6 +111,7 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
         math.hypot(alone.log_z.standard_error, measured.elbo.standard_error)
     )
     assert measured.acceptance == draws.accepted.double().mean().item()
+    assert measured.distinct_2 == distinct_n(response, model.prior.space.is_token(response), 2)
     exact = []
     for n in range(2):
         accepted = draws.response[draws.accepted[:, n]][:, [n]]
@@ -115,6 +119,14 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
         log_ratio = joint.log_joint - log_guide_at(guide, prompts[[n]], accepted).detach()
         exact.append(log_ratio.mean().item() - draws.log_likelihood[:, n].exp().mean().log().item())
     assert alone.kl_posterior_guide.value == pytest.approx(sum(exact) / 2, rel=1e-9)
+    share = torch.ones(200, 2, dtype=torch.float64, requires_grad=True)  # of each draw
+    joint = joint_at(model, prompts, draws.response)
+    log_ratio = joint.log_joint - log_guide_at(guide, prompts, draws.response).detach()
+    accepted = share * draws.accepted
+    log_z = ((share * joint.log_likelihood.exp()).sum(0) / share.sum(0)).log()
+    ((accepted * log_ratio).sum(0) / accepted.sum(0) - log_z).sum().backward()
+    error = (share.grad.square().sum() * 200 / 199).sqrt().item() / 2
+    assert alone.kl_posterior_guide.standard_error == pytest.approx(error, rel=1e-9)
     every = joint_at(model, prompts, torch.cat([draws.response, response]))
     log_q = log_guide_at(guide, prompts, torch.cat([draws.response, response])).detach()
     mixture = MixtureSample(every.log_prior, every.log_likelihood, log_q, num_prior_draws=200)
@@ -216,13 +228,39 @@ def test_without_a_possible_draw_of_the_prior_log_z_is_from_the_guide(small_prio
         knowing.table[:, 0, 7] = 1e3
     nothing = PriorSample.of_draws(torch.full((4, 2, 2), 5), torch.full((4, 2), -math.inf))
     options = {"num_samples": 8, "prior_sample": nothing}
-    assert diagnose(model, guide, prompts, **options).kl_guide_posterior.value == math.inf
+    blind = diagnose(model, guide, prompts, **options)
+    assert blind.kl_guide_posterior.value == blind.prior_alone.kl_guide_posterior.value == math.inf
     measured = diagnose(model, knowing, prompts, **options)
     assert math.isfinite(measured.elbo.value)
     assert math.isfinite(measured.kl_guide_posterior.value)
     assert measured.prior_alone.log_z.value == -math.inf
     assert math.isnan(measured.prior_alone.kl_guide_posterior.value)
     assert measured.unreliable.keys() >= {"log_z", "kl_guide_posterior", "kl_posterior_guide"}
+
+
+def test_levels_of_a_reward_count_and_so_does_its_bound(small_prior, prompts):
+    """Of three levels the highest is known to be the top where a draw reaches the bound."""
+    prompts, guide = prompts[:1], Fixed(small_prior)
+    reward = TokenReward(lambda ids, _: 2.0 * (ids[..., 0] % 3), small_prior, upper_bound=4.0)
+    model = AlignmentModel(small_prior, reward, beta=1.0)
+    for bound, is_reached in ((None, True), (9.0, False)):
+        measured = diagnose(model, guide, prompts, log_likelihood_bound=bound)
+        assert measured.weights.has_known_top == measured.guide_weights.has_known_top == is_reached
+    assert reaches(torch.tensor([[4.0, 5.0]]), 5.0)
+    assert not reaches(torch.tensor([[3.0, 5.0]]), 5.0)
+    reward = TokenReward(lambda ids, _: (ids[..., 0] % 2).double(), small_prior)
+    model = AlignmentModel(small_prior, reward, beta=1.0)
+    share, error = diagnose(model, guide, prompts, num_samples=8, num_prior_draws=8).log_likelihood
+    laplace = (8 * share + 1) / 10
+    assert error == pytest.approx(math.sqrt(laplace * (1 - laplace) / 8))
+
+
+def test_a_divergence_clearly_below_0_is_unreliable(measured):
+    for value, is_honest in ((-2.5, True), (-3.5, False)):
+        low = replace(measured, kl_posterior_prior=Estimate(value, 1.0))
+        assert ("kl_posterior_prior" not in low.unreliable) == is_honest
+    few = [measured.prior_alone._replace(num_accepted=number) for number in (29, 30)]
+    assert ["kl_posterior_guide" in alone.unreliable for alone in few] == [True, False]
 
 
 def test_responses_of_one_token_have_no_pairs():
@@ -239,6 +277,8 @@ def test_distinct_n_counts_runs_of_tokens_and_no_padding():
     response = torch.tensor([[[1, 2, 3, 0]], [[1, 2, 0, 0]]])
     is_token = torch.tensor([[[True, True, True, True]], [[True, True, True, False]]])
     assert distinct_n(response, is_token, 2) == pytest.approx(4 / 5)  # 12 23 30 | 12 20
+    assert distinct_n(response, is_token, 4) == 1
+    assert distinct_n(response[1:], is_token[1:], 4) == 0
 
 
 @pytest.mark.parametrize(("num_prompts", "least"), [(1, 30), (2, 16)])
@@ -248,5 +288,5 @@ def test_means_of_few_guide_draws_are_doubtful(model, guide, prompts, num_prompt
     for num_samples in (least - 1, least):
         some, is_few = prompts[list(range(num_prompts))], num_samples < least
         measured = diagnose(model, guide, some, num_samples=num_samples, num_prior_draws=300)
-        assert (measured.unreliable.get("elbo") == few) == is_few
+        assert measured.unreliable.get("elbo", "") == (few if is_few else "")
         assert (f"unreliable: {few}" in measured.summary()["KL(q || p0)"]) == is_few

@@ -234,6 +234,7 @@ def test_the_prior_as_guide_is_one_sample_of_all_draws(make, rounding):
         return start.log_prior + rounding * start.log_likelihood.sign()
 
     mixture = make(0.3, rounded_prior).draw(300, 200)
+    assert mixture.share.item() in (pytest.approx(0.3), pytest.approx(0.8))  # an end of its range
     one = PriorSample.of_draws(torch.zeros(500, 1, 1), mixture.log_likelihood).log_z()
     assert mixture.log_z().value == pytest.approx(one.value, rel=1e-12 + 10 * rounding)
     assert mixture.log_z().standard_error == pytest.approx(one.standard_error, rel=0.02)
@@ -274,3 +275,8 @@ def test_without_a_possible_draw_nothing_is_known(make):
     assert mixture.log_z().value == -math.inf
     assert mixture.kl_guide_posterior().value == math.inf
     assert math.isnan(mixture.kl_posterior_guide().value)
+    log_prior, none, log_guide = mixture.log_prior, mixture.log_likelihood, mixture.log_guide
+    columns = [log_prior.expand(-1, 2), torch.cat([none, log_prior], 1), log_guide.expand(-1, 2)]
+    of_two = MixtureSample(*columns, 20)  # the other prompt has a posterior
+    assert of_two.kl_guide_posterior().value == math.inf
+    assert math.isnan(of_two.kl_posterior_guide().value)

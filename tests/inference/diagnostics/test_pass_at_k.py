@@ -43,6 +43,8 @@ def test_intervals_hold_where_no_draw_or_all_of_them_succeed(rate):
         run = pass_at_k((torch.rand(10, 1, generator=generator) < rate).double(), 2)
         num_held += abs(run.value - (1 - (1 - rate) ** 2)) < 1.96 * run.standard_error
     assert num_held > 0.85 * 400
+    error = pass_at_k(torch.zeros(10, 1), 1).standard_error  # of one success in twelve draws
+    assert error == pytest.approx(math.sqrt(11) / 12 / math.sqrt(10))
 
 
 def test_exact_number_is_that_of_independent_draws():
