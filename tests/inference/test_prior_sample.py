@@ -114,6 +114,8 @@ def test_spent_draws_measure_nothing_and_neither_do_their_copies(small_prior, pr
         measure(model, Fixed(small_prior), prompts, num_samples=20, prior_sample=born)
     every = sample_prior(model, prompts, small_prior.space.num_responses, purpose="anything")
     every.check_unspent()
+    with pytest.raises(ValueError, match="lists all responses, expected independent draws"):
+        diagnose(model, Fixed(small_prior), prompts, prior_sample=every)
 
 
 @pytest.mark.parametrize("learn", ["moments", "beta", "best of n"])

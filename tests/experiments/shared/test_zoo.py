@@ -6,6 +6,7 @@ import pytest
 
 from experiments.shared.worlds import eight_tokens
 from experiments.shared.zoo import measure_guide
+from inference import diagnose
 from inference.diagnostics.gradients import moved_guide
 from inference.diagnostics.measure import measure
 
@@ -25,8 +26,14 @@ def test_estimates_of_a_guide_are_near_the_exact_measurements():
     assert exact.doubt == estimates.doubt == ""
 
 
-def test_few_effective_draws_are_a_doubt():
-    drawn = replace(eight_tokens(), num_prior_draws=12)
+def test_few_effective_draws_are_a_doubt(monkeypatch):
+    drawn, calls = replace(eight_tokens(), num_prior_draws=12), []
+
+    def record(*args, **options):
+        calls.append(diagnose(*args, **options))
+        return calls[-1]
+
+    monkeypatch.setattr("inference.diagnostics.measure.diagnose", record)
     measurements = measure(
         drawn.model,
         moved_guide(drawn.model.prior),
@@ -34,4 +41,7 @@ def test_few_effective_draws_are_a_doubt():
         prior_sample=drawn.sample,
         num_samples=12,
     )
-    assert "of 24 draws of prior and guide effective, fewer than 30" in measurements.doubt
+    fault = "of 24 draws of prior and guide effective, fewer than 30"
+    assert measurements.doubt.count(fault) == 1
+    error = calls[0].log_z_bound.minus(calls[0].prior_alone.log_z)
+    assert measurements["log_z_error"] == (abs(error.value), error.standard_error)

@@ -239,7 +239,7 @@ def test_without_a_possible_draw_of_the_prior_log_z_is_from_the_guide(small_prio
 
 
 def test_levels_of_a_reward_count_and_so_does_its_bound(small_prior, prompts):
-    """Of three levels the highest is known to be the top where a draw reaches the bound."""
+    """The top of three levels is known where a draw reaches the bound."""
     prompts, guide = prompts[:1], Fixed(small_prior)
     reward = TokenReward(lambda ids, _: 2.0 * (ids[..., 0] % 3), small_prior, upper_bound=4.0)
     model = AlignmentModel(small_prior, reward, beta=1.0)

@@ -138,12 +138,10 @@ def design(count, num_features):
     return Comparisons(first, second)
 
 
-def ranks(infer, count=20, num_features=1, num_simulations=400, **options):
+def ranks(infer, count=20, num_features=1, **options):
     model = BradleyTerry(LinearHead(num_features), prior_scale=1.5)
-    data = design(count, num_features)
-    return simulation_based_calibration(
-        model, data, infer, num_simulations=num_simulations, num_samples=19, seed=1, **options
-    )
+    options = {"num_simulations": 400, "num_samples": 19, "seed": 1} | options
+    return simulation_based_calibration(model, design(count, num_features), infer, **options)
 
 
 def test_ranks_of_an_exact_posterior_are_uniform_and_of_a_narrow_one_are_not():
@@ -168,14 +166,15 @@ def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws
 
 
 def test_ranks_of_a_quantity_with_few_values_are_uniform_for_prior_draws():
-    """Sign of the weight: a rank at random among equal draws, whose lowest place is not uniform."""
+    """Sign of the weight: a rank at random among equal draws, each end of which is not uniform."""
 
     def prior_draws(model, comparisons, *, num_samples, seed):
         return 1.5 * torch.randn(
             num_samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
         )
 
-    assert ranks(prior_draws, quantities=torch.sign).p_value() > 1e-6
+    result = ranks(prior_draws, quantities=torch.sign, num_samples=3)
+    assert result.p_value(4) > 1e-6
 
 
 def test_laplace_is_calibrated_where_comparisons_are_many():
@@ -192,7 +191,7 @@ def test_laplace_is_calibrated_where_comparisons_are_many():
 
 def test_p_values_are_those_of_a_chi_square():
     result = Ranks(torch.tensor([[0], [1], [2], [3]]).repeat(5, 1), 3)
-    assert result.p_value(4) == pytest.approx(1)
+    assert result.p_value(4) == Ranks(result.rank.repeat(1, 2), 3).p_value(4) == pytest.approx(1)
     uneven = Ranks(torch.tensor([[0]] * 10 + [[1]] * 20 + [[2]] * 10 + [[3]] * 20), 3)
     statistic = torch.tensor(4 * 25 / 15.0)  # sum (observed - 15)^2 / 15, on 3 degrees of freedom
     tail = (
@@ -236,6 +235,7 @@ def test_a_rank_is_how_many_draws_are_below_the_truth():
     assert result.rank.tolist() == [[3]] * 3
 
 
-def test_a_point_has_no_ranks():
-    with pytest.raises(ValueError, match="returned 1 draws, expected 19"):
-        ranks(lambda *a, **k: torch.zeros(1, 1))
+@pytest.mark.parametrize("number", [1, 20])
+def test_a_point_has_no_ranks_and_neither_have_too_many_draws(number):
+    with pytest.raises(ValueError, match=f"returned {number} draws, expected 19"):
+        ranks(lambda *a, **k: torch.zeros(number, 1))

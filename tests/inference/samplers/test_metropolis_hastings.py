@@ -123,17 +123,16 @@ def test_kernel_starts_at_the_initial_parameters(model, prompts):
 
 
 def test_acceptance_counts_the_kept_moves_only(model, prompts, monkeypatch):
-    """The warm-up's moves are made to be all accepted, the others to be all refused."""
-    refuse = iter([False] * 5 + [True] * 3)
+    """All moves of the warm-up are accepted, and of the three others the first alone."""
+    accept = iter([True] * 5 + [True, False, False])
 
     def forced(_distribution, response, log_weight, _score, *, whole):
-        accepted = torch.full(log_weight.shape, not next(refuse))
-        return response, log_weight, accepted
+        return response, log_weight, torch.full(log_weight.shape, next(accept))
 
     monkeypatch.setattr(module, "suffix_move", forced)
     kernel = ResponseKernel(model, num_chains=4)
     MCMC(kernel, num_samples=3, warmup_steps=5, disable_progbar=True).run(prompts)
-    assert (kernel.diagnostics()["acceptance"] == 0).all()
+    assert kernel.diagnostics()["acceptance"].tolist() == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_start_that_is_hard_to_find_is_taken_from_another_chain(small_prior):
