@@ -83,7 +83,7 @@ def sequential_monte_carlo(
             else:
                 token = proposal.sample()
             if retained is not None:
-                token[0] = torch.where(particles.ended[0], token[0], retained[:, t - 1])
+                token[0] = retained[:, t - 1]
             if proposal is not target:
                 log_ratio = target.log_prob(token) - proposal.log_prob(token)
                 particles.weigh(log_ratio.masked_fill(particles.ended, 0.0))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from inference import (
+    DIVERGENCES,
     OBJECTIVES,
     Enumeration,
     FDivergence,
@@ -13,6 +14,7 @@ from inference import (
     log_guide_at,
 )
 from inference.objectives import Proximal_ELBO
+from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.leave_one_out import leave_one_out
 from inference.objectives.parts.response_objective import Losses, ResponseObjective, tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
@@ -151,12 +153,22 @@ def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
     repeated = Proximal_ELBO(len(response), epochs=2), SquaredResidual(len(response), epochs=2)
     for objective in repeated:
         gradient(objective, model, old, ONE, response)
-    for objective in (adaptive, *repeated):
-        gradient(objective, model, new, ONE, response)
+    for objective in (*repeated, adaptive):
+        loss, _ = gradient(objective, model, new, ONE, response)
         assert objective.metrics["elbo"] == pytest.approx(truth.elbo(new).item(), abs=0.02)
         reward = truth.expected_log_likelihood(new).item()
         assert objective.metrics["log_likelihood"] == pytest.approx(reward, abs=0.02)
+    assert loss == pytest.approx(truth.kl_posterior_guide(new).item(), abs=0.02)  # of `adaptive`
     assert adaptive.metrics["log_z"] == pytest.approx(truth.log_z.item(), abs=5e-3)
+
+
+@pytest.mark.parametrize(("alpha", "name"), [(2, "chi2-forward"), (-1, "chi2-reverse")])
+def test_chi_square_is_twice_an_alpha_divergence(alpha, name):
+    chi_square, half = DIVERGENCES[name], alpha_divergence(alpha)
+    assert chi_square[2:] == half[2:]
+    log_u = torch.linspace(-2, 2, 5)
+    of_chi, of_half = (each.slope(log_u) - each.slope(log_u[2]) for each in (chi_square, half))
+    assert torch.allclose(of_chi, 2 * of_half)
 
 
 def test_a_value_function_descends_half_the_squared_error():

@@ -434,13 +434,13 @@ def test_off_policy_forward_kl_is_unbiased_given_log_z():
 
 
 def test_adaptive_proposal_is_replaced_only_by_a_better_one():
-    """The proposal moves from the prior to the posterior; a worse guide does not replace it."""
+    """By the sum of the gains since the last decision, also those before a resume."""
     model, near, far = Target(), posterior_guide(Target(), ONE), Table(5)
-    for proposal, guide, replaced in ((far, near, True), (near, far, False)):
+    cases = (far, near, 0.0, True), (near, far, 0.0, False), (far, near, -1e3, False)
+    for proposal, guide, gain, replaced in cases:
         objective = FDivergence("forward-kl", 256, adapt_every=2)
-        objective.set_state(
-            proposal_state(proposal) | {"gain": torch.tensor(0.0), "steps": torch.tensor(1)}
-        )
+        numbers = {"gain": torch.tensor(gain), "steps": torch.tensor(1)}
+        objective.set_state(proposal_state(proposal) | numbers)
         with pyro.get_param_store().scope():
             guide(ONE)
             for _ in range(2):

@@ -129,6 +129,11 @@ def test_log_z_of_a_quantile_is_the_formula():
     for beta in (0.05, 0.3, 2.0):
         assert log_z_of_quantile(beta) == pytest.approx(math.log(beta * math.expm1(1 / beta)))
     assert math.isfinite(log_z_of_quantile(1e-4))
+    objective = SquaredResidual(7, log_z="quantile", num_prior_draws=64)
+    response = Enumeration(Target(), ONE).support
+    loss, _ = gradient(objective, Target(), Table(1), ONE, response)
+    residual = objective.draws[0].log_weight - log_z_of_quantile(objective.quantile_beta)
+    assert loss == pytest.approx(0.5 * residual.square().mean().item())
 
 
 @pytest.mark.parametrize("log_z", ["batch", "pairs", "learned"])
@@ -144,6 +149,9 @@ def test_the_clip_drops_responses_that_have_moved_along_their_gradient(log_z):
         first = gradient(objective, model, old, ONE, response)[1]
         gradients[limit] = first, gradient(objective, model, new, ONE, response)[1]
     assert torch.equal(gradients[None][0], gradients[clip][0])  # nothing has moved yet
+    make = partial(SquaredResidual, 5, log_z=log_z, exploration_kl=0.3)
+    bolder = [gradient(make(clip=limit), model, old, ONE, response)[1] for limit in (None, 1e-9)]
+    assert torch.equal(*bolder)  # nor from the guide, though the draws are not the guide's
     constant = SquaredResidual(5, log_z=log_z, replay=3)
     log_guide = log_guide_at(new, ONE, torch.cat([response, replayed]))
     log_joint = torch.cat([truth.log_joint[:5], truth.log_joint[4:7]])
