@@ -57,12 +57,12 @@ def metric_names(groups: Sequence[Group]) -> list[str]:
 def curves(groups: Sequence[Group], name: str, window: int) -> list[Curve]:
     """Curves of a metric, each a running mean over `window` steps; without groups that lack it.
 
-    A point is the mean over the runs that have the step, so that an interrupted run counts up to
+    A point is the mean over the seeds that have the step, so that an interrupted run counts up to
     its last step.
     """
     drawn = []
     for group in groups:
-        runs = [_smoothed(run, name, window) for run in group.runs]
+        runs = [_smoothed(run, name, window) for run in group.by_seed]
         steps = sorted(set().union(*runs))
         rows = [[values[step] for values in runs if step in values] for step in steps]
         mean = np.array([np.mean(row) for row in rows])

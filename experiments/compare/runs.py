@@ -1,6 +1,7 @@
 """Runs as read from their folders, and groups of runs that differ in the seed alone."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ WITHOUT_EFFECT = {
     "merge",
 }
 """Arguments in which the runs of a group may differ."""
+_FOLDERS = re.compile(r"(^|:)[^:\n]*/")
+"""Folders of a path that begins a text, or follows a colon."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Run:
 
     Attributes:
         name: name of the run folder.
-        arguments: arguments by name, and digests of the files and networks that they name; empty
-            without `arguments.json`.
+        arguments: arguments by name, files without their folders, and digests of the files and
+            networks that they name; empty without `arguments.json`.
         versions: versions of packages.
         metrics: records of the steps so far.
         numbers: estimates by column; of an interrupted run from the last steps.
@@ -76,9 +79,15 @@ class Group:
     runs: Sequence[Run]
 
     @property
+    def by_seed(self) -> list[Run]:
+        """One run of each seed, a measured run if there is one: a run again is no new draw."""
+        ordered = sorted(self.runs, key=lambda run: run.is_measured)
+        return [*{run.arguments.get("seed", run.name): run for run in ordered}.values()]
+
+    @property
     def averaged(self) -> list[Run]:
-        """Runs behind the means of the group: the measured runs, or all if none is measured."""
-        return [run for run in self.runs if run.is_measured] or [*self.runs]
+        """Runs behind the means of the group: the measured seeds, or all if none is measured."""
+        return [run for run in self.by_seed if run.is_measured] or self.by_seed
 
     def mean(self, column: str) -> Estimate | None:
         """Mean over runs with the standard error over seeds; None if a run lacks the number."""
@@ -107,7 +116,8 @@ def read_run(path: Path, name: str) -> Run:
     if not measured and metrics:
         names = {column: name for column, (_, name) in QUANTITIES.items() if name in metrics[-1]}
         numbers = {column: recent(metrics, name) for column, name in names.items()}
-    arguments = record.get("arguments", {}) | _contents(record.get("inputs", {}))
+    arguments, inputs = record.get("arguments", {}), record.get("inputs", {})
+    arguments = _without_folders(arguments, inputs) | _contents(inputs)
     versions, doubts = record.get("versions", {}), _doubts(measured)
     return Run(name, arguments, versions, metrics, numbers, bool(measured), doubts)
 
@@ -172,6 +182,19 @@ def _read(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         content = json.loads(path.read_bytes())
     return content if isinstance(content, dict) else {}
+
+
+def _without_folders(arguments: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with files by their names: the folder of a file with a digest has no effect."""
+    named = {option.partition(" ")[2] for option in inputs}
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shortened(item) for item in value]
+        is_file = isinstance(value, str) and value in named
+        return _FOLDERS.sub(r"\1", value) if is_file else value
+
+    return {name: shortened(value) for name, value in arguments.items()}
 
 
 def _contents(inputs: Mapping[str, Any]) -> dict[str, str]:

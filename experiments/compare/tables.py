@@ -88,7 +88,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
                 f"The runs are of different versions of {package}: {', '.join(numbers)}."
             )
     if any(len(group_runs) > 1 for group_runs in _by_seed(runs)):
-        sentences.append("Several runs agree in all arguments, the seed included.")
+        sentences.append(
+            "Several runs agree in all arguments, the seed included: a mean counts one of them."
+        )
     return sentences
 
 

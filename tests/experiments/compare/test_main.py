@@ -9,10 +9,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import experiments
 from experiments.compare.__main__ import Compare, main
+from experiments.compare.curves import curves
 from experiments.compare.runs import grouped, read_run
 from experiments.compare.tables import difference_rows, label_lines, notes, number_rows
 from experiments.shared.run_folder import RunFolder
@@ -80,6 +82,13 @@ def test_runs_that_differ_in_the_seed_are_a_group_with_a_standard_error(paths):
     assert mean["seed"] == "2 runs"
 
 
+def test_a_run_again_is_no_new_seed(make):
+    groups = groups_of([make("a", 1.0, seed=0), make("again", 1.0, seed=0)])
+    assert [row[0] for row in number_rows(groups)] == ["run", "a", "again"]  # no mean, no error 0
+    (drawn,) = curves(groups, "elbo", 1)
+    assert np.isnan(drawn.error).all()
+
+
 def test_an_interrupted_run_has_the_means_of_its_last_steps(paths):
     *_, a2, _, _ = number_rows(groups_of(paths))
     spread = statistics.stdev([101, 102, 103]) / math.sqrt(3)
@@ -120,6 +129,21 @@ def test_a_note_tells_runs_on_a_data_set_that_changed(make):
         runs.append(read_run(path, name))
     (note,) = notes(runs)
     assert note.startswith("The runs have different posteriors (content of --dataset): ELBO")
+
+
+def test_files_are_compared_by_name_and_content_in_whatever_folder(make):
+    """A path in `arguments.json` is relative to the run, so that runs at other depths differ."""
+    runs = []
+    for name, folder in (("a", "{run}/../../data"), ("b", "{run}/../x"), ("c", "data")):
+        option = f"0.2*function:{folder}/my.py:kind"
+        path = make(name, 1.0, seed=len(runs), reward=(option,), dataset=f"{folder}/q.jsonl")
+        saved = json.loads((path / "arguments.json").read_text())
+        inputs = {f"--reward {option}": {"my.py": "1f"}, f"--dataset {folder}/q.jsonl": {"q": "2f"}}
+        (path / "arguments.json").write_text(json.dumps(saved | {"inputs": inputs}))
+        runs.append(read_run(path, name))
+    assert runs[0].arguments["reward"] == ["0.2*function:my.py:kind"]
+    assert notes(runs) == []
+    assert len(grouped(runs)) == 1
 
 
 def test_the_terminal_tells_which_run_is_which(paths):
