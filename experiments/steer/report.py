@@ -45,6 +45,8 @@ REMEDY = (
     "--beta, or a guide nearer to the posterior."
 )
 """Last remark if a number is marked."""
+ACCEPTED = "KL(p* || .), accepted draws alone"
+"""Row of rejection sampling, which needs a bound of the reward."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Report:
         of_guide = shown(after, "kl_guide_prior")
         kl_prior = (of_start, of_guide, shown(after, "kl_posterior_prior"))
         alone = [each.prior_alone for each in both]
+        has_bound = any(each.num_accepted is not None for each in alone)
         sizes = (f"{each.effective_sample_size:.0f}" for each in both)
         log_z = f"log Z = {shown(after, 'log_z')}", f"log Z = {shown(alone[1], 'log_z')}"
         backward, forward = (
@@ -105,7 +108,7 @@ class Report:
             ("KL(. || p*)", *backward[0], "0"),
             ("KL(p* || .)", *forward[0], "0"),
             ("KL(. || p*), prior draws alone", *backward[1], log_z[1]),
-            ("KL(p* || .), accepted draws alone", *forward[1], ""),
+            *([(ACCEPTED, *forward[1], "")] if has_bound else []),
             ("entropy", *(shown(each, "entropy") for each in both), ""),
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
             ("effective sample size", *sizes, f"{after.weights.effective_sample_size:.0f}"),

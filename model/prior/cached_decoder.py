@@ -73,8 +73,9 @@ class CachedDecoder(Decoder):
             check_settings(f"the network {kind}", config.to_dict())
         names = [name for name in CACHE if name in arguments]
         if not names:
-            expected = f"expected {' or '.join(CACHE)}, keys and values of attention"
-            raise ValueError(f"{kind}.forward takes {', '.join(arguments)}: {expected}")
+            expected = f"expected {' or '.join(CACHE)}, the keys and values of attention"
+            fix = "recurrent networks, such as Mamba and RWKV, are not supported as prior"
+            raise ValueError(f"{kind}.forward takes {', '.join(arguments)}: {expected}; {fix}")
         layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
         if others := set(layers) - ATTENTION:
             expected = "expected layers of attention alone"

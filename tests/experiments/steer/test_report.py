@@ -207,6 +207,11 @@ def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
         "(?) 12 accepted draws of the prior, fewer than 30: KL(p* || .), prior draws alone, may be "
         "far off (column prior)."
     ]
+    unbounded = alone._replace(num_accepted=None, kl_posterior_guide=None)
+    both = (changed(each, prior_alone=unbounded) for each in (report.before, report.after))
+    without = replace(report, **dict(zip(("before", "after"), both, strict=True)))
+    assert "accepted" not in without.text()
+    assert "unknown" not in without.text()
     poor = alone._replace(weights=WeightQuality(2048, 9.0, 0.2, 90.0))
     doubtful = replace(report, after=changed(report.after, prior_alone=poor))
     rows = {name: cells for name, *cells in doubtful.rows()}
