@@ -7,16 +7,18 @@ import ast
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from inspect import ismodule
+from inspect import ismodule, signature
 from pathlib import Path
 
 import pytest
 
 import inference
 from guides import GUIDES
-from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS
+from inference import DIVERGENCES, OBJECTIVES, REWARD_INFERENCE, SAMPLERS, direct_preferences
 from inference.direct_preferences import LIKELIHOODS, LINKS
 from inference.kl_estimators import KL_ESTIMATORS
+from inference.objectives.grpo import GRPO
+from inference.objectives.parts.surrogates import SURROGATES
 from inference.samplers.resampling import RESAMPLING
 from inference.svi.trackers import TRACKERS
 from inference.targets.fixed_points import TARGETS
@@ -164,6 +166,7 @@ def test_first_words_are_read_in_every_place(tmp_path):
         ("inference/reward_posterior", REWARD_INFERENCE),
         ("inference/diagnostics", KL_ESTIMATORS),
         ("inference/objectives", DIVERGENCES),
+        ("inference/objectives", SURROGATES),
         ("inference/targets", TARGETS),
         ("inference/direct_preferences", LIKELIHOODS),
         ("inference/direct_preferences", LINKS),
@@ -234,12 +237,34 @@ def test_options_of_trl_are_in_its_source():
     spec = find_spec("trl")
     if spec is None or spec.origin is None:
         pytest.skip("TRL is not installed")
-    folder = Path(spec.origin).parent / "trainer"
-    words = set(re.findall(r"\w+", " ".join(each.read_text() for each in folder.glob("*.py"))))
+    files = Path(spec.origin).parent.rglob("*.py")
+    words = set(re.findall(r"\w+", " ".join(each.read_text() for each in files)))
     page = (ROOT / "docs" / "howto" / "trl.md").read_text(encoding="utf-8")
     names = options(page.partition("## verl")[0])
     assert len(names) > 50
     assert sorted(names - words - {"vllm_"}) == []
+
+
+def test_choices_beside_other_trainers_options_exist():
+    """Every value in the second column is one that GRPO, or a `PreferenceProgram`, takes."""
+    page = (ROOT / "docs" / "howto" / "trl.md").read_text(encoding="utf-8")
+    choices = []
+    for cell in re.findall(r"^\|[^|]*\|([^|]*)\|", page, flags=re.MULTILINE):
+        name = None
+        for key, value in re.findall(r'`(?:(\w+)=)?("[\w-]+"|[\d.]+|None)`', cell):
+            name = key or name
+            choices.append((name, ast.literal_eval(value)))
+        choices += [(None, call) for call in re.findall(r"`([a-z_]+)\(\w+", cell)]
+    grpo = signature(GRPO).parameters
+    assert len([name for name, _ in choices if name in grpo]) > 40
+    for name, value in choices:
+        if name in grpo:
+            GRPO(**{"scale": "none", name: value})
+        elif name not in ("per_token", "quantile_beta"):
+            assert value in LIKELIHOODS or hasattr(direct_preferences, value), (name, value)
+    objectives = set(re.findall(r"objectives? `([\w+-]+)`", page))
+    assert len(objectives) > 2
+    assert objectives <= OBJECTIVES.keys()
 
 
 def test_readme_is_short():

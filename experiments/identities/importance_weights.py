@@ -5,16 +5,12 @@ from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.prefixes import next_token
-from experiments.identities.residuals import minimum
 from experiments.identities.world import World, kl, mean_gradient
 from experiments.shared.claims import Finding, within
+from inference.objectives.parts.surrogates import SURROGATES, Limits, Tokens
 
 CAP = 2.0
 """Largest weight of truncated and masked weights."""
-GAMMA = {True: (2.0, 3.0), False: (3.0, 2.0)}
-"""VESPO's power k and rate lambda for advantages above 0, and below."""
-TEMPERATURES = {True: 1.0, False: 1.05}
-"""SAPO's temperature for advantages above 0, and below."""
 
 
 class Draws:
@@ -31,7 +27,7 @@ class Draws:
             torch.stack([next_token(world, log, t) for t in self.places])
             for log in (world.log_prior, log_guide)
         )
-        self.tokens = of_guide - of_draw  # log q/a, [T, S]
+        self.log_draw, self.tokens = of_draw, of_guide - of_draw  # log a, log q/a, [T, S]
         self.whole = log_guide - world.log_prior  # [S]
         log_weight = world.log_joint - log_guide
         self.advantage = log_weight - log_guide.exp() @ log_weight
@@ -64,39 +60,30 @@ class Draws:
             shares.append(self.world.log_prior.exp() @ squares / mean.square().sum())
         return (shares[0] / shares[1]).item()
 
-    def gamma(self) -> Tensor:
-        """VESPO's weights w^k exp(lambda (1 - w)), `[S]`."""
-        good, bad = (self._kernel(*GAMMA[sign]) for sign in (True, False))
-        return torch.where(self.is_good, good, bad)
-
-    def _kernel(self, power: float, rate: float) -> Tensor:
-        return (power * self.whole + rate * (1 - self.whole.exp())).exp()
-
-    def gate(self) -> Tensor:
-        """SAPO's weights w d/dw of 4/tau sigmoid(tau (w - 1)), `[T, S]`."""
-        weight = self.tokens.exp()
-        gates = []
-        for sign in (True, False):
-            gate = torch.sigmoid(TEMPERATURES[sign] * (weight - 1))
-            gates.append(4 * gate * (1 - gate) * weight)
-        good, bad = gates
-        return torch.where(self.is_good, good, bad)
-
-    def clip(self) -> Tensor:
-        """Weights of PPO's clip at 0.2, whose gradient is 0 beyond the clip, `[T, S]`."""
-        weight = self.tokens.exp()
-        return weight * torch.where(self.is_good, weight < 1.2, weight > 0.8)
+    def weights(self, name: str, clip: Limits | None) -> Tensor:
+        """Weights of a surrogate of GRPO, `[T, S]`."""
+        log_ratio = self.tokens.T[:, None].clone().requires_grad_()  # [S, 1, T]
+        sign = torch.where(self.is_good, 1.0, -1.0).double()[:, None, None]
+        is_token = torch.tensor(self.places) < self.world.length[:, None, None]
+        tokens = Tokens(log_ratio, self.log_draw.T[:, None], sign, is_token)
+        gain = SURROGATES[name](tokens, clip).masked_fill(~is_token, 0.0).sum()
+        (weight,) = torch.autograd.grad(gain, log_ratio)
+        return (sign * weight)[:, 0].T
 
 
 def engine_weights(world: World) -> list[Finding]:
     """Weights of tokens and of responses, truncated and masked (TIS, MIS), at a = p0 and q.
 
-    TIS truncates the weight of each token, min(w_t, C).
+    TIS truncates the weight of each token, min(w_t, C). IcePop drops tokens outside a range.
     The advantages are 0 at the posterior, and so is the gradient of each draw, whatever its weight.
     """
     draws = Draws(world, world.log_guide)
-    whole, tokens = draws.whole.exp(), draws.tokens.exp()
-    by_token = (tokens, tokens.clamp(max=CAP))
+    whole = draws.whole.exp()
+    by_token = (
+        draws.weights("token", None),
+        draws.weights("constant", (0.0, CAP - 1)),
+        draws.weights("masked", (0.5, 4.0)),
+    )
     capped = {"truncated": whole.clamp(max=CAP), "masked": whole * (whole <= CAP)}
     nats = kl(world.log_guide, world.log_prior)
     subject = "mean gradient, sine of the angle to that of the ELBO"
@@ -104,13 +91,13 @@ def engine_weights(world: World) -> list[Finding]:
     return [
         exact(f"KL(q || a) {nats:.2g} nats, weights of responses, {subject}", draws.off(whole)),
         within(
-            f"weights of tokens, plain and truncated at {CAP:g}, {subject}",
+            f"weights of tokens, plain, truncated at {CAP:g}, masked outside 0.5 to 5, {subject}",
             *(draws.off(weight) for weight in by_token),
             above=0.01,
         ),
         within(
-            f"weights of tokens, plain and truncated at {CAP:g}, noise over that of weights of "
-            "responses",
+            f"weights of tokens, plain, truncated at {CAP:g}, masked outside 0.5 to 5, noise over "
+            "that of weights of responses",
             *(draws.noise(weight) for weight in by_token),
             below=1.0,
         ),
@@ -125,54 +112,9 @@ def engine_weights(world: World) -> list[Finding]:
             above=0.01,
         ),
         exact(
-            "tokens plain and truncated, responses truncated and masked, largest gradient of a "
-            "draw at q = p*",
+            "tokens plain, truncated and masked, responses truncated and masked, largest gradient "
+            "of a draw at q = p*",
             *(at_posterior.gradients(weight) for weight in (*by_token, *capped.values())),
-        ),
-    ]
-
-
-def soft_gates(world: World) -> list[Finding]:
-    """SAPO's gate (arXiv 2511.20347), VESPO's kernel (arXiv 2602.10693), and PPO's clip.
-
-    The kernel is Q/a for the Q of least KL(Q || a) - k E_Q[log w] + lambda E_Q[w]. It is largest at
-    w = k/lambda.
-    """
-    draws = Draws(world, world.log_guide)
-    power, rate = GAMMA[True]
-
-    def objective(log_proposal: Tensor) -> Tensor:
-        log_ratio = log_proposal - world.log_prior
-        return log_proposal.exp() @ (log_ratio - power * draws.whole + rate * draws.whole.exp())
-
-    kernel = (world.log_prior + power * draws.whole - rate * draws.whole.exp()).log_softmax(0)
-    subject = "mean gradient, sine of the angle to that of the ELBO"
-    same = Draws(world, world.log_prior)  # q = a
-    capped = draws.whole.exp().clamp(max=CAP)
-    return [
-        exact(
-            "VESPO, KL(Q of the least objective || a w^k exp(-lambda w)/Z), nats",
-            kl(minimum(objective, world), kernel),
-            limit=1e-5,
-        ),
-        exact(
-            "VESPO, SAPO and clip, q = a, mean gradient, sine of the angle to that of the ELBO",
-            *(same.off(each) for each in (same.gamma(), same.gate(), same.clip())),
-        ),
-        within(
-            f"VESPO, noise over that of plain weights (truncated: {draws.noise(capped):.2g})",
-            draws.noise(draws.gamma()),
-            below=1.0,
-        ),
-        within(
-            f"VESPO, {subject} (truncated at {CAP:g}: {draws.off(capped):.2g})",
-            draws.off(draws.gamma()),
-            above=draws.off(capped),
-        ),
-        within(
-            f"SAPO, {subject} (PPO's clip: {draws.off(draws.clip()):.2g})",
-            draws.off(draws.gate()),
-            below=draws.off(draws.clip()),
         ),
     ]
 

@@ -31,7 +31,6 @@ brackets are the limits of a finding, fixed in the script. Other processors give
 |---|---|
 | paper | read in the paper or in its authors' code |
 | abstract | derived here; the claim is in the abstract |
-| summary | read in another text or in another project's code |
 """
 
 

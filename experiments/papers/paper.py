@@ -18,7 +18,7 @@ class Source(NamedTuple):
     arxiv: str | None = None
 
 
-paper, abstract, summary = (partial(Source, text) for text in ("paper", "abstract", "summary"))
+paper, abstract = (partial(Source, text) for text in ("paper", "abstract"))
 
 
 @dataclass(frozen=True)

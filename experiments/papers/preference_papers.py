@@ -1,6 +1,6 @@
 """Papers on preferences, and on rewards learned from preferences."""
 
-from experiments.papers.paper import Paper, abstract, paper, summary
+from experiments.papers.paper import Paper, abstract, paper
 
 PREFERENCES = {
     "dpo": Paper(
@@ -147,7 +147,7 @@ PREFERENCES = {
         "prior without end, where APO-zero is KTO with the reference point 0. Its optimum is "
         "nearer to the posterior than the prior is, and not the posterior. That of APO-down, which "
         "is for pairs worse than the model's own draws, is further away.",
-        abstract("2408.06266"),
+        paper("2408.06266"),
         "identities --only anchored",
     ),
     "cal-dpo": Paper(
@@ -239,7 +239,7 @@ PREFERENCES = {
         "An offset that grows with the difference of the scores separates two responses more where "
         "one is much better. Here: half the difference of the rewards, for the preferences of "
         "Bradley and Terry without end. The paper's logarithm, and few pairs, were not tried.",
-        abstract("2402.10571"),
+        paper("2402.10571"),
         supports=("E[r] at the optimum",),
         against=("KL(optimum || p*)", "KL(optimum || posterior of beta"),
         caveat="The optimum is, almost, the posterior of a smaller beta: another beta does this.",
@@ -257,7 +257,7 @@ PREFERENCES = {
         "A classifier of good and bad responses whose logit is the implicit reward aligns without "
         "pairs. Here: draws of the prior, labelled without end. The weights for labels of other "
         "prompts were not tried.",
-        summary("2404.04656"),
+        paper("2404.04656"),
         supports=("-beta log Z as the shift",),
         against=("the mean of all responses as the shift, KL",),
         caveat="The optimum is the posterior of the log-odds of a good response if the logit is "

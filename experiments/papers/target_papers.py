@@ -40,8 +40,9 @@ TARGETS = {
     ),
     "qrpo": Paper(
         "QRPO, 2025: quantile rewards with an exact partition function",
-        "For the reward's quantile under the prior, Z = beta (exp(1/beta) - 1).",
-        abstract("2507.08068"),
+        "For the reward's quantile under the prior, Z = beta (exp(1/beta) - 1). The authors' code "
+        "leaves out the -1, a share of exp(-1/beta).",
+        paper("2507.08068"),
         against=("85 responses",),
         caveat="With few responses the quantile jumps, and Z is another one.",
     ),

@@ -1,6 +1,6 @@
 """Papers on algorithms that train a policy."""
 
-from experiments.papers.paper import Paper, abstract, paper, summary
+from experiments.papers.paper import Paper, abstract, paper
 
 K3_LOSS = "k3 as a loss, token by token (GRPO), distance from grad KL(q || p0)"
 K3_VALUE = "k3 as a loss, token by token (GRPO), value"
@@ -67,14 +67,16 @@ TRAINERS = {
         "Liu et al. 2025: Dr. GRPO",
         "Without scaling by the deviation and without division by length, GRPO's biases are gone. "
         "Here, with k3 as a loss: the trainer reaches the target predicted for these choices.",
-        abstract("2503.20783"),
+        paper("2503.20783"),
         "trainer_targets --only dr-grpo",
     ),
     "reinforce++": Paper(
         "Hu et al. 2025: REINFORCE++",
         "Advantages normalised over all prompts in place of the group are unbiased and stable. "
-        "Here, with the KL in the reward: the trainer reaches the posterior.",
-        abstract("2501.03262"),
+        "Here, with the KL in the reward, and one advantage for a response: the trainer reaches "
+        "the posterior. The authors' code normalises over tokens, and leaves the KL of earlier "
+        "tokens out of the advantage of a token.",
+        paper("2501.03262"),
         "trainer_targets --only reinforce++ --steps 400 --seeds 2",
     ),
     "dapo": Paper(
@@ -117,15 +119,16 @@ TRAINERS = {
         "Bartoldson et al. 2025: trajectory balance with asynchrony (TBA)",
         "Trajectory balance learns from responses of any earlier policy without importance ratios: "
         "its only minimum is the posterior, for any distribution of the responses.",
-        abstract("2503.18929"),
+        paper("2503.18929"),
         "identities --only off-policy-balance",
     ),
     "gvpo": Paper(
         "GVPO, 2025: group variance policy optimisation",
         "Rewards less implicit rewards, centred in their group, weigh the responses: a gradient "
         "for draws from any distribution, 0 at the posterior alone. Here: the gradient of the "
-        "variance of log w.",
-        abstract("2504.19599"),
+        "variance of log w, with the prior as the reference, which is the last policy in the "
+        "authors' code.",
+        paper("2504.19599"),
         "identities --only gvpo off-policy-balance",
     ),
     "gkd": Paper(
@@ -149,14 +152,17 @@ TRAINERS = {
     "rebel": Paper(
         "Gao et al. 2024: regressing relative rewards (REBEL)",
         "RL is the regression of differences of rewards on differences of log ratios. The loss of "
-        "a pair is VarGrad with two samples.",
-        abstract("2404.16767"),
+        "a pair is VarGrad with two samples. Here: ratios to the prior. The authors' code has "
+        "ratios to the last policy, and the KL to the prior, times c, in the reward: the same loss "
+        "for a step size of 1/c.",
+        paper("2404.16767"),
     ),
     "a-star-po": Paper(
         "A*-PO, 2025: optimal advantage regression",
         "log Z from draws of the prior, and one squared residual for each response: the minimum "
-        "is the posterior.",
-        abstract("2505.20686"),
+        "is the posterior. Here: one beta. The authors' code has log Z at a larger beta than the "
+        "residual, a wrong constant, which draws of the policy itself forgive.",
+        paper("2505.20686"),
         "log_z",
         against=("KL of the others to the target",),
         caveat="With few draws of the prior log Z is off, which moves the target off-policy.",
@@ -208,7 +214,7 @@ TRAINERS = {
         "Hao et al. 2025: the optimal baseline (OPO)",
         "The baseline of least noise is the mean of the rewards weighed by squared scores, for "
         "which lengths are a substitute.",
-        summary("2505.23585"),
+        paper("2505.23585"),
         "identities --only optimal-baseline",
         supports=("squared scores", "weights of length"),
         against=("groups of 2",),
@@ -257,10 +263,10 @@ TRAINERS = {
         "Yao et al. 2025, Liu et al. 2025: truncated and masked importance sampling (TIS, MIS)",
         "Draws of a faster engine are off-policy. One weight for a response has no bias, weights "
         "of tokens, capped as in TIS or not, have less noise and a bias, and a cap on the weight "
-        "of a response takes noise. "
-        "Here: draws of the prior for a guide away from it, and the KL in the reward. The "
+        "of a response takes noise. IcePop (arXiv 2510.18855) drops tokens whose weight is out of "
+        "range. Here: draws of the prior for a guide away from it, and the KL in the reward. The "
         "posterior is a fixed point with any of these weights, with no noise.",
-        summary(),
+        paper(),
         "identities --only engine-weights",
     ),
     "vespo": Paper(
@@ -284,6 +290,31 @@ TRAINERS = {
         "identities --only soft-gates",
         supports=("q = a", "SAPO, mean gradient"),
     ),
+    "gmpo": Paper(
+        "Zhao et al. 2025: geometric-mean policy optimisation (GMPO)",
+        "The geometric mean of the ratios of a response, each clipped, has more stable weights "
+        "than the ratios of tokens, and allows a wider clip. Here: draws of the prior for a guide "
+        "away from it, and the clips of the authors' code, 0.4, and of GRPO, 0.2. On draws of the "
+        "guide the gradient is that of GRPO.",
+        paper("2507.20673"),
+        "identities --only trust-regions",
+        supports=("q = a", "GMPO, log of"),
+        against=("GMPO, noise",),
+        caveat="The weights are more even, and the gradient has no less noise.",
+    ),
+    "dppo": Paper(
+        "Qi et al. 2026: divergence proximal policy optimisation (DPPO)",
+        "A clip of the ratio drops rare tokens whose probability hardly changes. A limit on the "
+        "change of the probability is a better trust region. Here: draws of the prior for a guide "
+        "away from it, changes of at most 0.1, and the clip at 0.2. On draws of the guide the "
+        "gradient is that of GRPO.",
+        paper("2602.04879"),
+        "identities --only trust-regions",
+        supports=("q = a", "DPPO, mean"),
+        against=("DPPO, noise",),
+        caveat="Fewer tokens are dropped: the mean gradient is nearer to that of the ELBO, and its "
+        "noise is larger.",
+    ),
     "gdpo": Paper(
         "Liu et al. 2026: decoupled normalisation of several rewards (GDPO)",
         "Rewards scaled one by one, before their sum, keep responses apart that the scaled sum of "
@@ -291,7 +322,7 @@ TRAINERS = {
         "meet, an exact KL penalty, groups without end, and the fixed point reached from the "
         "prior. The reward that nearly all draws meet has the larger weight. At another fixed "
         "point it is met always, and with a small penalty GDPO ends there, where GRPO does not.",
-        abstract("2601.05242"),
+        paper("2601.05242"),
         "identities --only decoupled",
     ),
     "self-distillation": Paper(
@@ -315,7 +346,7 @@ TRAINERS = {
         "verifier and less noise. Here: the parameters of the rationale alone. With a KL penalty, "
         "which the paper does not have, the target is p0 exp(p(y given z)/beta)/Z, and not the "
         "posterior of rationales p0(z) p(y given z)/Z.",
-        abstract("2505.21493"),
+        paper("2505.21493"),
         "identities --only answers",
     ),
     "entropy-control": Paper(
@@ -331,7 +362,7 @@ TRAINERS = {
         "Cui et al. 2025: the entropy mechanism of reinforcement learning",
         "The entropy changes by minus the covariance of log-probabilities and advantages, which is "
         "positive in practice, so that the entropy falls; the reward is a line in exp(entropy).",
-        abstract("2505.22617"),
+        paper("2505.22617"),
         "identities --only entropy-change",
         supports=("slope of the entropy", "covariance by rewards 1 - r"),
         against=("covariance by rewards r", "variance of E[r]"),
@@ -400,7 +431,7 @@ TRAINERS = {
         "Training on failures alone moves probability to other responses in proportion to the "
         "model's own, and keeps the diversity that training on successes alone loses. Here: whole "
         "responses to one prompt, all logits free, no clip.",
-        abstract("2506.01347"),
+        paper("2506.01347"),
         supports=("step by one failure", "natural gradient", "success from 0.2"),
         against=(
             "mean gradient of failures",
@@ -417,6 +448,6 @@ TRAINERS = {
         "MaxRL, 2026: maximum likelihood reinforcement learning",
         "The gradient of log p(success) is a sum over pass@k with weights 1/k, and the mean score "
         "of the successes.",
-        abstract("2602.02710"),
+        paper("2602.02710"),
     ),
 }

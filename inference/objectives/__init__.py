@@ -153,6 +153,21 @@ OBJECTIVES: dict[str, Objective] = {
         "CISPO: GRPO with clipped constant weights; not the posterior",
         target="grpo-token-k3",
     ),
+    "sapo": Objective(
+        partial(GRPO, ratio="soft", average="response", epochs=4),
+        "SAPO: GRPO with a soft gate in place of the clip; not the posterior",
+        target="grpo-mean-k3",
+    ),
+    "gmpo": Objective(
+        partial(GRPO, ratio="geometric", average="response", clip=0.4, epochs=4),
+        "GMPO: GRPO with the geometric mean of clipped ratios; not the posterior",
+        target="grpo-mean-k3",
+    ),
+    "dppo": Objective(
+        partial(GRPO, ratio="divergence", epochs=4),
+        "DPPO: GRPO with a limit on the change of a probability, not of a ratio; not the posterior",
+        target="grpo-token-k3",
+    ),
     "rloo": Objective(
         partial(
             GRPO,

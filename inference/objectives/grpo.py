@@ -6,13 +6,12 @@
     rho_t  = q_t/a_t,   a the guide as it drew the batch
 
 GRPO (Shao et al. 2024, arXiv 2402.03300) has std scaling and the estimator k3 as a loss; Dr. GRPO
-(Liu et al. 2025, arXiv 2503.20783) has neither std scaling nor a division by length; GSPO (Zheng et
-al. 2025, arXiv 2507.18071) has the geometric mean of rho_t for all tokens of a response; CISPO
-(MiniMax 2025, arXiv 2506.13585) clips rho_t as a constant weight; DAPO (Yu et al. 2025, arXiv
-2503.14476) clips further above than below, averages over all tokens, and as published has c = 0;
-REINFORCE++ (Hu et al. 2025, arXiv 2501.03262) has mean and std of all prompts together, and the KL
-in the reward. DAPO's dynamic sampling, which draws again where all rewards of a group are equal,
-changes which prompts a step has: such a group has no advantage.
+(Liu et al. 2025, arXiv 2503.20783) has neither std scaling nor a division by length; DAPO (Yu et
+al. 2025, arXiv 2503.14476) clips further above than below, averages over all tokens, and as
+published has c = 0; REINFORCE++ (Hu et al. 2025, arXiv 2501.03262) has mean and std of all prompts
+together, and the KL in the reward. GSPO, CISPO, SAPO, GMPO, DPPO and TOPR have other terms than the
+minimum, by name in `parts/surrogates.py`. DAPO's dynamic sampling, which draws again where all
+rewards of a group are equal, changes which prompts a step has: such a group has no advantage.
 
 The posterior is the target if k1 is in the reward, with any scale: all log-weights of a prompt are
 one number there. The other targets are in `inference.targets.fixed_points`, by `TARGETS`, with
@@ -31,6 +30,7 @@ The targets are for large groups. Groups of K have the targets with `group_size=
 one of few rewards in the deviation, and its own share in the mean multiplies c by K/(K - 1).
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -41,6 +41,7 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
 from inference.objectives.parts.response_objective import Losses
+from inference.objectives.parts.surrogates import SURROGATES, Tokens
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts
 from model.common.checks import finite, one_of, positive
@@ -48,7 +49,6 @@ from model.common.checks import finite, one_of, positive
 Scale = Literal["std", "batch", "none"]
 Baseline = Literal["mean", "leave-one-out", "batch"]
 Place = Literal["loss", "reward"]
-Ratio = Literal["token", "response", "constant", "tapered"]
 Average = Literal["none", "response", "batch"]
 
 EPSILON = 1e-4
@@ -74,10 +74,11 @@ class GRPO(RepeatedBatchObjective):
             to advantages in nats, which the model has divided by beta. 0 for no penalty.
         average: `none` to add the losses of tokens; `response` to divide the sum by the length of
             the response; or `batch`, by the mean length over all responses of the step.
-        ratio: importance weight of `token` or `response`, or the clipped weight of a token as a
-            `constant`; or `tapered`, TOPR's weight of a response as a constant (arXiv 2503.14286):
-            1 for an advantage above 0, else the ratio, at most 1; `clip` has no effect.
+        ratio: weight q/a of a token in several steps on a batch, by its name in `SURROGATES`.
         clip: largest distance of the ratio from 1, or two, below and above; None for no clip.
+            `surrogates.py` says which ratio; `soft` and `tapered` have no clip.
+        dual_clip: ratio from which a token with an advantage below 0 has no gradient, since the
+            clip does not bound its weight (Ye et al. 2019, arXiv 1912.09729); None for no limit.
         epochs: number of steps on each batch.
         engine: other program that draws the batches, see `engine.py`; None for the guide.
     """
@@ -94,8 +95,9 @@ class GRPO(RepeatedBatchObjective):
         estimator: str = "k3",
         kl_weight: float = 0.04,
         average: Average = "none",
-        ratio: Ratio = "token",
+        ratio: str = "token",
         clip: float | tuple[float, float] | None = 0.2,
+        dual_clip: float | None = None,
         epochs: int = 1,
         engine: Engine | None = None,
     ) -> None:
@@ -112,8 +114,9 @@ class GRPO(RepeatedBatchObjective):
         self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
         self.kl_weight = finite("kl_weight", kl_weight, at_least=0)
         self.average = one_of("average", average, get_args(Average))
-        self.ratio = one_of("ratio", ratio, get_args(Ratio))
+        self.ratio = one_of("ratio", ratio, SURROGATES)
         self.clip = None if clip is None else _limits(clip)
+        self.dual_clip = None if dual_clip is None else finite("dual_clip", dual_clip, above=1)
         self._log_prior: Tensor | None = None  # of the responses scored last, `[K, N, T]`
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -128,7 +131,11 @@ class GRPO(RepeatedBatchObjective):
         log_ratio = log_guide - log_proposal
         is_token = q.space.is_token(batch.response)
         advantage = self._advantage(batch.log_likelihood, log_proposal - log_prior)
-        objective = self._gain(log_ratio, advantage[..., None], is_token)
+        tokens = Tokens(log_ratio, log_proposal, advantage[..., None], is_token)
+        objective = SURROGATES[self.ratio](tokens, self.clip)
+        if self.dual_clip is not None:
+            far = (log_ratio > math.log(self.dual_clip)) & (tokens.advantage < 0)
+            objective = torch.where(far, self.dual_clip * tokens.advantage, objective)
         if self.kl == "loss":
             objective = objective - self.kl_weight * self._penalty(log_guide - log_prior)
         total = objective.masked_fill(~is_token, 0.0).sum(-1)  # [K, N]
@@ -166,24 +173,6 @@ class GRPO(RepeatedBatchObjective):
     def _penalty(self, log_ratio: Tensor) -> Tensor:
         """Estimate of the KL of each token, `[K, N, T]`, nats, from log q/p0."""
         return KL_ESTIMATORS[self.estimator](log_ratio)
-
-    def _gain(self, log_ratio: Tensor, advantage: Tensor, is_token: Tensor) -> Tensor:
-        """The term of each token whose gradient follows the advantages, `[K, N, T]`."""
-        if self.ratio == "tapered":
-            whole = log_ratio.sum(-1, keepdim=True).exp().clamp(max=1.0)
-            return torch.where(advantage < 0, whole, 1.0).detach() * advantage * log_ratio
-        if self.ratio == "response":
-            mean = log_ratio.sum(-1, keepdim=True) / is_token.sum(-1, keepdim=True)
-            log_ratio = mean.expand_as(log_ratio)
-        ratio = log_ratio.exp()
-        if self.ratio == "constant":
-            weight = ratio if self.clip is None else ratio.clamp(max=1 + self.clip[1])
-            return weight.detach() * advantage * log_ratio
-        gain = ratio * advantage
-        if self.clip is None:
-            return gain
-        below, above = self.clip
-        return torch.minimum(gain, ratio.clamp(1 - below, 1 + above) * advantage)
 
 
 def _limits(clip: float | tuple[float, float]) -> tuple[float, float]:

@@ -31,19 +31,34 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
         if choices["scale"] == "std":
             advantage = advantage / (deviation + EPSILON)
         length = int(SPACE.is_token(response[k]).sum())
-        gains = []
+        gains, sign = [], 1 if advantage > 0 else -1
         whole = sum(new[k, t] - log_old[k, t] for t in range(length)) / length
         for t in range(length):
             change = new[k, t] - log_old[k, t]
             ratio = (whole if choices["ratio"] == "response" else change).exp()
+            moved = (new[k, t].exp() - log_old[k, t].exp()).item()
             if choices["ratio"] == "constant":
                 gain = min(ratio.item(), 1 + above) * advantage * new[k, t]
             elif choices["ratio"] == "tapered":
                 weight = 1.0 if advantage >= 0 else min((whole * length).detach().exp().item(), 1.0)
                 gain = weight * advantage * new[k, t]
+            elif choices["ratio"] == "masked":
+                gain = ratio * advantage if 1 - below <= ratio <= 1 + above else 0.0
+            elif choices["ratio"] == "divergence":
+                limit = above if sign > 0 else below
+                gain = ratio * advantage if moved * sign <= limit else 0.0
+            elif choices["ratio"] == "soft":
+                tau = 1.0 if advantage > 0 else 1.05
+                gain = 4 / tau / (1 + (tau * (1 - ratio)).exp()) * advantage
+            elif choices["ratio"] == "geometric":
+                each = [new[k, s] - log_old[k, s] for s in range(length)]
+                limited = [min(sign * one, sign * one.clamp(-below, above)) * sign for one in each]
+                gain = (sum(limited) / length).exp() * advantage
             else:
                 bounded = ratio.clamp(1 - below, 1 + above)
                 gain = torch.minimum(ratio * advantage, bounded * advantage)
+            if advantage < 0 and change.exp() > choices.get("dual_clip", torch.inf):
+                gain = choices["dual_clip"] * advantage
             to_prior = log_prior[k, t] - new[k, t]
             gains.append(gain - WEIGHT * (to_prior.exp() - 1 - to_prior))
         divisor = {"none": 1, "response": length, "batch": mean_length}
@@ -60,6 +75,11 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
         {"scale": "none", "ratio": "constant", "average": "none"},
         {"scale": "none", "ratio": "tapered", "average": "none"},
         {"scale": "std", "ratio": "token", "average": "batch", "clip": (0.05, 0.3)},
+        {"scale": "none", "ratio": "token", "average": "none", "dual_clip": 1.3},
+        {"scale": "none", "ratio": "masked", "average": "none", "clip": (0.2, 0.1)},
+        {"scale": "none", "ratio": "divergence", "average": "none", "clip": (0.02, 0.05)},
+        {"scale": "none", "ratio": "soft", "average": "none"},
+        {"scale": "none", "ratio": "geometric", "average": "response", "clip": (0.05, 0.1)},
     ],
     ids=lambda choices: "-".join(map(str, choices.values())),
 )
@@ -120,6 +140,7 @@ REFUSED = {
     "ratio is 'sequence'": {"ratio": "sequence"},
     "kl_weight is -1": {"kl_weight": -1.0},
     "clip is 0": {"clip": 0.0},
+    "dual_clip is 1": {"dual_clip": 1.0},
     "clip is -0.1": {"clip": (0.2, -0.1)},
     "average is 'tokens'": {"average": "tokens"},
     "num_particles is 1": {"num_particles": 1},

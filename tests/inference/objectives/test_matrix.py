@@ -72,6 +72,9 @@ DESCENDS = {
     "dapo": "grpo-token-k3",
     "gspo": "grpo-mean-k3",
     "cispo": "grpo-token-k3",
+    "sapo": "grpo-mean-k3",
+    "gmpo": "grpo-mean-k3",
+    "dppo": "grpo-token-k3",
     "rloo": "reverse-kl",
     "reinforce++": "reverse-kl",
     "self-play": "nash",
@@ -98,6 +101,9 @@ CONSISTENT = {
     "dapo",
     "gspo",
     "cispo",
+    "sapo",
+    "gmpo",
+    "dppo",
     "reinforce++",
 }
 """The gradient is exact with many particles, of `reinforce++` and `dapo` up to its length."""
@@ -137,7 +143,7 @@ SUPPORTS_HARD_CONSTRAINTS = {
 """Objectives that learn from a log-likelihood of -inf; all others refuse -inf."""
 
 WEIGHT = 0.8
-TRAINERS = {"grpo", "dr-grpo", "dapo", "gspo", "cispo"}
+TRAINERS = {"grpo", "dr-grpo", "dapo", "gspo", "cispo", "sapo", "gmpo", "dppo"}
 """Objectives whose target is in `TARGETS`."""
 QUANTILE = {"quantile_beta": WEIGHT}
 SMALL = {"num_particles": 8, "capacity": 128}  # a pass for each response
