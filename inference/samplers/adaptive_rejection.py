@@ -138,7 +138,7 @@ def adaptive_rejection_sampling(
 
     Returns:
         All draws. `log_weight` is the log likelihood of accepted draws, 0 for a model without
-        rewards, and -inf for others, which end behind the first token that may not stand.
+        rewards, and -inf for others, in whose place is a response that ends at once.
         exp(log_z) is unbiased for Z. Diagnostics: `acceptance`; `num_tests`; `bound`, p0 of the
         responses that are not ruled out, above p0(allowed).
 

@@ -106,7 +106,7 @@ class Stream:
         self.logits[rows, own_token] = before.masked_fill(where[:, self.own].flatten(), -torch.inf)
         is_empty = self.logits.isneginf().all(-1)
         self.logits[rows[is_empty], own_token[is_empty]] = before[is_empty]
-        return self._of_own(lambda _: is_empty.double()).bool() & where
+        return self._of_own(lambda _: is_empty.double()).bool()
 
     def _of_own(self, function: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Tensor:
         """`[K, N]`, computed by each rank for its own responses `[B']`."""

@@ -127,7 +127,7 @@ def accept(
     check_support(log_weight, prompts.texts)
     accepted = accepted_at(log_weight, log_bound)
     if (place := first_index(~accepted.any(0))) is not None:
-        log_chance = log_mean((log_weight - log_bound).clamp(max=0))[place].item()
+        log_chance = log_mean(log_weight - log_bound)[place].item()
         raise NoSupportError(
             f"none of {len(accepted)} draws for {prompts.texts[place[0]]!r} was accepted: about "
             f"one in exp({-log_chance:.1f}) is. Draw more, use a better guide, or, in Python, "

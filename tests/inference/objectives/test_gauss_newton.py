@@ -38,11 +38,12 @@ def trained(guide):
     return {name: p for name, p in guide.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("family", "temperature"), [("gpt2", 1.0), ("llama", 0.7)])
 @pytest.mark.parametrize("make", [LoRA, NGram])
-def test_rows_are_the_gradients_of_each_response(family, make):
+def test_rows_are_the_gradients_of_each_response(family, temperature, make):
     """Prompts of two lengths, and responses of several."""
     prior = tiny(family)
+    prior.temperature = temperature
     prompts = prior.encode(["a", "a b c"])
     guide = moved(make(prior))
     distribution = response_distribution(guide, prompts)

@@ -52,6 +52,11 @@ def test_mean_gradient_with_a_judge_is_exact(num):
         lambda: SelfPlay(num, judge=circular, kl_weight=WEIGHT), model, guide, ONE, num
     )
     assert_close(mean, autograd(exact, guide), rtol=1e-9, atol=1e-10)
+    objective, pair = SelfPlay(2, judge=circular, kl_weight=WEIGHT), truth.support[[0, 3]]
+    loss, _ = gradient(objective, model, guide, ONE, pair)  # each plays against the other
+    wins = preference(circular, ONE, pair)[[0, 1], [1, 0]]
+    log_weight = (truth.log_joint - log_q)[[0, 3]] + wins / WEIGHT
+    assert loss == pytest.approx(-log_weight.mean().item())
 
 
 def test_a_circular_judge_leads_to_the_equilibrium():

@@ -31,8 +31,9 @@ def test_z_and_means_are_unbiased_from_the_first_draw_on(constrained, prior, eve
     options = {"num_samples": 24, "chunk": 4, "every_token": every_token}
     posterior = adaptive_rejection_sampling(free, constrained.repeated(RUNS), allowed, **options)
     assert_unbiased(constrained.z_ratio(posterior), torch.ones(2))
-    accepted = posterior.response[posterior.log_weight.isfinite()]
-    assert may_stand(accepted).all()
+    is_accepted = posterior.log_weight.isfinite()
+    assert may_stand(posterior.response[is_accepted]).all()
+    assert (prior.space.is_token(posterior.response[~is_accepted]).sum(-1) == 1).all()
     # the last draws, of tries that have ruled out most, have the distribution of the first
     for part in (slice(0, 4), slice(20, 24)):
         weight = posterior.log_weight[part].isfinite().double()
@@ -53,7 +54,14 @@ def test_all_prefixes_know_what_is_left_behind_them(constrained, prior):
     distribution = response_distribution(model, prompts, role="model")
     tries = [Trie() for _ in prompts.texts]
     num_tests = torch.zeros(len(prompts), dtype=torch.long, device="cpu")  # where tries are
-    Search(allowed, prompts, tries, num_tests, True, distribution.space).draw(distribution, 16)
+    rows = []
+
+    def recorded(prompts, response, t):
+        rows.extend(prompts.texts)
+        return allowed(prompts, response, t)
+
+    Search(recorded, prompts, tries, num_tests, True, distribution.space).draw(distribution, 16)
+    assert num_tests.tolist() == [rows.count(text) for text in prompts.texts]
     for trie in tries:
         left = trie.log_left
         for tokens in sorted(trie.prefixes, key=len, reverse=True):

@@ -131,6 +131,10 @@ def test_response_that_is_no_posterior_sample_is_refused(hard_world):
             torch.zeros(2, 3, dtype=torch.long),
             num_samples=30,
         )
+    samples = hard_world.exact_samples(2).clone()
+    samples[1, 0] = torch.tensor([hard_world.space.end_ids[0], 5, 5])
+    with pytest.raises(ValueError, match="a row that is no response"):
+        log_z_bounds(hard_world.model, hard_world.prompts, samples)
 
 
 def test_a_retained_response_needs_multinomial_resampling(world):

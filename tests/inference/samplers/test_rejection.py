@@ -11,7 +11,12 @@ from inference import Enumeration
 from inference.samplers.importance import importance_sampling
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.quasi_rejection import quasi_rejection, quasi_rejection_sampling
-from inference.samplers.rejection import LooseBoundError, rejection_sampling
+from inference.samplers.rejection import (
+    LooseBoundError,
+    check_bound,
+    check_log_bound,
+    rejection_sampling,
+)
 from model import AlignmentModel
 from tests.inference.samplers.goodness_of_fit import counts, graded_model, misfit
 
@@ -166,6 +171,9 @@ def test_a_loose_bound_is_an_error(small_prior, verdicts):
             graded_model(small_prior), verdicts, num_samples=500, log_bound=torch.tensor([0.9, 2.0])
         )
     quasi_rejection_sampling(graded_model(small_prior), verdicts, num_samples=500, log_bound=0.9)
+    check_bound(torch.tensor([[1e-7]]), 0.0, ["by rounding"])
+    with pytest.raises(ValueError, match="is inf, expected finite numbers"):
+        check_log_bound(torch.tensor([1.0, math.inf]), 2)
 
 
 def test_a_pilot_needs_draws_after_it(model, prompts):

@@ -53,7 +53,7 @@ def test_every_place_is_filled_by_a_particle_with_weight(name):
 def test_how_far_counts_stray():
     """Systematic: K W_j rounded down or up. Residual: at least rounded down. Stratified: error < 2.
 
-    The variances are in this order.
+    Variances at the first prompt are sums of p (1 - p), of stratified resampling over the strata.
     """
     expected = (len(PROBABILITY) * PROBABILITY)[:, None]
     counts = {name: repeated_counts(scheme).double() for name, scheme in RESAMPLING.items()}
@@ -62,6 +62,8 @@ def test_how_far_counts_stray():
     assert (counts["residual"] >= (expected + 1e-9).floor()).all()
     assert ((counts["stratified"] - expected).abs() < 2).all()
     variance = {name: c.var(1).sum(0) for name, c in counts.items()}
+    assert variance["systematic"][0].item() == pytest.approx(0.70, rel=0.03)
+    assert variance["stratified"][0].item() == pytest.approx(0.86, rel=0.03)
     assert (variance["multinomial"][[0, 2]] > 1.2 * variance["residual"][[0, 2]]).all()
     assert torch.allclose(
         variance["multinomial"], (expected * (1 - PROBABILITY[:, None])).sum((0, 1)), rtol=0.05

@@ -229,7 +229,9 @@ def test_a_twist_of_zero_is_final(world):
 
     posterior = run(world, twist=forbid, ess_threshold=0.0)
     assert not posterior.log_weight.isnan().any()
-    assert torch.equal(posterior.log_weight.isneginf(), posterior.response[..., 0] == 6)
+    is_possible = posterior.response[..., 0] != 6
+    assert torch.equal(posterior.log_weight.isneginf(), ~is_possible)
+    assert torch.equal(posterior.diagnostics["num_roots"], is_possible.sum(0))
     joint = world.truth.log_joint.exp()
     assert_unbiased(
         world.z_ratio(posterior),

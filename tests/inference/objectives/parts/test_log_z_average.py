@@ -19,6 +19,8 @@ def test_average_of_z_is_the_mean_at_first_and_then_a_moving_one():
     assert averages[4:] == pytest.approx([4.0, 4.0])
     last = average.update(ONE, torch.tensor([12.0]).log())[0].exp().item()
     assert last == pytest.approx(0.75 * 4 + 0.25 * 12)
+    forgetful = LogZAverage(decay=0.0)
+    assert [forgetful.update(ONE, torch.tensor([z])).item() for z in (1.0, 0.0)] == [1.0, 0.0]
 
 
 def test_average_of_z_is_kept_by_prompt_and_begins_at_an_impossible_batch():
