@@ -46,6 +46,10 @@ def test_density_is_the_weighted_sum(mixture, prior, prompts):
     expected = (mixture.logits.log_softmax(-1)[:, None, None] + parts).logsumexp(0)
     assert torch.allclose(mixture.distribution(prompts).log_prob(support), expected, atol=1e-12)
     assert (parts.std(0) > 0.1).any()
+    rooms = [guide.distribution(prompts).decoder.room for guide in mixture.components]
+    smallest = min(room for room in rooms if room is not None)
+    assert mixture.distribution(prompts).decoder.room == smallest // len(rooms)
+    assert Mixture([FineTuned(prior, dtype="bfloat16")]).logits.dtype == torch.float32
 
 
 def test_gradient_is_that_of_the_weighted_sum(mixture, prior, prompts):

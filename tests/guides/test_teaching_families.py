@@ -88,11 +88,12 @@ def test_token_by_token_and_parallel_reading_agree(n):
     ):
         moved(guide)
         at_once, _ = guide.extend(guide.start(prompts)[1], ids)
-        state, one_by_one = guide.start(prompts)[1], []
-        for token in ids.unbind(1):
-            logits, state = guide.extend(state, token[:, None])
-            one_by_one.append(logits)
-        assert torch.allclose(torch.cat(one_by_one, 1), at_once, atol=1e-12)
+        for sizes in ([1, 1, 1], [2, 1]):
+            state, parts = guide.start(prompts)[1], []
+            for some in ids.split(sizes, 1):
+                logits, state = guide.extend(state, some)
+                parts.append(logits)
+            assert torch.allclose(torch.cat(parts, 1), at_once, atol=1e-12)
 
 
 def test_tabular_contains_the_posterior(prior):
@@ -119,7 +120,8 @@ def test_tables_are_by_prompt_whatever_the_batch(prior):
     """Reordered, alone, repeated, or padded."""
     prompts = prior.encode(["the film was", "the", "the plot was"])
     for family in (MeanField, Tabular):
-        guide = moved(family(prior, prompts))
+        guide = moved(family(prior, prompts[[0, 1, 0, 2]]))
+        assert guide.index(prompts).tolist() == [0, 1, 2]
         response = prior(prompts[[0]]).sample((4,))
         all_at_once = guide.distribution(prompts).log_prob(response.expand(-1, 3, -1))
         for order in ([2, 0], [1], [1, 1]):

@@ -1,5 +1,7 @@
 """The standard error of a mean under a `Posterior` is the spread of the mean over many runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -106,6 +108,16 @@ def test_the_error_of_one_survivor_is_unknown():
     for estimate in (one_root, one_draw.estimate(values)):
         assert estimate.standard_error != estimate.standard_error
     assert one_root.value == 1.5
+
+
+def test_one_prompt_of_few_groups_is_a_doubt_and_a_list_of_all_responses_is_none():
+    root, weight = torch.arange(64)[:, None] * torch.tensor([1, 0]), torch.zeros(64, 2)
+    run = Posterior(torch.zeros(64, 2, 1).long(), weight, None, group=root)
+    assert run.fault() == "1 chains or first particles effective, fewer than 30"
+    few = Posterior(torch.zeros(5, 1, 1).long(), weight[:5, :1], None, exact=True)
+    assert (few.fault(), bool(replace(few, exact=False).fault())) == ("", True)
+    weight[1:, 0] = -torch.inf
+    assert "lowest effective_sample_size=1," in repr(replace(run, log_weight=weight))
 
 
 def test_prompts_without_a_value_are_left_out():

@@ -12,6 +12,8 @@ from pyro.infer import Trace_ELBO
 from guides import FineTuned
 from inference import OBJECTIVES, FusedOptimizer, LeaveOneOut_ELBO, SquaredResidual
 from inference.enumeration import entropy
+from inference.estimate import Estimate
+from inference.svi.best_iterate import BestIterate
 from inference.svi.fit_objective import fit_objective
 from inference.svi.health import DrawNumbers, Health, Series, mean_of_steps
 from inference.svi.step_numbers import step_numbers
@@ -96,6 +98,17 @@ def test_a_disaster_returns_to_an_earlier_step(kind, model, small_prior, prompts
     assert 20 < result.best_step <= 30
     assert kls[-1] > end + 0.2
     assert end < min(kls) + 0.1
+
+
+def test_the_best_iterate_has_an_elbo_that_is_a_number():
+    best, parameters = BestIterate(), {"w": torch.zeros(1)}
+    for step, value in enumerate((math.nan, 1.0, 0.9, math.nan)):
+        best.consider(step, Estimate(value, 0.1), parameters)
+    assert (best.step, best.elbo) == (1, (1.0, 0.1))
+    parameters["w"] += 1
+    assert best.restore(Estimate(0.0, 0.3), parameters) == ""  # 1.0 is 3.2 errors of both
+    assert best.restore(Estimate(-0.3, 0.3), parameters).startswith("the ELBO of the last steps is")
+    assert parameters["w"].item() == 0
 
 
 def test_the_kept_parameters_survive_an_interrupt(model, small_prior, prompts, tmp_path):
