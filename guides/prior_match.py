@@ -52,7 +52,7 @@ def match_prior(
     with torch.random.fork_rng(devices):
         torch.manual_seed(SEED)
         response = prior_distribution.sample((-(-NUM_RESPONSES // len(prompts)),))  # [K, N, T]
-    terms = partial(_kl_per_token, prior_distribution)
+    terms = partial(kl_per_token, prior_distribution)
 
     def loss() -> Tensor:
         distribution = guide.distribution(prompts).in_micro_batches(micro_batch)
@@ -70,7 +70,7 @@ def match_prior(
             parameter.data.copy_(old)
 
 
-def _kl_per_token(
+def kl_per_token(
     prior: ResponseDistribution, guide: ResponseDistribution, response: Tensor
 ) -> tuple[Tensor]:
     """KL(p0 || q) of the next token, `[B, T]`, for B responses; 0 at padding, where logits are."""

@@ -31,10 +31,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from guides import Guide
+from guides.prior_match import kl_per_token
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood, OfDifference
 from inference.programs import autoregressive
-from model import LanguageModel, ResponseDistribution
+from model import LanguageModel
 from model.common.checks import boolean, function, instance, one_of, positive
 from model.preferences import TIE
 
@@ -129,19 +130,9 @@ class PreferenceProgram:
             scored = pairs if pairs.log_prior is not None else pairs.scored(self.prior)
             log_ratio = log_ratio - scored.log_prior
         if self.token_kl and self.prior is not None:
-            of_tokens = partial(_token_kl, self.prior(pairs.prompts))
+            of_tokens = partial(kl_per_token, self.prior(pairs.prompts))
             (nats,) = autoregressive(q).in_chunks(of_tokens, pairs.response)
             log_ratio = log_ratio + nats.double().sum(-1)
         if self.per_token:
             log_ratio = log_ratio / autoregressive(q).space.is_token(pairs.response).sum(-1)
         return self.link(log_ratio)
-
-
-def _token_kl(
-    prior: ResponseDistribution, q: ResponseDistribution, response: Tensor
-) -> tuple[Tensor]:
-    """KL(p0 || q) of each token of B responses, `[B, T]`, nats, 0 at padding."""
-    with torch.no_grad():
-        log_p = prior.alongside(q).next_token_logits(response).log_softmax(-1)  # [B, T, V]
-    log_ratio = log_p - q.next_token_logits(response).log_softmax(-1)
-    return ((log_p.exp() * log_ratio.masked_fill(log_p.isneginf(), 0.0)).sum(-1),)

@@ -265,8 +265,8 @@ def test_a_match_in_micro_batches_is_the_same_and_differentiates_no_more_at_a_ti
             sizes.append(len(response))
         return original(prior, guide, response)
 
-    original = prior_match._kl_per_token
-    monkeypatch.setattr(prior_match, "_kl_per_token", kl_per_token)
+    original = prior_match.kl_per_token
+    monkeypatch.setattr(prior_match, "kl_per_token", kl_per_token)
     how = {"kind": kind, "match_steps": 3}
     whole = GUIDES["soft-prompt"](prior, prompts, **how)
     assert max(sizes) >= NUM_RESPONSES
