@@ -137,9 +137,9 @@ class FDivergence(ResponseObjective):
         if adapt_every is not None:
             adapt_every = whole_number("adapt_every", adapt_every, why="steps, or None")
         self.divergence = divergence
-        self.supports_hard_constraints = divergence.supports_hard_constraints  # type: ignore[misc]
-        self.ascends_elbo = divergence.ascends_elbo  # type: ignore[misc]
-        self.weight_power = divergence.weight_power  # type: ignore[misc]
+        self.supports_hard_constraints = divergence.supports_hard_constraints
+        self.ascends_elbo = divergence.ascends_elbo
+        self.weight_power = divergence.weight_power
         self.adapt_every = adapt_every
         self.log_z = LogZAverage(decay)
         self.proposal: dict[str, Tensor] | None = None  # parameters of an earlier guide

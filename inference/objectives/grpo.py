@@ -117,17 +117,13 @@ class GRPO(RepeatedBatchObjective):
         self.ratio = one_of("ratio", ratio, SURROGATES)
         self.clip = None if clip is None else _limits(clip)
         self.dual_clip = None if dual_clip is None else finite("dual_clip", dual_clip, above=1)
-        self._log_prior: Tensor | None = None  # of the responses scored last, `[K, N, T]`
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         batch, distribution = self.next_batch(model, guide, prompts)
         q = autoregressive(distribution)
         log_guide = q.log_prob_per_token(batch.response)  # [K, N, T], 0 at padding
-        if self._log_prior is not None:
-            own = {"prior": self._log_prior, "proposal": log_guide.detach().double()}
-            batch.per_token = own | batch.per_token  # those of an engine stay
-            self._log_prior = None
-        log_prior, log_proposal = batch.per_token["prior"], batch.per_token["proposal"]
+        log_prior = batch.per_token["prior"]
+        log_proposal = batch.per_token.setdefault("proposal", log_guide.detach().double())
         log_ratio = log_guide - log_proposal
         is_token = q.space.is_token(batch.response)
         advantage = self._advantage(batch.log_likelihood, log_proposal - log_prior)
@@ -149,12 +145,13 @@ class GRPO(RepeatedBatchObjective):
         draws = (batch.response, log_guide, log_weight, batch.log_likelihood)
         return Losses(loss.detach(), loss, *draws, share)
 
-    def score(self, model: Program, prompts: Prompts, response: Tensor) -> Joint:
-        """See `ResponseObjective`; log p0 of each token is left for the batch."""
+    def score_batch(
+        self, model: Program, prompts: Prompts, response: Tensor
+    ) -> tuple[Joint, dict[str, Tensor]]:
         prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
-            self._log_prior = autoregressive(prior).log_prob_per_token(response).double()
-        return Joint(self._log_prior.sum(-1), log_likelihood)
+            log_prior = autoregressive(prior).log_prob_per_token(response).double()
+        return Joint(log_prior.sum(-1), log_likelihood), {"prior": log_prior}
 
     def _advantage(self, log_likelihood: Tensor, log_ratio: Tensor) -> Tensor:
         """Advantages, `[K, N]`, for log a/p0 of each token, `[K, N, T]`."""

@@ -98,7 +98,7 @@ class SquaredResidual(RepeatedBatchObjective):
             )
         self.clip = None if clip is None else positive("clip", clip, why="nats, or None")
         # self-normalised estimates from bolder draws are too rough to choose an iterate by
-        self.ascends_elbo = not self.exploration.kl and engine is None  # type: ignore[misc]
+        self.ascends_elbo = not self.exploration.kl and engine is None
         self.buffer = ReplayBuffer(capacity)
         self.rate = finite("rate", rate, above=0, at_most=1)
         self.learned: dict[str, Tensor] = {}  # c of each prompt, nats

@@ -16,7 +16,7 @@ from inference.objectives.parts.response_objective import (
     part_of,
     with_prefix,
 )
-from inference.programs import Program, autoregressive
+from inference.programs import Joint, Program, autoregressive
 from model import Prompts
 from model.common import ranks
 from model.common.checks import function, whole_number
@@ -93,17 +93,18 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         """
         batch = self._batch
         if batch is None or not self.reuses_draws:
-            log_proposal = None  # the guide's own, which this step scores
-            per_token: dict[str, Tensor] = {}
+            log_proposal = tokens = None  # the guide's own, which this step scores
             if self.engine is not None:
                 distribution, response, tokens = self._draw_by(self.engine, guide, prompts)
-                log_proposal, per_token["proposal"] = tokens.sum(-1), tokens
+                log_proposal = tokens.sum(-1)
             elif temperature == 1.0:
                 distribution, response = self.draw(guide, prompts)
             else:
                 draws = self.draw_from(guide, prompts, temperature=temperature)
                 distribution, response, log_proposal = draws
-            joint = self.score(model, prompts, response)
+            joint, per_token = self.score_batch(model, prompts, response)
+            if tokens is not None:
+                per_token["proposal"] = tokens
             self._batch = batch = DrawnBatch(
                 prompts, response, *joint, log_proposal, per_token=per_token
             )
@@ -111,6 +112,12 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
             distribution = self.distribution(guide, batch.prompts, batch.response)
         batch.num_steps += 1
         return batch, distribution
+
+    def score_batch(
+        self, model: Program, prompts: Prompts, response: Tensor
+    ) -> tuple[Joint, dict[str, Tensor]]:
+        """Score a new batch; with tensors `[K, N, T]` by name that its steps need."""
+        return self.score(model, prompts, response), {}
 
     def _draw_by(
         self, engine: Engine, guide: Program, prompts: Prompts

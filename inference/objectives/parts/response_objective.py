@@ -73,10 +73,10 @@ class Losses(NamedTuple):
 class SurrogateLoss(ELBO):
     """An ELBO whose loss and gradient come from two scalars, the loss and a surrogate."""
 
-    ascends_elbo: ClassVar[bool] = False
+    ascends_elbo: bool = False
     """True if the ELBO of the objective's target decides which of two guides is better."""
 
-    weight_power: ClassVar[float] = 0.0
+    weight_power: float = 0.0
     """Power a of the weights w^a by which the gradient weighs the draws; 0 for equal weights."""
 
     reads_loss = True
@@ -124,7 +124,7 @@ class ResponseObjective(SurrogateLoss):
         draws: Draws of the last step; None before the first step.
     """
 
-    supports_hard_constraints: ClassVar[bool] = False
+    supports_hard_constraints: bool = False
     """True if the objective learns from impossible responses (log-likelihood -inf), which the model
     otherwise refuses by name."""
 
