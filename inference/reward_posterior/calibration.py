@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
-from model.common.checks import boolean, instance, whole_number
+from model.common.checks import boolean, first_index, instance, whole_number
 from model.preferences import FIRST, TIE, BradleyTerry, Comparisons, log_outcome
 from model.preferences.comparisons import check_outcome
 
@@ -84,58 +84,60 @@ def calibrate(
             depend on each other: the standard errors are over pairs. Default: all pairs differ.
     """
     num_bins = whole_number("num_bins", num_bins)
-    instance("outcome", outcome, Tensor)
-    if instance("probability", probability, Tensor).dim() != 1 or not len(probability):
-        expected = "[C]: one for each of C > 0 comparisons"
-        raise ValueError(f"probability has shape {tuple(probability.shape)}, expected {expected}")
-    check_outcome(outcome, len(probability))
-    # also if NaN
-    invalid = ~((probability >= -ROUNDING) & (probability <= 1 + ROUNDING))
-    if bool(invalid.any()):
-        row = int(invalid.nonzero()[0])
-        value = probability[row].item()
-        raise ValueError(f"probability is {value:.6g} in comparison {row}, expected from 0 to 1")
-    if pair is not None:
-        instance("pair", pair, Sequence)  # type: ignore[type-abstract]
-    every = range(len(outcome)) if pair is None else pair
-    if len(every) != len(outcome):
-        raise ValueError(f"pair has {len(every)} entries, expected {len(outcome)}")
-    is_decided = outcome != TIE
-    if not bool(is_decided.any()):
-        raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")
+    is_decided = _check(probability, outcome, pair)
     probability = probability.double().clamp(0, 1)
     p = torch.where(outcome == FIRST, probability, 1 - probability)[is_decided]
     right = (p > 0.5).double() + 0.5 * (p == 0.5)
     confidence = torch.maximum(p, 1 - p)
-    index = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
-    count = torch.bincount(index, minlength=num_bins).double()
-    occupied = count > 0
-    count = count[occupied]
-
-    def total(values: Tensor) -> Tensor:
-        sums = torch.zeros(num_bins, dtype=torch.float64).index_add_(0, index, values)
-        return sums[occupied]
-
-    mean_confidence, mean_right = total(confidence) / count, total(right) / count
+    bins = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
+    bins = bins.unique(return_inverse=True)[1]  # those that are not empty
+    count = torch.bincount(bins).double()
+    mean_confidence, mean_right = _means(bins, confidence), _means(bins, right)
     # variance of the share of right predictions, if calibrated
-    variance = total(confidence * (1 - confidence)) / count.square()
+    variance = _means(bins, confidence * (1 - confidence)) / count
     share = count / count.sum()
-    tiny = torch.finfo(torch.float64).tiny
-    number = {key: place for place, key in enumerate(dict.fromkeys(every))}
-    group = torch.tensor([number[key] for key in every])[is_decided.cpu()]
+    keys = list(range(len(outcome)) if pair is None else pair)
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    group = torch.tensor([number[key] for key in keys])[is_decided.cpu()]
     group = group.unique(return_inverse=True)[1]
     accuracy = Estimate.of_share(right[:, None])
     if pair is not None:
         error = max(_over(group, right).standard_error, accuracy.standard_error)  # NaN of one pair
         accuracy = Estimate(accuracy.value, error)
     return Calibration(
-        accuracy,
-        _over(group, -p.clamp(min=tiny).log()),
-        (share * (mean_right - mean_confidence).abs()).sum().item(),
-        (share * (variance * 2 / math.pi).sqrt()).sum().item(),
-        mean_confidence,
-        mean_right,
-        count,
+        accuracy=accuracy,
+        log_loss=_over(group, -p.clamp(min=torch.finfo(torch.float64).tiny).log()),
+        ece=(share * (mean_right - mean_confidence).abs()).sum().item(),
+        ece_by_chance=(share * (variance * 2 / math.pi).sqrt()).sum().item(),
+        confidence=mean_confidence,
+        correct=mean_right,
+        count=count,
+    )
+
+
+def _check(probability: Tensor, outcome: Tensor, pair: Sequence[Hashable] | None) -> Tensor:
+    """Check the arguments of `calibrate`. Returns True for comparisons that are no ties, `[C]`."""
+    instance("outcome", outcome, Tensor)
+    if instance("probability", probability, Tensor).dim() != 1 or not len(probability):
+        expected = "[C]: one for each of C > 0 comparisons"
+        raise ValueError(f"probability has shape {tuple(probability.shape)}, expected {expected}")
+    check_outcome(outcome, len(probability))
+    is_valid = (probability >= -ROUNDING) & (probability <= 1 + ROUNDING)
+    if (where := first_index(~is_valid)) is not None:  # NaN is not valid either
+        number = f"{probability[where].item():.6g} in comparison {where[0]}"
+        raise ValueError(f"probability is {number}, expected from 0 to 1")
+    if pair is not None and len(instance("pair", pair, Sequence)) != len(outcome):  # type: ignore[type-abstract]
+        raise ValueError(f"pair has {len(pair)} entries, expected {len(outcome)}")
+    is_decided = outcome != TIE
+    if not bool(is_decided.any()):
+        raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")
+    return is_decided
+
+
+def _means(group: Tensor, values: Tensor) -> Tensor:
+    """Mean of the values `[C]` of each group, `[G]`, given the numbers of their groups, `[C]`."""
+    return values.new_zeros(int(group.max()) + 1).scatter_reduce(
+        0, group, values, "mean", include_self=False
     )
 
 
