@@ -31,7 +31,7 @@ from experiments.shared.command_line import Arguments, run_script
 from experiments.shared.tables import table_of
 from guides import FineTuned
 from inference import Estimate, LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
-from inference.diagnostics.gradients import elbo_gradient, moved_guide
+from inference.diagnostics.gradients import loss_gradient, moved_guide
 from inference.objectives import AnalyticKL_ELBO
 from model import AlignmentModel, LanguageModel, Prompts, Reward
 from model.prior.named_priors import load_prior
@@ -79,7 +79,7 @@ def main(args: GradientNoise) -> list[Finding]:
                 row = noise[f"{place}, T = {length}"] = {}
                 for name, objective in OBJECTIVES.items():
                     gradients = (
-                        elbo_gradient(objective(args.particles), model, guide, prompts)
+                        loss_gradient(objective(args.particles), model, guide, prompts)
                         for _ in range(args.gradients)
                     )
                     row[name] = sum_of_variances(gradients)

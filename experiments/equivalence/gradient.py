@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from guides import FineTuned
 from inference import Enumeration, log_guide_at
-from inference.diagnostics.gradients import elbo_gradient, gradient_of, moved_guide, relative_error
+from inference.diagnostics.gradients import gradient_of, loss_gradient, moved_guide, relative_error
 from model import AlignmentModel, Prompts
 
 
@@ -80,4 +80,4 @@ def gradient_at(
     site = {"type": "sample", "value": response, "is_observed": False, "infer": {}}
     draws.add_node("response", name="response", **site)
     with poutine.replay(trace=draws):
-        return elbo_gradient(objective, model, guide, prompts)
+        return loss_gradient(objective, model, guide, prompts)

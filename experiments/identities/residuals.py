@@ -12,7 +12,7 @@ from experiments.identities.prefixes import masses
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
 from inference import LeaveOneOut_ELBO, SquaredResidual, random_state
-from inference.diagnostics.gradients import elbo_gradient, relative_error
+from inference.diagnostics.gradients import loss_gradient, relative_error
 from model.common.minimise import minimise
 
 
@@ -28,7 +28,7 @@ def vargrad(world: World) -> list[Finding]:
         both = []
         for objective in (SquaredResidual(16), LeaveOneOut_ELBO(16)):
             with random_state.isolated(seed):
-                both.append(elbo_gradient(objective, world.model, world.guide, world.prompts))
+                both.append(loss_gradient(objective, world.model, world.guide, world.prompts))
         errors.append(relative_error(*both))
     return [exact("gradient of half Var[log w] - leave-one-out, draw by draw", *errors)]
 

@@ -9,10 +9,10 @@ from inference.programs import parameter_scope
 from model import AlignmentModel, LanguageModel, Prompts
 
 
-def elbo_gradient(
+def loss_gradient(
     objective: ELBO, model: AlignmentModel, guide: FineTuned, prompts: Prompts
 ) -> Tensor:
-    """One estimate of the gradient of -ELBO."""
+    """The gradient of one estimate of a loss."""
     guide.zero_grad()
     with parameter_scope(guide):
         objective.loss_and_grads(model, guide, prompts)
