@@ -7,10 +7,10 @@ standard input before it runs code of a checkpoint. Here each of these is an err
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -31,23 +31,37 @@ from model.networks.source import (
 )
 
 
-def load_network(
+class _Checkpoint(NamedTuple):
+    """A checkpoint in its place.
+
+    Attributes:
+        source: folder, or name on the hub.
+        options: options of `transformers`.
+        adapter: the adapter, if the checkpoint is one of `peft`.
+    """
+
+    source: str
+    options: dict[str, Any]
+    adapter: Adapter | None
+
+
+def load_pretrained(
     auto: Any,
     name_or_path: str | Path,
+    dtype: torch.dtype | str,
+    device: torch.device | str | None,
     *,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
     trust_remote_code: bool = False,
     unread: tuple[str, ...] = (),
     base: str | Path | None = None,
     **where: Any,
-) -> "transformers.PreTrainedModel":
-    """A network from a folder or from the hub, every weight from the checkpoint.
+) -> "tuple[transformers.PreTrainedModel, PreTrainedTokenizerBase]":
+    """A network and its tokenizer, every weight from files that fit their digests.
 
     Args:
         auto: class of `transformers` that loads the network, such as `AutoModel`.
         name_or_path: folder, or name on the hub; of a network, or of an adapter of `peft`.
-        dtype: floating-point type of the weights in memory; None for the type on disk.
+        dtype: floating-point type of the weights in memory.
         device: device of the weights; by default a GPU if there is one.
         trust_remote_code: run modelling code that comes with the checkpoint.
         unread: beginnings of the names of weights that may be missing, since nothing reads them.
@@ -57,32 +71,50 @@ def load_network(
     Raises:
         PretrainedError: if the checkpoint is absent, damaged or incomplete, or comes with code.
     """
-    place, dtype = named_device(device), None if dtype is None else named_dtype(dtype)
-    source, options, adapter = _find(name_or_path, trust_remote_code, base, where)
-    if adapter is not None:
-        network = _load_adapted(auto, adapter, dtype, unread, trust_remote_code)
-    elif base is None:
-        network = load_whole(auto, source, dtype, unread, options)
-    else:
-        raise PretrainedError(f"base is {base}, which is for an adapter: {source} is none")
-    check_weights(network, source)
-    return network.to(place)
+    place, dtype = named_device(device), named_dtype(dtype)
+    for name, option in where.items():
+        instance(name, option, str)
+    source = find_checkpoint(name_or_path)
+    if "revision" in where and os.path.isdir(source):
+        revision = where["revision"]
+        raise PretrainedError(f"revision is {revision!r}, and {source} is a folder, not on the hub")
+    check_digests(source)
+    checkpoint = _find(name_or_path, trust_remote_code, base, where)
+    tokenizer = _tokenizer(checkpoint)
+    return _network(auto, checkpoint, dtype, unread).to(place), tokenizer
 
 
-def load_tokenizer(
+def load_network(
+    auto: Any, name_or_path: str | Path, *, device: torch.device | str | None = None
+) -> "transformers.PreTrainedModel":
+    """A network alone, in the floating-point type on disk; see `load_pretrained`."""
+    return _network(auto, _find(name_or_path), None, ()).to(named_device(device))
+
+
+def _find(
     name_or_path: str | Path,
-    *,
     trust_remote_code: bool = False,
     base: str | Path | None = None,
-    **where: Any,
-) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or from the hub; for an adapter without one, the base's tokenizer.
+    where: Mapping[str, Any] | None = None,
+) -> _Checkpoint:
+    """Look a checkpoint up: one question to the hub, and one look for an adapter."""
+    source, where = find_checkpoint(name_or_path), where or {}
+    options = {"trust_remote_code": boolean("trust_remote_code", trust_remote_code)}
+    options |= {**hub_options(source), **where}
+    adapter = None if "gguf_file" in where else find_adapter(source, options, base)
+    if base is not None and adapter is None:
+        raise PretrainedError(f"base is {base}, which is for an adapter: {source} is none")
+    return _Checkpoint(source, options, adapter)
+
+
+def _tokenizer(checkpoint: _Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer; for an adapter without one, the base's tokenizer.
 
     A `PretrainedError` if the tokenizer is missing, knows special tokens alone, or comes with code.
     """
-    source, options, adapter = _find(name_or_path, trust_remote_code, base, where)
+    source, options, adapter = checkpoint
     if adapter is not None and not adapter.has_tokenizer:
-        return load_tokenizer(adapter.base, trust_remote_code=trust_remote_code)
+        return _tokenizer(_find(adapter.base, options["trust_remote_code"]))
     with refused_by_name(source, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
@@ -92,36 +124,17 @@ def load_tokenizer(
     return tokenizer
 
 
-def _find(
-    name_or_path: str | Path, trust_remote_code: bool, base: str | Path | None, where: dict
-) -> tuple[str, dict[str, Any], Adapter | None]:
-    """Source of a checkpoint, options of `transformers`, and the adapter if it is one."""
-    source = find_checkpoint(name_or_path)
-    options = {"trust_remote_code": boolean("trust_remote_code", trust_remote_code)}
-    options |= hub_options(source) | where
-    return source, options, None if "gguf_file" in where else find_adapter(source, options, base)
-
-
-def load_pretrained(
-    auto: Any,
-    name_or_path: str | Path,
-    dtype: torch.dtype | str,
-    device: torch.device | str | None,
-    **options: Any,
-) -> "tuple[transformers.PreTrainedModel, PreTrainedTokenizerBase]":
-    """A network and its tokenizer, from files that fit their digests; see `load_network`."""
-    named_device(device)
-    named_dtype(dtype)
-    for name in {"revision", "gguf_file"} & options.keys():
-        instance(name, options[name], str)
-    source = find_checkpoint(name_or_path)
-    if "revision" in options and os.path.isdir(source):
-        revision = options["revision"]
-        raise PretrainedError(f"revision is {revision!r}, and {source} is a folder, not on the hub")
-    check_digests(source)
-    of_tokenizer = {name: option for name, option in options.items() if name != "unread"}
-    tokenizer = load_tokenizer(name_or_path, **of_tokenizer)
-    return load_network(auto, name_or_path, dtype=dtype, device=device, **options), tokenizer
+def _network(
+    auto: Any, checkpoint: _Checkpoint, dtype: torch.dtype | None, unread: tuple[str, ...]
+) -> "transformers.PreTrainedModel":
+    """The network, with the adapter on it if there is one, its weights in `dtype`, all finite."""
+    source, options, adapter = checkpoint
+    if adapter is None:
+        network = load_whole(auto, source, dtype, unread, options)
+    else:
+        network = _load_adapted(auto, adapter, dtype, unread, options["trust_remote_code"])
+    check_weights(network, source)
+    return network
 
 
 def _load_adapted(

@@ -72,7 +72,7 @@ class TextNetwork:
             trust_remote_code: run modelling code that comes with the checkpoint.
             options: keyword arguments of the class.
         """
-        flags = {"trust_remote_code": trust_remote_code, "unread": cls.unread}
+        flags: dict[str, Any] = {"trust_remote_code": trust_remote_code, "unread": cls.unread}
         loader = getattr(transformers, cls.auto)
         network, tokenizer = load_pretrained(loader, name_or_path, dtype, device, **flags)
         return cls(network, tokenizer, *args, **options)

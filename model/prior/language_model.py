@@ -136,7 +136,7 @@ class LanguageModel(CachedDecoder):
             name_or_path: folder, or name on the hub.
             gguf_file: name of a GGUF file in the folder, for a model in that format.
             revision: branch, tag or commit on the hub.
-            dtype: see `load_network`, as for device, trust_remote_code and base.
+            dtype: see `load_pretrained`, as for device, trust_remote_code and base.
             device: device of the weights; by default a GPU if there is one.
             trust_remote_code: run modelling code that comes with the checkpoint.
             base: network of an adapter of `peft`; by default the network that the adapter names.

@@ -20,6 +20,7 @@ from guides.guide import Guide, OtherGuideError
 from inference import fit, log_guide_at
 from model import AlignmentModel, LanguageModel, Length, Prompts, SequenceClassifier
 from model.common.files import MANIFEST
+from model.networks import loading
 from model.networks.adapter import KINDS, PREFIX
 from model.networks.source import PretrainedError
 from tests.model.tiny import GPT2_SIZES, NETWORKS, PROMPTS, tiny, tiny_tokenizer
@@ -95,6 +96,17 @@ def test_an_adapter_under_the_prior_is_the_one_that_peft_trained(network, kind, 
         tmp_path / "adapter", base=tmp_path / "moved", max_new_tokens=3, device="cpu"
     )
     torch.testing.assert_close(moved.network(IDS).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_the_file_of_an_adapter_is_read_once_for_network_and_tokenizer(tmp_path, monkeypatch):
+    wrapped = peft.get_peft_model(base_of("gpt2", tmp_path / "base"), lora("gpt2"))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    sources, original = [], loading.find_adapter
+    monkeypatch.setattr(
+        loading, "find_adapter", lambda *args: sources.append(args[0]) or original(*args)
+    )
+    LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3, device="cpu")
+    assert sources.count(str(tmp_path / "adapter")) == 1
 
 
 def test_an_adapter_on_embeddings_and_output_layer_is_the_one_that_peft_trained(tmp_path):
