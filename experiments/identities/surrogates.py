@@ -76,8 +76,8 @@ def soft_gates(world: World) -> list[Finding]:
 def trust_regions(world: World) -> list[Finding]:
     """GMPO's mean of clipped ratios (arXiv 2507.20673), DPPO's limit (2602.04879), PPO's clip.
 
-    DPPO limits q_t - a_t, a ratio of nearly no mass counts for nothing. GMPO clips log ratios at
-    0.4, as its authors do.
+    DPPO limits q_t - a_t, here to 0.1, whatever the ratio. GMPO clips log ratios at 0.4, as its
+    authors do.
     """
     draws, same = Draws(world, world.log_guide), Draws(world, world.log_prior)
     clip = draws.weights("token", CLIP)

@@ -203,7 +203,7 @@ TRAINERS = {
         "credit without bias, and better than values for whole responses. Here: responses of up to "
         "three tokens, a value before every token, the KL in the reward; the paper has a value "
         "before every step of reasoning.",
-        abstract("2410.01679"),
+        paper("2410.01679"),
         "identities --only rollouts",
         supports=("mean gradient", "9 draws of each prefix", "exact values"),
         against=("1 draw of each prefix", "at equal tokens drawn"),

@@ -103,7 +103,7 @@ def masked(tokens: Tokens, clip: Limits | None) -> Tensor:
 
 
 def divergence(tokens: Tokens, clip: Limits | None) -> Tensor:
-    """DPPO's ratio, within the total variation of a token from all others."""
+    """DPPO's ratio, 0 where the total variation of token and others is large; no cap on rho_t."""
     ratio = tokens.log_ratio.exp()
     if clip is not None:
         change = (ratio.detach() - 1) * tokens.log_proposal.exp()  # q - a

@@ -5,6 +5,7 @@ import torch
 
 from inference import Enumeration, LeaveOneOut_ELBO, log_guide_at
 from inference.objectives.grpo import EPSILON, GRPO
+from inference.objectives.parts.surrogates import SURROGATES
 from tests.inference.objectives.table import (
     ONE,
     SPACE,
@@ -124,6 +125,20 @@ def test_k1_as_a_loss_has_no_mean_gradient_and_k2_has_the_one_of_k3_plus():
     assert mean("k1").norm() < 1e-4
     assert torch.allclose(mean("k2"), mean("k3+"), atol=1e-12)
     assert (mean("k2") - mean("k3")).norm() > 0.02
+
+
+@pytest.mark.parametrize("average", ["none", "response", "batch"])
+def test_all_surrogates_have_one_gradient_on_draws_of_the_guide(average):
+    model, guide = Target(), Table(1)
+    response = guide.distribution(TWO).sample((6,))
+
+    def of(ratio):
+        return gradient(GRPO(6, ratio=ratio, average=average), model, guide, TWO, response)[1]
+
+    expected = of("token")
+    assert expected.norm() > 0.01
+    for name in SURROGATES:
+        assert torch.allclose(of(name), expected, atol=1e-12), name
 
 
 def test_equal_rewards_have_no_advantage():

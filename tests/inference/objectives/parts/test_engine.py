@@ -67,6 +67,7 @@ def test_mean_gradient_of_an_engines_batches_is_that_of_the_elbo():
     [
         (Proximal_ELBO, {"clip": 0.3}),
         (GRPO, {"ratio": "token"}),
+        (GRPO, {"ratio": "divergence", "clip": 0.05}),
         (GRPO, {"ratio": "response", "kl": "reward"}),
         (SquaredResidual, {}),
     ],
