@@ -9,6 +9,7 @@ where Pyro enumerates its site.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import Any
 
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from pyro.poutine.infer_config_messenger import InferConfigMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from model.prior.response_distribution import ResponseDistribution
@@ -29,7 +31,7 @@ INDEX = "response_index"
 class ResponseIndex(Messenger):
     """A handler that makes the site `response` a `Categorical` over the list of all responses.
 
-    Factors become float64, as log p(response) is.
+    Log-probabilities of all sites become float64, as log p(response) is.
 
         model = config_enumerate(ResponseIndex()(model))  # any Pyro program with the site
         elbo = TraceEnum_ELBO(max_plate_nesting=1)
@@ -52,13 +54,20 @@ class ResponseIndex(Messenger):
             log_prob = msg["fn"].log_prob(every).movedim(0, -1)  # [..., N, S]
             msg["fn"] = dist.Categorical(logits=log_prob)
             msg["infer"][INDEX] = True
-        elif isinstance(msg["fn"], dist.Unit):  # a factor
-            msg["fn"] = dist.Unit(msg["fn"].log_factor.double(), has_rsample=msg["fn"].has_rsample)
+        elif not site_is_subsample(msg):
+            msg["fn"] = _in_float64(msg["fn"])
 
     def _pyro_post_sample(self, msg: dict) -> None:
         """Give the program the row of token ids. Handlers outside of this one see the number."""
         if msg["name"] == "response" and self._support is not None:
             msg["value"] = self._support[msg["value"]]
+
+
+def _in_float64(distribution: dist.TorchDistribution) -> dist.TorchDistribution:
+    """A copy whose log-probabilities are float64: Pyro multiplies the sites as they are."""
+    log_prob, wide = distribution.log_prob, copy(distribution)
+    wide.log_prob = lambda *args, **kwargs: log_prob(*args, **kwargs).double()
+    return wide
 
 
 def indexed_if_enumerated(response: ResponseDistribution) -> AbstractContextManager:

@@ -5,6 +5,7 @@ import math
 import pyro
 import pytest
 import torch
+from pyro.distributions import Categorical
 from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
 from torch.testing import assert_close
 
@@ -201,6 +202,27 @@ def test_a_factor_in_float32_is_that_factor_in_float64(prior, enumerated):
         pair[enumerated] = config_enumerate(pair[enumerated])
         losses.append(elbo.loss(pair["model"], pair["guide"], prompts))
     assert losses[0] == losses[1]
+
+
+def test_another_latent_variable_is_enumerated_too(prior):
+    """A topic in float32 changes the sign of the reward: log Z, and p(topic), by own sums."""
+    prompts, reward = prior.encode(PROMPTS), TextReward(letters, prior)
+    signs = [Enumeration(plain(prior, reward, beta), prompts).log_z for beta in (0.5, -0.5)]
+    log_z = torch.stack(signs) + torch.tensor([0.75, 0.25]).log()[:, None]  # [topics, N]
+
+    def by_hand(prompts):
+        with pyro.plate("prompts", len(prompts)):
+            topic = pyro.sample("topic", Categorical(torch.tensor([0.75, 0.25])))
+            response = pyro.sample("response", prior(prompts))
+            value = reward(prompts, response) / 0.5
+            pyro.factor("reward", torch.where(topic == 0, value, -value))
+
+    model = ResponseIndex()(by_hand)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    loss = elbo.loss(config_enumerate(model), empty, prompts)
+    assert_close(-loss, log_z.logsumexp(0).sum().item(), **EXACT)
+    marginals = elbo.compute_marginals(config_enumerate(model), empty, prompts)
+    assert_close(marginals["topic"].probs.T, log_z.softmax(0), **EXACT)
 
 
 @pytest.mark.parametrize(
