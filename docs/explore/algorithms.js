@@ -12,7 +12,7 @@ const isSampler = (name) => name in SAMPLERS;
 const bars = barTable(
   $('bars'),
   [
-    { key: 'guide', title: 'estimate' },
+    { key: 'guide', title: 'algorithm' },
     { key: 'posterior', title: 'p<sup>∗</sup>' },
   ],
   { note: 'Probability of each response by the algorithm, and under the posterior' },
