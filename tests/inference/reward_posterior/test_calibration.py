@@ -100,13 +100,11 @@ def test_a_prediction_is_a_mean_over_weights():
     samples = torch.tensor([[1.0], [-0.5]]).double()
     expected = (torch.sigmoid(torch.tensor([2.0, -1.0])).mean()).item()
     assert predict(model, comparisons, samples).item() == pytest.approx(expected)
-    assert predict(model, comparisons, samples, label_noise=True).item() == pytest.approx(
-        0.1 + 0.8 * expected
-    )
+    noisy = predict(model, comparisons, samples, label_noise=True).item()
+    assert noisy == pytest.approx(0.1 + 0.8 * expected)
+    latent = BradleyTerry(LinearHead(1), flip=(1.0, 9.0))
     with pytest.raises(ValueError, match="a latent one"):
-        predict(
-            BradleyTerry(LinearHead(1), flip=(1.0, 9.0)), comparisons, samples, label_noise=True
-        )
+        predict(latent, comparisons, samples, label_noise=True)
 
 
 def exact(narrower=1.0):
@@ -115,16 +113,12 @@ def exact(narrower=1.0):
     def infer(model, comparisons, *, num_samples, seed):
         grid = torch.linspace(-6, 6, 2001, dtype=torch.float64) * model.prior_scale
         sign = 1 - 2 * comparisons.outcome.double()
-        win = torch.nn.functional.logsigmoid(
-            sign * (grid[:, None] * comparisons.difference[:, 0])
-        ).sum(-1)
+        logits = sign * (grid[:, None] * comparisons.difference[:, 0])
+        win = torch.nn.functional.logsigmoid(logits).sum(-1)
         cdf = (win - grid**2 / (2 * model.prior_scale**2)).softmax(0).cumsum(0)
         generator = torch.Generator().manual_seed(seed)
-        drawn = grid[
-            torch.searchsorted(
-                cdf, torch.rand(num_samples, generator=generator, dtype=torch.float64)
-            )
-        ]
+        uniform = torch.rand(num_samples, generator=generator, dtype=torch.float64)
+        drawn = grid[torch.searchsorted(cdf, uniform)]
         mean = (cdf.diff(prepend=cdf.new_zeros(1)) * grid).sum()
         return (mean + narrower * (drawn - mean))[:, None]
 
@@ -152,14 +146,13 @@ def test_ranks_of_an_exact_posterior_are_uniform_and_of_a_narrow_one_are_not():
     assert histogram[0] + histogram[-1] > 2 * 2 * histogram[4:6].sum()
 
 
+def prior_draws(model, comparisons, *, num_samples, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return 1.5 * torch.randn(num_samples, 1, generator=generator, dtype=torch.float64)
+
+
 def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws_at_one_end():
     """Prior draws pass (Talts et al. 2018, section 3), and a shift shows on one side."""
-
-    def prior_draws(model, comparisons, *, num_samples, seed):
-        return 1.5 * torch.randn(
-            num_samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-        )
-
     assert ranks(prior_draws).p_value() > 1e-6
     high = ranks(lambda *a, **k: prior_draws(*a, **k) + 1.5).histogram(4)[0]
     assert high[0] > 2 * high[-1]
@@ -167,12 +160,6 @@ def test_ranks_of_a_posterior_that_is_the_prior_are_uniform_and_of_shifted_draws
 
 def test_ranks_of_a_quantity_with_few_values_are_uniform_for_prior_draws():
     """Sign of the weight: a rank at random among equal draws, each end of which is not uniform."""
-
-    def prior_draws(model, comparisons, *, num_samples, seed):
-        return 1.5 * torch.randn(
-            num_samples, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-        )
-
     result = ranks(prior_draws, quantities=torch.sign, num_samples=3)
     assert result.p_value(4) > 1e-6
 
@@ -194,10 +181,8 @@ def test_p_values_are_those_of_a_chi_square():
     assert result.p_value(4) == Ranks(result.rank.repeat(1, 2), 3).p_value(4) == pytest.approx(1)
     uneven = Ranks(torch.tensor([[0]] * 10 + [[1]] * 20 + [[2]] * 10 + [[3]] * 20), 3)
     statistic = torch.tensor(4 * 25 / 15.0)  # sum (observed - 15)^2 / 15, on 3 degrees of freedom
-    tail = (
-        torch.erfc((statistic / 2).sqrt())
-        + (2 * statistic / math.pi).sqrt() * (-statistic / 2).exp()
-    )
+    tail = torch.erfc((statistic / 2).sqrt())
+    tail += (2 * statistic / math.pi).sqrt() * (-statistic / 2).exp()
     assert uneven.p_value(4) == pytest.approx(tail.item(), rel=1e-5)
     both = Ranks(torch.cat([uneven.rank, uneven.rank], 1), 3)
     assert both.p_value(4) == pytest.approx(2 * tail.item(), rel=1e-5)
@@ -223,16 +208,12 @@ def test_a_rank_is_how_many_draws_are_below_the_truth():
     def difference(w):
         return w[..., :1] - w[..., 1:]
 
-    model, sizes = (
-        BradleyTerry(LinearHead(2), prior_scale=1e-3),
-        {"num_simulations": 3, "num_samples": 5},
-    )
-    result = simulation_based_calibration(model, design(5, 2), infer, **sizes)
-    assert result.rank.tolist() == [[3, 2]] * 3
-    result = simulation_based_calibration(
-        model, design(5, 2), infer, **sizes, quantities=difference
-    )
-    assert result.rank.tolist() == [[3]] * 3
+    sizes = {"num_simulations": 3, "num_samples": 5}
+    for quantities, rank in ((None, [3, 2]), (difference, [3])):
+        model = BradleyTerry(LinearHead(2), prior_scale=1e-3)
+        options = sizes | {"quantities": quantities}
+        result = simulation_based_calibration(model, design(5, 2), infer, **options)
+        assert result.rank.tolist() == [rank] * 3
 
 
 @pytest.mark.parametrize("number", [1, 20])

@@ -9,11 +9,7 @@ import torch
 
 from inference import Enumeration, log_guide_at
 from inference.samplers.importance import importance_sampling
-from tests.inference.samplers.goodness_of_fit import (
-    counts,
-    graded_model,
-    misfit,
-)
+from tests.inference.samplers.goodness_of_fit import counts, graded_model, misfit
 
 
 @pytest.mark.parametrize("guided", [False, True])
@@ -22,9 +18,8 @@ def test_weights_are_those_of_the_definition(model, prompts, guide, truth, guide
     posterior = importance_sampling(model, prompts, guide=guide, num_samples=300, chunk=128)
     proposal = truth.log_prior if guide is None else truth.log_guide(guide)
     row = (posterior.response[None] == truth.support[:, None]).all(-1).int().argmax(0)  # [M, N]
-    assert torch.allclose(
-        posterior.log_weight, (truth.log_joint - proposal).gather(0, row), atol=1e-9
-    )
+    expected = (truth.log_joint - proposal).gather(0, row)
+    assert torch.allclose(posterior.log_weight, expected, atol=1e-9)
     assert posterior.log_weight.dtype == torch.float64
 
 
@@ -34,17 +29,14 @@ def test_means_are_consistent_and_resampling_gives_the_posterior(small_prior, gu
     truth = Enumeration(model, prompts)
     exact = (truth.log_posterior.exp() * truth.log_likelihood).sum(0)
     prior = (truth.log_prior.exp() * truth.log_likelihood).sum(0)
-    posterior = importance_sampling(
-        model, prompts, guide=guide if guided else None, num_samples=16384, chunk=4096
-    )
+    options = {"guide": guide if guided else None, "num_samples": 16384, "chunk": 4096}
+    posterior = importance_sampling(model, prompts, **options)
     log_proposal = truth.log_guide(guide) if guided else truth.log_prior
-    variance = (
-        (2 * truth.log_posterior - log_proposal).exp() * (truth.log_likelihood - exact).square()
-    ).sum(0)
+    square = (truth.log_likelihood - exact).square()
+    variance = ((2 * truth.log_posterior - log_proposal).exp() * square).sum(0)
     error = (variance / 16384).sqrt()  # of a mean under normalised weights, by the delta method
-    assert (
-        (posterior.mean(model.reward(prompts, posterior.response)) - exact).abs() < 5 * error
-    ).all()
+    mean = posterior.mean(model.reward(prompts, posterior.response))
+    assert ((mean - exact).abs() < 5 * error).all()
     assert ((prior - exact).abs() > 10 * error).all()
     drawn = counts(posterior.resample(4000), truth.support)
     assert (misfit(drawn, truth.log_posterior.exp()) < 5).all()

@@ -59,9 +59,8 @@ def test_sampler_is_consistent_and_diagnoses_mixing(small_prior, verdicts, whole
     halves = 2 * 32
     difference = halves / size * (1 + 5 * (2 / (halves - 1)) ** 0.5)
     assert ((posterior.diagnostics["r_hat"].square() - 1).abs() < difference).all()
-    assert (
-        (posterior.diagnostics["acceptance"] > 0.3) & (posterior.diagnostics["acceptance"] < 1)
-    ).all()
+    acceptance = posterior.diagnostics["acceptance"]
+    assert ((acceptance > 0.3) & (acceptance < 1)).all()
 
 
 def test_acceptance_of_whole_moves_is_exact(small_prior, prompts):
@@ -80,9 +79,8 @@ def test_acceptance_of_whole_moves_is_exact(small_prior, prompts):
 
 def test_budget_is_chains_times_steps(model, prompts, monkeypatch):
     moves = []
-    monkeypatch.setattr(
-        module, "suffix_move", lambda *args, **kwargs: moves.append(args) or _move(*args, **kwargs)
-    )
+    move = lambda *args, **options: moves.append(args) or _move(*args, **options)  # noqa: E731
+    monkeypatch.setattr(module, "suffix_move", move)
     posterior = metropolis_hastings(model, prompts, num_samples=100, num_chains=8, warmup=0.25)
     assert len(moves) == 11  # 12 steps of 8 chains, of which the start is one
     assert posterior.response.shape == (9 * 8, 2, 2)  # a quarter thrown away
@@ -111,13 +109,8 @@ def test_kernel_starts_at_the_initial_parameters(model, prompts):
             pyro.factor("reward", 1000.0 * (x == start[0]).all(-1))
 
     kernel = ResponseKernel(steep, num_chains=4, whole=True)
-    mcmc = MCMC(
-        kernel,
-        num_samples=3,
-        warmup_steps=0,
-        initial_params={"response": start},
-        disable_progbar=True,
-    )
+    options = {"warmup_steps": 0, "initial_params": {"response": start}, "disable_progbar": True}
+    mcmc = MCMC(kernel, num_samples=3, **options)
     mcmc.run(prompts)
     assert (mcmc.get_samples()["response"] == start).all()
 
@@ -153,10 +146,9 @@ def test_start_that_is_hard_to_find_is_taken_from_another_chain(small_prior):
 
 
 def test_no_support_names_the_prompt(small_prior, prompts, guide):
+    fault = r"all 32 responses drawn for 'the' are impossible .* 10 redraws"
     for proposal in (None, guide):
-        with pytest.raises(
-            NoSupportError, match=r"all 32 responses drawn for 'the' are impossible .* 10 redraws"
-        ):
+        with pytest.raises(NoSupportError, match=fault):
             metropolis_hastings(nothing_for_the_second(small_prior), prompts, guide=proposal)
 
 
@@ -169,9 +161,8 @@ def test_a_proposal_without_suffixes_is_refused(prompts):
 
 
 def test_no_step_to_keep_is_an_error(model, prompts):
-    with pytest.raises(
-        ValueError, match=r"num_samples = 32, .* warmup = 0\.5 .* no step is left to keep"
-    ):
+    fault = r"num_samples = 32, .* warmup = 0\.5 .* no step is left to keep"
+    with pytest.raises(ValueError, match=fault):
         metropolis_hastings(model, prompts, num_samples=32)
 
 

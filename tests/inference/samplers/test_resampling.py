@@ -65,9 +65,8 @@ def test_how_far_counts_stray():
     assert variance["systematic"][0].item() == pytest.approx(0.70, rel=0.03)
     assert variance["stratified"][0].item() == pytest.approx(0.86, rel=0.03)
     assert (variance["multinomial"][[0, 2]] > 1.2 * variance["residual"][[0, 2]]).all()
-    assert torch.allclose(
-        variance["multinomial"], (expected * (1 - PROBABILITY[:, None])).sum((0, 1)), rtol=0.05
-    )
+    exact = (expected * (1 - PROBABILITY[:, None])).sum((0, 1))
+    assert torch.allclose(variance["multinomial"], exact, rtol=0.05)
 
 
 def test_equal_weights_lose_nobody():
@@ -131,9 +130,7 @@ def test_a_kept_particle_is_its_own_ancestor(keeps):
 def test_schemes_by_name_or_by_themselves():
     assert find_scheme("residual") is RESAMPLING["residual"]
     assert find_scheme(torch.sort) is torch.sort
-    with pytest.raises(
-        ValueError, match=r"resampling is 'sytematic', expected one of: .*systematic"
-    ):
+    with pytest.raises(ValueError, match=r"is 'sytematic', expected one of: .*systematic"):
         find_scheme("sytematic")
 
 
