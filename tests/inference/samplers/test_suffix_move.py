@@ -25,10 +25,8 @@ def log_weight_table(world, program):
 def frequencies(world, response):
     """Share of each response of the support, `[S, 2]`."""
     codes, support = code_of(response), code_of(world.truth.support)
-    counts = torch.stack(
-        [torch.bincount(codes[:, n], minlength=1000)[support[:, n]] for n in range(2)], 1
-    )
-    return counts.double() / len(response)
+    counts = [torch.bincount(codes[:, n], minlength=1000)[support[:, n]] for n in range(2)]
+    return torch.stack(counts, 1).double() / len(response)
 
 
 def run_moves(world, distribution, score, response, num_moves, **kwargs):
@@ -55,9 +53,8 @@ def test_posterior_is_invariant(world, proposal, whole):
     assert (response != start).any(-1).double().mean() > 0.3
     exact = world.truth.log_posterior.exp()
     common = (exact > 0.01).all(1) | (exact.max(1).values > 0.03)
-    off = (frequencies(world, response) - exact)[common] / (
-        exact * (1 - exact) / CHAINS
-    ).sqrt().clamp(min=1e-4)[common]
+    error = (exact * (1 - exact) / CHAINS).sqrt().clamp(min=1e-4)
+    off = ((frequencies(world, response) - exact) / error)[common]
     assert common.sum() >= 8
     assert (off.abs() < 5).all(), off
     length = distribution.space.is_token(response).sum(-1).double()
@@ -70,17 +67,14 @@ def test_chains_reach_the_posterior_from_anywhere(world, whole):
     """The distribution of chains from a single response converges to the posterior."""
     distribution = response_distribution(world.program(world.log_prior), world.prompts)
     table = log_weight_table(world, world.program(world.log_prior))
-    start = world.truth.support[world.truth.log_prior.argmax(0), torch.arange(2)].expand(
-        5_000, -1, -1
-    )
-    response = run_moves(
-        world, distribution, lambda r: table[torch.arange(2), code_of(r)], start, 60, whole=whole
-    )
-    distance = 0.5 * (frequencies(world, response) - world.truth.log_posterior.exp()).abs().sum(0)
-    assert (distance < 0.06).all()
-    assert (
-        0.5 * (frequencies(world, start) - world.truth.log_posterior.exp()).abs().sum(0) > 0.4
-    ).all()
+    likely = world.truth.support[world.truth.log_prior.argmax(0), torch.arange(2)]
+    start = likely.expand(5_000, -1, -1)
+    score = lambda response: table[torch.arange(2), code_of(response)]  # noqa: E731
+    end = run_moves(world, distribution, score, start, 60, whole=whole)
+    exact = world.truth.log_posterior.exp()
+    far, near = (0.5 * (frequencies(world, x) - exact).abs().sum(0) for x in (start, end))
+    assert (near < 0.06).all()
+    assert (far > 0.4).all()
 
 
 def test_impossible_is_left_at_once_and_never_entered(world):

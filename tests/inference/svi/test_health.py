@@ -67,6 +67,7 @@ def test_the_mean_of_steps_has_the_stated_error():
     """By the variances, and without them by differences, in which a trend hardly counts."""
     assert mean_of_steps([1.0, 3.0], [0.5, 0.5], math.inf) == (2.0, 0.5)
     assert mean_of_steps([1.0, 3.0], [0.5, math.nan], Series([1.0, 3.0]).noise)[1] == math.inf
+    assert Series([0.0, 2.0] * 3).noise == 2.0  # five differences of 2
     noise = torch.randn(1000, 50, dtype=torch.float64) + 0.1 * torch.arange(50)
     errors = [mean_of_steps(row, [math.nan], Series(row).noise)[1] for row in noise.tolist()]
     assert sum(errors) / 1000 == pytest.approx(1 / math.sqrt(50), rel=0.02)

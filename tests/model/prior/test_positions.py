@@ -456,3 +456,13 @@ def test_dropout_that_is_turned_on_from_outside_is_turned_off(name):
         train()
         assert torch.equal(number(), expected)
         assert not any(module.training for module in network.modules())
+
+
+def test_a_mask_of_several_tokens_is_causal_and_lets_padding_read_itself():
+    language_model = tiny("llama")
+    first, last = (
+        (language_model._wide(torch.tensor([[0, 1, 1, 1]]), num_tokens)[0, 0] == 0).int().tolist()
+        for num_tokens in (4, 2)
+    )
+    assert first == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+    assert last == first[2:]
