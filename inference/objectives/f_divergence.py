@@ -18,6 +18,7 @@ KL(p* || q) < KL(p* || a) if E_a[p*/a log(q/a)] > 0 (KL-adaptive DPG, Khalifa et
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -34,7 +35,7 @@ from inference.objectives.parts.response_objective import (
     part_of,
     with_prefix,
 )
-from inference.programs import Program
+from inference.programs import Program, sample_and_log_prob
 from model import Prompts
 from model.common.checks import finite, one_of, whole_number
 
@@ -175,7 +176,8 @@ class FDivergence(ResponseObjective):
         if self.adapt_every is None:
             return *self.draw(guide, prompts), None
         with in_place(self._adapt(guide, prompts, self.adapt_every)), torch.no_grad():
-            _, response, log_proposal = self.draw_from(guide, prompts)
+            sample = partial(sample_and_log_prob, num_samples=self.num_particles)
+            _, response, log_proposal = self.draw_by(guide, prompts, sample)
         return self.distribution(guide, prompts, response), response, log_proposal
 
     def _adapt(self, guide: Program, prompts: Prompts, every: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from inference import (
     log_guide_at,
     log_likelihood_at,
 )
-from inference.objectives.parts.response_objective import tempered
+from inference.objectives.parts.off_policy import tempered
 from model import AlignmentModel, TextReward, vader_sentiment
 
 

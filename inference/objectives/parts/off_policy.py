@@ -12,10 +12,12 @@ import math
 from typing import NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from inference.objectives.parts.response_objective import part_of
-from model import Prompts
+from inference.programs import autoregressive
+from model import Prompts, ResponseDistribution
 from model.common.checks import finite, whole_number
 
 START = 1.05
@@ -58,6 +60,11 @@ class Exploration:
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.temperature = state["temperature"].item()
+
+
+def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:
+    """An autoregressive distribution with its logits divided by one more number."""
+    return autoregressive(distribution).at_temperature(distribution.temperature * temperature)
 
 
 class Memory(NamedTuple):

@@ -3,20 +3,22 @@
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from inference.objectives.parts.engine import Engine, checked_draws
+from inference.objectives.parts.engine import Engine, EngineDraws, checked_draws
+from inference.objectives.parts.off_policy import tempered
 from inference.objectives.parts.response_objective import (
     Losses,
     ResponseObjective,
     part_of,
     with_prefix,
 )
-from inference.programs import Joint, Program, autoregressive
+from inference.programs import Joint, Program, autoregressive, sample_and_log_prob
 from model import Prompts
 from model.common import ranks
 from model.common.checks import function, whole_number
@@ -95,13 +97,16 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         if batch is None or not self.reuses_draws:
             log_proposal = tokens = None  # the guide's own, which this step scores
             if self.engine is not None:
-                distribution, response, tokens = self._draw_by(self.engine, guide, prompts)
+                of_engine = partial(self._draws_of, self.engine, prompts)
+                distribution, response, tokens = self.draw_by(guide, prompts, of_engine)
                 log_proposal = tokens.sum(-1)
             elif temperature == 1.0:
                 distribution, response = self.draw(guide, prompts)
             else:
-                draws = self.draw_from(guide, prompts, temperature=temperature)
-                distribution, response, log_proposal = draws
+                num = self.num_particles
+                distribution, response, log_proposal = self.draw_by(
+                    guide, prompts, lambda q: sample_and_log_prob(tempered(q, temperature), num)
+                )
             joint, per_token = self.score_batch(model, prompts, response)
             if tokens is not None:
                 per_token["proposal"] = tokens
@@ -119,17 +124,13 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
         """Score a new batch; with tensors `[K, N, T]` by name that its steps need."""
         return self.score(model, prompts, response), {}
 
-    def _draw_by(
-        self, engine: Engine, guide: Program, prompts: Prompts
-    ) -> tuple[TorchDistribution, Tensor, Tensor]:
-        """The guide's q, and responses of an engine with the log density of each token."""
-
-        def sample(distribution: TorchDistribution) -> tuple[Tensor, Tensor]:
-            q, num = autoregressive(distribution), self.num_particles
-            drawn = ranks.of_first(engine(prompts, num) if ranks.is_first() else None)
-            return checked_draws(drawn, q, prompts, num)
-
-        return self.draw_by(guide, prompts, sample)
+    def _draws_of(
+        self, engine: Engine, prompts: Prompts, distribution: TorchDistribution
+    ) -> EngineDraws:
+        """Responses of an engine with the log density of each token, checked, on every rank."""
+        q, num = autoregressive(distribution), self.num_particles
+        drawn = ranks.of_first(engine(prompts, num) if ranks.is_first() else None)
+        return checked_draws(drawn, q, prompts, num)
 
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Losses:
         losses = super()._losses(model, guide, args, kwargs)

@@ -25,9 +25,7 @@ from inference.objectives.parts.same_model import SameModel
 from inference.programs import (
     Joint,
     Program,
-    autoregressive,
     log_factors,
-    sample_and_log_prob,
     trace_at,
 )
 from inference.response_site import (
@@ -37,7 +35,7 @@ from inference.response_site import (
     check_response_site,
     is_sample,
 )
-from model import HardConstraintSupport, Prompts, ResponseDistribution
+from model import HardConstraintSupport, Prompts
 from model.common.checks import instance, whole_number
 
 
@@ -226,34 +224,22 @@ class ResponseObjective(SurrogateLoss):
         """
         return self._run(guide, prompts, lambda q: q.sample((self.num_particles,)))
 
-    def draw_from(
-        self, guide: Program, prompts: Prompts, *, temperature: float = 1.0
-    ) -> tuple[TorchDistribution, Tensor, Tensor]:
-        """Run the guide and draw K responses at a temperature.
-
-        Args:
-            guide: Pyro program with the site `response` and no other.
-            prompts: N prompts.
-            temperature: Number that divides the guide's logits in drawing, besides the guide's own.
-
-        Returns:
-            Distribution and responses of `draw`, and the log density that the responses were drawn
-            from, `[K, N]`, nats, float64, without gradient.
-        """
-
-        def sample(q: TorchDistribution) -> tuple[Tensor, Tensor]:
-            source = q if temperature == 1.0 else tempered(q, temperature)
-            return sample_and_log_prob(source, self.num_particles)
-
-        return self.draw_by(guide, prompts, sample)
-
     def draw_by(
         self,
         guide: Program,
         prompts: Prompts,
         sample: Callable[[TorchDistribution], tuple[Tensor, Tensor]],
     ) -> tuple[TorchDistribution, Tensor, Tensor]:
-        """Run the guide with draws of a function, which returns them with their log densities."""
+        """Run the guide with draws of a function, whose log densities are known.
+
+        Args:
+            guide, prompts: See `draw`.
+            sample: Function of the guide's distribution that returns responses `[K, N, T]`, and the
+                log densities that they were drawn from, without gradient.
+
+        Returns:
+            Distribution and responses of `draw`, and the log densities.
+        """
         log_probs = []
 
         def draw(distribution: TorchDistribution) -> Tensor:
@@ -324,11 +310,6 @@ def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:
             f"guide, expected one, the prompts: bind the others; {PAIRED} pass any on"
         )
     return values[0]
-
-
-def tempered(distribution: TorchDistribution, temperature: float) -> ResponseDistribution:
-    """An autoregressive distribution with its logits divided by one more number."""
-    return autoregressive(distribution).at_temperature(distribution.temperature * temperature)
 
 
 def with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

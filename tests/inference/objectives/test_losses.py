@@ -16,7 +16,8 @@ from inference import (
 from inference.objectives import Proximal_ELBO
 from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.leave_one_out import leave_one_out
-from inference.objectives.parts.response_objective import Losses, ResponseObjective, tempered
+from inference.objectives.parts.off_policy import tempered
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 from tests.inference.objectives.test_matrix import exact_loss, proposal_state
 from tests.inference.objectives.uses import OURS

@@ -13,8 +13,8 @@ from inference.objectives.parts.off_policy import (
     START,
     Exploration,
     ReplayBuffer,
+    tempered,
 )
-from inference.objectives.parts.response_objective import tempered
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 
 
