@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.agents import speakers
+from experiments.agents.grammar import spoken_sentences
 from experiments.agents.speakers import AGENTS, log_agent_weights
 from experiments.shared.argument_types import DISTINCT, Count, Positive, Seeds, count
 from experiments.shared.claims import FigureArguments, Finding, conclude, within
@@ -37,7 +38,6 @@ from experiments.shared.training import train
 from guides import FineTuned
 from inference import Enumeration, Estimate, LeaveOneOut_ELBO
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
-from model.prior.grammar import SPEAKERS, spoken_sentences
 
 EXACT = 1e-10
 
@@ -61,7 +61,7 @@ class Agents(FigureArguments):
 
 
 def main(args: Agents) -> list[Finding]:
-    prior = grammar_prior(args.max_new_tokens, sentences=spoken_sentences(SPEAKERS))
+    prior = grammar_prior(args.max_new_tokens, sentences=spoken_sentences())
     prompts, reward = prior.encode([args.prompt]), TextReward(vader_sentiment, prior)
     truth = Enumeration(AlignmentModel(prior, reward, args.betas[0]), prompts)
     rho = speakers.responsibilities(prior, truth)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from experiments.agents.grammar import SPEAKERS
 from experiments.shared.claims import largest
 from experiments.shared.tables import table_of
 from inference import Enumeration
 from inference.estimate import expectation
 from model import AlignmentModel, LanguageModel, Prompts, Reward, TextReward
-from model.prior.grammar import SPEAKERS
 
 AGENTS = (*SPEAKERS, "none")
 

@@ -2,19 +2,15 @@
 
     the (film | plot) was [not] [very] (good | bad | dull)
 
-The grammar may be a mixture of several speakers, each with a distribution of verdicts. After "the
-film was" every response of at most four tokens can be listed: the posterior, log Z and every
-divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any other prior.
+After "the film was" every response of at most four tokens can be listed: the posterior, log Z and
+every divergence are exact sums. The prior is a GPT-2 behind `LanguageModel`, like any other prior.
 
 `untrained_prior` is a GPT-2 as small, with random weights, over numbered words.
 """
 
 import copy
 import itertools
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -48,74 +44,22 @@ SPECIAL_TOKENS = {"bos_token": END, "eos_token": END, "pad_token": END}
 """Settings of the tokenizers."""
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """A speaker of the grammar: g(x), a distribution of sentences.
+def grammar_sentences(
+    adverbs: Mapping[str, float] = ADVERBS,
+    adjectives: Mapping[str, Mapping[str, float]] = ADJECTIVES,
+) -> dict[str, float]:
+    """Every sentence of the grammar with its probability; by default 24 sentences.
 
-    Attributes:
-        share: share of all sentences that this speaker says.
-        adverbs: probability of each adverb, "" for none; other adverbs have probability 0.
+    Args:
+        adverbs: probability of each adverb, "" for none.
         adjectives: probability of each adjective, by subject.
     """
-
-    share: float
-    adverbs: Mapping[str, float]
-    adjectives: Mapping[str, Mapping[str, float]]
-
-    def sentences(self) -> dict[str, float]:
-        """Every sentence of positive probability, with its probability."""
-        probabilities = {}
-        for subject, adverb in itertools.product(SUBJECTS, self.adverbs):
-            for adjective, p_adjective in self.adjectives[subject].items():
-                text = " ".join(f"the {subject} was {adverb} {adjective}".split())
-                probabilities[text] = SUBJECTS[subject] * self.adverbs[adverb] * p_adjective
-        return probabilities
-
-
-SPEAKERS = {
-    "enthusiast": Speaker(
-        share=0.3,
-        adverbs={"very": 0.6, "": 0.3, "not": 0.1},
-        adjectives={
-            "film": {"good": 0.8, "bad": 0.1, "dull": 0.1},
-            "plot": {"good": 0.7, "bad": 0.1, "dull": 0.2},
-        },
-    ),
-    "critic": Speaker(
-        share=0.5,
-        adverbs={"": 0.4, "not": 0.3, "not very": 0.2, "very": 0.1},
-        adjectives={
-            "film": {"good": 0.3, "bad": 0.5, "dull": 0.2},
-            "plot": {"good": 0.3, "bad": 0.4, "dull": 0.3},
-        },
-    ),
-    "bore": Speaker(
-        share=0.2,
-        adverbs={"": 0.9, "not very": 0.1},
-        adjectives={
-            "film": {"good": 0.2, "bad": 0.1, "dull": 0.7},
-            "plot": {"good": 0.1, "bad": 0.1, "dull": 0.8},
-        },
-    ),
-}
-"""Three speakers who judge differently. Most sentences have several possible speakers."""
-
-
-def grammar_sentences() -> dict[str, float]:
-    """Every sentence of the grammar with its probability; 24 sentences."""
-    return Speaker(1.0, ADVERBS, ADJECTIVES).sentences()
-
-
-def spoken_sentences(speakers: Mapping[str, Speaker]) -> dict[str, float]:
-    """Every sentence of a mixture of speakers with its probability: sum_a share_a g_a(x)."""
-    total = sum(speaker.share for speaker in speakers.values())
-    if not math.isclose(total, 1.0, abs_tol=1e-9):
-        raise ValueError(f"the speakers' shares sum to {total:g}, expected 1")
-    probabilities: dict[str, float] = defaultdict(float)
-    for speaker in speakers.values():
-        for text, probability in speaker.sentences().items():
-            probabilities[text] += speaker.share * probability
-    return dict(probabilities)
+    probabilities = {}
+    for subject, adverb in itertools.product(SUBJECTS, adverbs):
+        for adjective, p_adjective in adjectives[subject].items():
+            text = " ".join(f"the {subject} was {adverb} {adjective}".split())
+            probabilities[text] = SUBJECTS[subject] * adverbs[adverb] * p_adjective
+    return probabilities
 
 
 def word_tokenizer(words: Sequence[str], **settings: str) -> PreTrainedTokenizerFast:
@@ -150,8 +94,8 @@ def grammar_prior(
 
     Args:
         max_new_tokens: T, the most tokens of a response; at 4 a prompt has 7,381 responses.
-        sentences: training sentences of `words` with their probabilities, such as
-            `spoken_sentences(SPEAKERS)`; default `grammar_sentences()`.
+        sentences: training sentences of `words` with their probabilities; default
+            `grammar_sentences()`.
         words: the vocabulary, `<end>` first.
         steps: number of Adam steps on the exact cross-entropy.
         seed: random seed of the initial weights. Torch's own generator stays as it was.

@@ -5,6 +5,7 @@ import torch
 
 from experiments.agents import __main__ as script
 from experiments.agents.__main__ import Agents, main
+from experiments.agents.grammar import SPEAKERS, spoken_sentences
 from experiments.agents.speakers import (
     AGENTS,
     bayes_twice,
@@ -17,12 +18,12 @@ from experiments.guide_zoo.family_optimum import family_optimum
 from guides import Tabular
 from inference import Enumeration
 from model import AlignmentModel, LanguageModel, TextReward, grammar_prior, vader_sentiment
-from model.prior.grammar import SPEAKERS, spoken_sentences
+from model.prior.grammar import WORDS
 
 
 @pytest.fixture(scope="module")
 def spoken() -> LanguageModel:
-    return grammar_prior(3, sentences=spoken_sentences(SPEAKERS))
+    return grammar_prior(3, sentences=spoken_sentences())
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,17 @@ def model(spoken) -> AlignmentModel:
 @pytest.fixture(scope="module")
 def truth(model) -> Enumeration:
     return Enumeration(model, model.prior.encode(["the film was"]))
+
+
+def test_speakers_are_a_mixture_over_words_of_the_grammar():
+    sentences = spoken_sentences()
+    assert sum(sentences.values()) == pytest.approx(1, abs=1e-12)
+    assert sentences["the film was very good"] == pytest.approx(
+        0.6 * (0.3 * 0.6 * 0.8 + 0.5 * 0.1 * 0.3), abs=1e-15
+    )
+    assert {word for text in sentences for word in text.split()} <= set(WORDS)
+    for speaker in SPEAKERS.values():
+        assert sum(speaker.sentences().values()) == pytest.approx(1, abs=1e-12)
 
 
 def test_speaker_of_a_text_follows_bayes_rule_on_the_grammar():

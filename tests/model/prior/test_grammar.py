@@ -8,12 +8,10 @@ from model import LanguageModel, grammar_prior
 from model.prior.grammar import (
     ADJECTIVES,
     PROMPTS,
-    SPEAKERS,
     SUBJECTS,
     WORDS,
     _network,
     grammar_sentences,
-    spoken_sentences,
 )
 
 
@@ -103,23 +101,7 @@ def test_the_default_sentences_have_their_old_probabilities_bit_for_bit() -> Non
     assert list(grammar_sentences())[:2] == ["the film was good", "the film was bad"]
 
 
-def test_speakers_are_a_mixture_over_words_of_the_grammar() -> None:
-    sentences = spoken_sentences(SPEAKERS)
-    assert sum(sentences.values()) == pytest.approx(1, abs=1e-12)
-    assert sentences["the film was very good"] == pytest.approx(
-        0.6 * (0.3 * 0.6 * 0.8 + 0.5 * 0.1 * 0.3), abs=1e-15
-    )
-    assert {word for text in sentences for word in text.split()} <= set(WORDS)
-    for speaker in SPEAKERS.values():
-        assert sum(speaker.sentences().values()) == pytest.approx(1, abs=1e-12)
-
-
 def test_a_prior_of_other_sentences_says_those() -> None:
     prior = grammar_prior(3, sentences={"the film was very dull": 1.0})
     prompts = prior.encode(["the film was"])
     assert prior.decode(prior(prompts).sample((1,)), prompts) == [["the film was very dull"]]
-
-
-def test_shares_that_do_not_sum_to_one_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"sum to 0\.8, expected 1"):
-        spoken_sentences({name: SPEAKERS[name] for name in ("enthusiast", "critic")})
