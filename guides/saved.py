@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 from guides.families import GUIDES
 from guides.guide import Guide, Options, OtherGuideError
@@ -34,6 +35,7 @@ def save_guide(
     """
     record: Options = {"guide": name, "options": options, "prompts": _as_given(prompts)}
     record["vocabulary"] = prompts.vocabulary
+    record["temperature"] = card.loading.get("temperature") if card else None
     with saved_together(folder) as new:
         guide.save_pretrained(new)
         (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")
@@ -65,6 +67,8 @@ def load_guide(folder: str | Path, prior: LanguageModel) -> Guide:
         guide = load_guide("runs/steer-20250101-120000/guide", prior)
         response = guide.distribution(prior.encode(["The film was"])).sample((4,))
 
+    Warns if the prior of the training had another temperature.
+
     Raises:
         OtherGuideError: if the guide is of another prior, or its record is damaged.
         DamagedFileError: if a file has changed since it was saved.
@@ -74,6 +78,10 @@ def load_guide(folder: str | Path, prior: LanguageModel) -> Guide:
         problem = "is of a guide whose tokenizer has other entries than the prior's"
         reason = "its token ids would be other words. Name the prior of that run"
         raise OtherGuideError(f"{folder} {problem}: {reason}")
+    if (temperature := record.get("temperature")) not in (None, prior.temperature):
+        trained = f"the guide of {folder} was trained for a prior of temperature {temperature}"
+        differs = f"not {prior.temperature}: prior and posterior are other distributions"
+        warn(f"{trained}, {differs}. Make the prior with that temperature", stacklevel=2)
     prompts = prior.encode(record["prompts"])
     family = GUIDES[record["guide"]]
     guide = family(prior, prompts, **record["options"] | family.loaded_with)

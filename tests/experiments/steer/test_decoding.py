@@ -9,6 +9,7 @@ import torch
 
 from experiments.steer.decoding import load_guide, numbers_of
 from guides import GUIDES, FineTuned, Twisted
+from guides.model_card import ModelCard
 from guides.saved import save_guide
 from inference import SAMPLERS, Posterior, importance_sampling
 from model import AlignmentModel, TokenReward
@@ -57,6 +58,16 @@ def test_a_damaged_guide_json_is_named(tmp_path, text):
         json.dumps({"guide": "fine-tuned", "options": {}, "prompts": ["a"]})
     )
     assert load_guide(tmp_path, prior).num_trained_parameters()
+
+
+def test_another_temperature_than_that_of_the_training_is_told(tmp_path, recwarn):
+    prior, card = tiny(), ModelCard(loading={"temperature": 0.7})
+    save_guide(tmp_path, FineTuned(prior), "fine-tuned", {}, prior.encode(["a"]), card)
+    with pytest.warns(UserWarning, match=r"prior of temperature 0\.7, not 1\.0: prior and post"):
+        load_guide(tmp_path, prior)
+    prior.temperature = 0.7
+    load_guide(tmp_path, prior)
+    assert not [each for each in recwarn if "temperature" in str(each.message)]
 
 
 def test_a_guide_of_other_words_of_the_same_number_is_refused(tmp_path):
