@@ -5,9 +5,9 @@ responses; how much more?
 Claim: reward-to-go costs at most 1.3 times `trace`, since both draw, score under guide and prior,
 and go back once.
 Source: measured here.
-Printed: CPU seconds of a step, the mean over rounds, and the ratio to `trace`. A round is a step of
-each, so that other load on the machine falls on all alike. The mean is used since one step of
-`proximal` in four costs more than the others.
+Printed: CPU seconds of a step, the mean over rounds, and the ratio to `trace` with its standard
+error over rounds. A round is a step of each, so that other load on the machine falls on all alike.
+The mean is used since one step of `proximal` in four costs more than the others.
 
     python -m experiments.step_cost
     python -m experiments.step_cost --world eight-tokens --rounds 100
@@ -20,11 +20,11 @@ from typing import Annotated
 from experiments.shared.argument_types import Count, Only, Threads, chosen, count
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.tables import text_table
+from experiments.shared.tables import cell, text_table
 from experiments.shared.worlds import WORLDS, WorldName
 from guides import GUIDES
 from inference import OBJECTIVES
-from inference.diagnostics.cost import SVIStep, take_turns
+from inference.diagnostics.cost import SVIStep, ratio_of_means, take_turns
 
 CHEAP, MOST = "reward-to-go", 1.3
 """Objective of the claim, and its largest cost as a multiple of `trace`, as claimed."""
@@ -56,13 +56,16 @@ def main(args: StepCost) -> list[Finding]:
         objective = OBJECTIVES[name](num_particles=world.particles)
         steps[name] = SVIStep(world.model, guide, objective, world.prompts)
     take_turns(steps, args.warm_up)
-    times = take_turns(steps, args.rounds)
-    mean = {name: statistics.fmean(cpu for cpu, _ in seconds) for name, seconds in times.items()}
-    ratios = {name: seconds / mean["trace"] for name, seconds in mean.items()}
-    rows = {name: [f"{mean[name]:.3f}", f"{ratios[name]:.2f}"] for name in steps}
+    turns = take_turns(steps, args.rounds)
+    times = {name: [cpu for cpu, _ in seconds] for name, seconds in turns.items()}
+    ratios = {name: ratio_of_means(seconds, times["trace"]) for name, seconds in times.items()}
+    rows = {name: [f"{statistics.fmean(times[name]):.3g}", cell(*ratios[name])] for name in times}
     title = f"{args.world}, {world.particles} responses a step, threads: {args.threads}"
     cost = [ratios[name] for name in ratios if name == CHEAP]
-    findings = [within(f"cost of {CHEAP}, by trace", *cost, below=MOST)] if cost else []
+    findings = []
+    if cost:
+        subject = f"cost of {CHEAP}, by trace"
+        findings = [within(subject, *cost, below=MOST, num_runs=args.rounds)]
     return conclude(__doc__, [f"{title}\n{text_table(['CPU s', 'ratio'], rows)}"], findings)
 
 

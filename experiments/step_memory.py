@@ -70,7 +70,8 @@ def main(args: StepMemory) -> list[Finding]:
     for job in jobs:
         [(peak, seconds)] = run_all(measure, [job], workers=2)  # a new process for each
         peaks[job.particles, job.micro_batch] = peak
-        name = f"{job.particles} responses, {job.micro_batch or job.particles} at a time"
+        how = f"{job.micro_batch} at a time" if job.micro_batch else "whole"
+        name = f"{job.particles} responses, {how}"
         rows[name] = [f"{peak:.0f}", f"{seconds:.2f}"]
         print(f"{name}: {peak:.0f} MB, {seconds:.2f} CPU s", flush=True)
     findings = []

@@ -42,7 +42,7 @@ OBJECTIVES = (
     "chi2(q || p0)/2",
 )
 """Objectives of the findings, columns of the tables."""
-EXACT, APART = 1e-10, 0.1
+EXACT, APART = 1e-10, 0.01
 """Relative distances of a gradient from an equal gradient, and from another gradient."""
 
 
@@ -50,10 +50,10 @@ EXACT, APART = 1e-10, 0.1
 class KLEstimators(Arguments):
     """Enumerate the mean gradient of every way to penalise the KL."""
 
-    max_new_tokens: Annotated[int, count(1, 5, "all 9^T responses are listed")] = 3
+    max_new_tokens: Annotated[int, count(2, 5, "all 9^T are listed")] = 3
     """Largest number of tokens in a response, T. With 3 tokens, a prompt has 820 responses."""
     distance: Annotated[
-        float, number(above=0, at_most=10, why="the weights would be nothing but noise")
+        float, number(at_least=0.01, at_most=1, why="nearer, the gradients nearly agree")
     ] = 0.05
     """Standard deviation of the noise that moves a guide's weights away from the prior's."""
     seed: Seed = 0

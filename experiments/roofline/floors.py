@@ -3,7 +3,8 @@
 A matrix of P weights costs 2 P operations a token forward and 2 P for the gradient of its input,
 and 2 P more where the matrix trains. Attention of width H costs 4 H operations a token, layer and
 position that is read. A pass reads the weights once, and a decode reads weights and cache for each
-token. Logits and activations count as free: a fused kernel would neither write nor read them.
+token. No pass reads the last token, which nothing follows. Logits and activations count as free: a
+fused kernel would neither write nor read them.
 """
 
 from dataclasses import dataclass
@@ -61,8 +62,9 @@ class Work:
         )
 
     def forward_flops(self) -> int:
-        """Operations of one pass over all responses, the prompt read once."""
-        return self._flops(self.prompt, 0) + self.responses * self._flops(self.tokens, self.prompt)
+        """Operations of one pass over all responses but their last tokens, the prompt read once."""
+        of_response = self._flops(self.tokens - 1, self.prompt)
+        return self._flops(self.prompt, 0) + self.responses * of_response
 
     def _flops(self, tokens: int, before: int) -> int:
         """Operations of tokens that follow some positions."""
@@ -72,9 +74,8 @@ class Work:
     def decode(self, ceilings: Ceilings) -> float:
         """Seconds to draw all responses, token by token."""
         seconds = _slower(ceilings, self._flops(self.prompt, 0), self.weights * self.itemsize)
-        for t in range(self.tokens):
-            read = self.prompt + t
-            flops = self.responses * self._flops(1, read)
+        for t in range(self.tokens - 1):
+            flops = self.responses * self._flops(1, self.prompt + t)
             # the cache of the prompt is one for all responses
             cache = self.cache * (self.prompt + self.responses * t)
             seconds += _slower(ceilings, flops, self.weights * self.itemsize + cache)

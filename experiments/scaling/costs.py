@@ -120,7 +120,9 @@ class Step:
         draw = {"draw: gathered": for_draw, "draw: keys and values": self.own * tokens * net.cache}
         score = {
             "score: two layers gathered": pair,
-            "score: activations of a micro-batch": self.micro_batch * tokens * activations,
+            "score: activations of a micro-batch": min(self.micro_batch, self.own)
+            * tokens
+            * activations,
         }
         peak = sum(lasting.values()) + max(sum(draw.values()), sum(score.values()))
         return lasting | draw | score | {"peak": peak}

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import torch
 from pyro.infer import ELBO, SVI
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
+from inference.estimate import Estimate
 from inference.programs import Program
 from inference.svi.optimizer.fused import FusedOptimizer
 from model import Prompts
@@ -77,8 +79,18 @@ def ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds], clock: int) -> flo
     return statistics.median(a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True))
 
 
+def ratio_of_means(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Our mean time divided by theirs, with the standard error over the rounds (delta method)."""
+    own, other = torch.tensor([ours, theirs], dtype=torch.float64)  # [rounds]
+    value = own.mean() / other.mean()
+    return Estimate.of_influence(value[None], (own - value * other)[:, None] / other.mean())
+
+
 def forget_peak() -> None:
-    """Forget the peak so far, such as the peak of loading, on systems that can."""
+    """Forget the peaks so far, such as the peak of loading: of GPUs, and on systems that can."""
+    if torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
     file = Path("/proc/self/clear_refs")
     if file.exists():
         file.write_text("5")

@@ -15,12 +15,13 @@ def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(mo
             return pool.map(run, jobs)
 
     monkeypatch.setattr(step_memory, "run_all", run_all)
-    args = StepMemory(particles=(16, 32, 96), micro_batches=(0, 4), max_new_tokens=24)
+    args = StepMemory(particles=(16, 32, 96), micro_batches=(0, 4, 16), max_new_tokens=24)
     findings = main(args)
     assert [finding.held for finding in findings] == [True, True]
     printed = capsys.readouterr().out
     assert "whole, growth of the peak from 16 to 96 responses" in printed
     assert "4 at a time, growth of the peak from 32 to 96 responses" in printed
+    assert printed.count("16 responses, 16 at a time") == printed.count("16 responses, whole") == 2
 
 
 @pytest.mark.parametrize(

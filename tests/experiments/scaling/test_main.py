@@ -40,6 +40,14 @@ def test_the_document_has_the_tables_of_the_script():
         assert table in text
 
 
+def test_a_micro_batch_has_no_more_responses_than_a_gpu_has():
+    def activations(micro_batch):
+        step = Step(NETWORKS["8b"], 8, 16, 128, 512, micro_batch, rank=8, sharded=False)
+        return step.memory()["score: activations of a micro-batch"]
+
+    assert activations(8) == activations(2) == 2 * activations(1)
+
+
 @pytest.mark.parametrize("rank", [0, 8])
 def test_a_sharded_step_holds_less_and_sends_more(rank):
     sizes = {"gpus": 8, "responses": 512, "prompt": 128, "length": 512, "micro_batch": 8}
