@@ -101,6 +101,15 @@ def test_a_disaster_returns_to_an_earlier_step(kind, model, small_prior, prompts
     assert end < min(kls) + 0.1
 
 
+@pytest.mark.parametrize(("fall", "is_clear"), [(2.0, False), (4.0, True)])
+def test_a_fall_of_three_errors_is_a_warning(fall, is_clear):
+    health = Health()
+    for step in range(1, 12):
+        elbo, variance = (0.0, 1.0) if step == 1 else (-fall, 1e-4)
+        health.add(step, DrawNumbers(elbo, variance, entropy=9.0), 0.0, 1.0)
+    assert bool(health.check(ascends_elbo=True)) == is_clear
+
+
 def test_the_best_iterate_has_an_elbo_that_is_a_number():
     best, parameters = BestIterate(), {"w": torch.zeros(1)}
     for step, value in enumerate((math.nan, 1.0, 0.9, math.nan)):
