@@ -70,7 +70,8 @@ def load_guide(folder: str | Path, prior: LanguageModel) -> Guide:
     Warns if the prior of the training had another temperature.
 
     Raises:
-        OtherGuideError: if the guide is of another prior, or its record is damaged.
+        OtherGuideError: if the guide is of a prior with other tokens or shapes, or its record is
+            damaged. A prior with other weights of the same shapes is not noticed.
         DamagedFileError: if a file has changed since it was saved.
     """
     record = _read_record(Path(folder))

@@ -199,6 +199,8 @@ class Report:
                     f"{shown(after, name)} of the guide: in this direction the guide is further "
                     f"from the posterior than the {self.start}."
                 )
+        if len(rises) == 2:
+            rises.append("Both rose: the gradient has less noise with more --particles in a step.")
         return rises
 
     def _faults(self) -> list[str]:

@@ -266,3 +266,13 @@ def test_the_divergence_that_rose_is_named(report, name):
         notes = replace(report, before=before, after=after).notes()
         start = f"{symbol} rose from {with_log_z(old)} nats of the prior to {with_log_z(new)} of"
         assert [note.startswith(start) for note in notes] == [True] * rises
+
+
+def test_a_rise_of_both_divergences_has_a_remedy(report):
+    high, low = Estimate(9.0, 0.1), Estimate(-99.0, 0.1)
+    names = {"kl_guide_posterior": high, "kl_posterior_guide": high}
+    opposite = {"elbo": low, "posterior_log_ratio": low}
+    after = changed(report.after, **names, **opposite)
+    *both, remedy = replace(report, after=after).notes()
+    assert len(both) == 2
+    assert "--particles" in remedy
