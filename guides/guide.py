@@ -96,6 +96,8 @@ class Guide(nn.Module, ABC):
             generator: Source of the noise, on any device; default, torch's own.
         """
         noise = finite("noise", noise, at_least=0)
+        if generator is not None:
+            instance("generator", generator, torch.Generator)
         for parameter in self.trained().values():
             scale = parameter.std().item() if parameter.numel() > 1 else 0.0
             place = parameter.device if generator is None else generator.device

@@ -6,9 +6,10 @@ from typing import Any
 from warnings import warn
 
 from guides.families import GUIDES
-from guides.guide import Guide, Options, OtherGuideError
+from guides.guide import Guide, Options, OtherGuideError, check_prior
 from guides.model_card import CARD, ModelCard
 from model import LanguageModel, Prompts
+from model.common.checks import folder_path
 from model.common.files import check_digests, saved_together
 
 GUIDE_FILE = "guide.json"
@@ -74,7 +75,8 @@ def load_guide(folder: str | Path, prior: LanguageModel) -> Guide:
             damaged. A prior with other weights of the same shapes is not noticed.
         DamagedFileError: if a file has changed since it was saved.
     """
-    record = _read_record(Path(folder))
+    check_prior(prior)
+    record = _read_record(folder_path("folder", folder))
     if record.get("vocabulary") not in (None, prior.vocabulary):
         problem = "is of a guide whose tokenizer has other entries than the prior's"
         reason = "its token ids would be other words. Name the prior of that run"
@@ -102,6 +104,8 @@ def _as_given(prompts: Prompts) -> list[Any]:
 def _read_record(folder: Path) -> dict[str, Any]:
     """Record beside a saved guide, checked."""
     check_digests(folder)
+    if not (folder / GUIDE_FILE).is_file():
+        raise OtherGuideError(f"{folder} has no {GUIDE_FILE}, expected a folder of `save_guide`")
     try:
         record = json.loads((folder / GUIDE_FILE).read_bytes())
         types = {"options": dict, "prompts": list}

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from guides.guide import Guide
+from guides.guide import Guide, check_prior
 from model import LanguageModel
+from model.common.checks import boolean, instance
 from model.common.devices import named_device
 from model.networks.sharded_modules import move
 from model.networks.shards import shard_networks
@@ -40,6 +41,10 @@ def shard(
     Raises:
         ValueError: if neither guide nor prior has a network, or if their decode is compiled.
     """
+    instance("guide", guide, nn.Module)
+    if prior is not None:
+        check_prior(prior)
+    boolean("gather_draws", gather_draws)
     whole_tensors = [
         tensor
         for part in guide.modules()

@@ -14,10 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from model.common.checks import instance
+
 
 def k1(log_ratio: Tensor) -> Tensor:
     """l, for log q - log p of any shape."""
-    return log_ratio
+    return instance("log_ratio", log_ratio, Tensor)
 
 
 def k2(log_ratio: Tensor) -> Tensor:
@@ -39,6 +41,7 @@ def k3_plus(log_ratio: Tensor) -> Tensor:
 
 def _wide(log_ratio: Tensor) -> Tensor:
     """The log ratio in float32 at least: half precision does not hold exp(12)."""
+    log_ratio = instance("log_ratio", log_ratio, Tensor)
     return log_ratio.to(torch.promote_types(log_ratio.dtype, torch.float32))
 
 

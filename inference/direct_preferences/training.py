@@ -1,5 +1,6 @@
 """Training of a guide on preferences by `SVI`, in minibatches of pairs."""
 
+import warnings
 from collections.abc import Callable
 
 import pyro
@@ -8,12 +9,13 @@ from pyro.infer import SVI, Trace_ELBO
 from tqdm.auto import trange
 
 from inference import random_state
-from inference.direct_preferences.judgements import Judgements
+from inference.direct_preferences.judgements import Judgements, ResponseLabels
 from inference.direct_preferences.program import PreferenceProgram
 from inference.svi.optimizer.fused import adam_on_cosine
-from model.common.checks import boolean, instance, whole_number
+from model.common.checks import boolean, function, instance, whole_number
 from model.common.checks import seed as checked_seed
 from model.common.thread_lock import THREAD_LOCK
+from model.preferences import FIRST, SECOND
 
 
 def fit_preferences(
@@ -54,6 +56,13 @@ def fit_preferences(
         size = min(size, whole_number("pairs_per_step", pairs_per_step))
     optimizer = adam_on_cosine(num_steps, learning_rate, clip_norm)
     boolean("progress", progress)
+    if on_step is not None:
+        function("on_step", on_step, takes=1, why="the metrics of a step")
+    labels = pairs.outcome.unique().tolist()
+    if isinstance(pairs, ResponseLabels) and labels in ([FIRST], [SECOND]):
+        kind = "desirable" if labels == [FIRST] else "undesirable"
+        fault = f"all {len(pairs)} labelled responses are {kind}, so nothing tells them apart"
+        warnings.warn(f"{fault}: give responses of both labels", stacklevel=2)
     metrics = []
     if program.prior is not None:
         pairs = pairs.scored(program.prior)

@@ -24,6 +24,7 @@ from inference.svi.options import FitOptions
 from inference.svi.step import Metrics, Stepper
 from model import Prompts
 from model.common import ranks
+from model.common.checks import folder_path
 from model.common.thread_lock import THREAD_LOCK
 from model.prior.division import Axis
 
@@ -130,6 +131,8 @@ def fit(
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
+    if checkpoint_folder is not None:
+        checkpoint_folder = folder_path("checkpoint_folder", checkpoint_folder)
     options = FitOptions(
         num_steps=num_steps,
         num_responses=num_responses,
@@ -144,7 +147,7 @@ def fit(
         checkpoint_activations=checkpoint_activations,
         divide=divide,
         seed=seed,
-        checkpoint_folder=None if checkpoint_folder is None else Path(checkpoint_folder),
+        checkpoint_folder=checkpoint_folder,
         checkpoint_every=checkpoint_every,
         resume=resume,
         on_step=on_step,

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from inference.objectives.parts.draws import Draws
 from inference.objectives.parts.response_objective import ResponseObjective
-from inference.programs import Program
-from inference.response_site import is_sample
+from inference.programs import Program, name_of
+from inference.response_site import ResponseSiteError, is_sample
 from model import Prompts
 
 
@@ -102,7 +102,14 @@ class TraceObjective:
         get_trace = self.elbo._get_trace
 
         def recorded(*args: Any) -> tuple[Trace, Trace]:
-            traces.append(get_trace(*args))
+            try:
+                traces.append(get_trace(*args))
+            except ValueError as error:
+                if "has_rsample" not in str(error):  # the error of Pyro for a factor in a guide
+                    raise
+                fault = f"the guide, {name_of(guide)}, has a factor, as a model has"
+                fix = "are model and guide in each other's place?"
+                raise ResponseSiteError(f"{fault}: {fix} {error}") from error
             return traces[-1]
 
         vars(self.elbo).update(_get_trace=recorded, reads_loss=False)

@@ -9,8 +9,10 @@ A bool and a text are no numbers. `why` is the end of the error: the reason, or 
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Collection
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor
@@ -67,6 +69,15 @@ def probability(name: str, value: object) -> float:
 def seed(name: str, value: object) -> int:
     """A random seed of torch, numpy and Pyro, from 0 to 2^32 - 1; a `ValueError` otherwise."""
     return whole_number(name, value, at_least=0, at_most=2**32 - 1)
+
+
+def folder_path(name: str, value: object) -> Path:
+    """The path of a folder; a `TypeError`, or a `ValueError` for "", the working directory."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is {value!r}, expected a path: a text or a `Path`")
+    if value == "":
+        raise ValueError(f'{name} is empty, expected a path: "." is the working directory')
+    return Path(value)
 
 
 def one_of(name: str, value: T, choices: Collection[object]) -> T:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, strided, uint8
 
+from model.common.checks import folder_path
 from model.common.sharded_tensors import whole
 
 MANIFEST = "digests.json"
@@ -101,7 +102,7 @@ def saved_together(folder: str | Path) -> Iterator[Path]:
     Their digests follow last: a kill in between leaves files that do not fit their digests, which
     `check_digests` refuses. All other files in `folder` stay there, with their digests.
     """
-    folder = Path(folder)
+    folder = folder_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=SAVING, dir=folder))
     try:
@@ -136,7 +137,7 @@ def check_digests(folder: str | Path, *, links: bool = True) -> None:
     A `DamagedFileError` names the first file that is not as it was saved. With `links` a file may
     be a link, whose target is checked.
     """
-    folder = Path(folder)
+    folder = folder_path("folder", folder)
     if not links and (folder / MANIFEST).is_symlink():
         raise DamagedFileError(f"{folder / MANIFEST} is a link, and links are not followed")
     for name, digest in _read(folder).items():

@@ -4,6 +4,7 @@
 {"prompt": [{"role": "user", "content": "What is 2 + 2?"}], "answer": "4"}
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -132,7 +133,20 @@ def read_prompts(
         for name in names
         if name != prompt_column
     }
+    for name, column in values.items():
+        _warn_of_kinds(name, column, records)
     return PromptData(prompts, values, tuple(record.place for record in records), prompt_column)
+
+
+def _warn_of_kinds(name: str, values: Sequence[Any], records: Sequence[Record]) -> None:
+    """Warn of a column whose values change their type, of which a reward may expect one."""
+    kinds = ["number" if type(value) in (int, float) else type(value).__name__ for value in values]
+    first = next((kind for kind in kinds if kind != "NoneType"), "NoneType")
+    for record, kind in zip(records, kinds, strict=True):
+        if kind not in (first, "NoneType"):
+            fault = f"column {name!r} is a {kind}, and a {first} in rows before"
+            warnings.warn(f"{record.place}: {fault}: write one type{CHOOSE}", stacklevel=3)
+            return
 
 
 def _check_row(record: Record, names: Sequence[str], exactly: bool) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
+from model.common.checks import finite
+from model.common.checks import seed as checked_seed
 from model.common.files import write_atomically
 from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns, text_or_chat
@@ -45,6 +47,9 @@ class Preference:
         chat: messages of the prompt, if the prompt is a chat, for `LanguageModel.encode`; no part
             of a comparison by `==`.
         place: file and line of the preference in errors; no part of a comparison by `==`.
+
+    Raises:
+        PreferenceError: if the texts are no texts, equal without a tie, or empty.
     """
 
     prompt: str
@@ -53,6 +58,20 @@ class Preference:
     tie: bool = False
     chat: Messages | None = field(default=None, compare=False)
     place: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        place = self.place or "a preference"
+        for name in ("prompt", "chosen", "rejected"):
+            if not isinstance(text := getattr(self, name), str):
+                raise PreferenceError(f"{place}: {name!r} is {text!r}, expected a text")
+        if not isinstance(self.tie, bool):
+            raise PreferenceError(f"{place}: 'tie' is {self.tie!r}, expected True or False")
+        if self.chosen == self.rejected and not self.tie:
+            fault = f"chosen and rejected are the same text {self.chosen[:40]!r}"
+            raise PreferenceError(f'{place}: {fault}: add "tie": true, or leave the pair out')
+        for name, text in zip(("chosen", "rejected"), self.texts, strict=True):
+            if not text:
+                raise PreferenceError(f"{place}: 'prompt' and {name!r} are both empty")
 
     @property
     def texts(self) -> tuple[str, str]:
@@ -97,7 +116,7 @@ def read_preferences(
 
 
 def to_preference(record: Record, tokenizer: PreTrainedTokenizerBase | None = None) -> Preference:
-    """A record as a `Preference`; a `DataError` with the record's place otherwise."""
+    """A record as a `Preference`; a `DataError` or a `PreferenceError` otherwise."""
     check_columns(record, ("chosen", "rejected"))
     chosen, rejected = (text_or_chat(record, name) for name in ("chosen", "rejected"))
     has_prompt = record.values.get("prompt") is not None
@@ -114,7 +133,7 @@ def to_preference(record: Record, tokenizer: PreTrainedTokenizerBase | None = No
         raise DataError(f"{place}: texts and chats, {expected}")
     else:
         texts = with_prompt(prompt, chosen, rejected, place)
-    return _checked(Preference(*texts, tie, chat, place), place)
+    return Preference(*texts, tie, chat, place)
 
 
 def _tie(record: Record) -> bool:
@@ -125,17 +144,6 @@ def _tie(record: Record) -> bool:
     if not isinstance(tie, bool):
         raise DataError(f"{record.place}: 'tie' is {tie!r}, expected true or false")
     return tie
-
-
-def _checked(preference: Preference, place: str) -> Preference:
-    """The preference, if its texts differ and are not empty."""
-    if preference.chosen == preference.rejected and not preference.tie:
-        fault = f"chosen and rejected are the same text {preference.chosen[:40]!r}"
-        raise DataError(f'{place}: {fault}: add "tie": true, or leave the pair out')
-    for name, text in zip(("chosen", "rejected"), preference.texts, strict=True):
-        if not text:
-            raise DataError(f"{place}: 'prompt' and {name!r} are both empty")
-    return preference
 
 
 def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> None:
@@ -155,8 +163,7 @@ def split_preferences(
     Raises:
         PreferenceError: if there is one pair alone, or a side has nothing but ties.
     """
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")
+    held_out, seed = finite("held_out", held_out, above=0, below=1), checked_seed("seed", seed)
     pairs = list(dict.fromkeys(preference.pair for preference in preferences))
     if len(pairs) < 2:
         raise PreferenceError(f"there are {len(pairs)} different pairs, expected at least two")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.common.checks import function, instance
+from model.common.checks import folder_path, function, instance
 from model.common.files import MANIFEST, check_digests, saved_together
 from model.common.paths import ELSEWHERE, RUN, portable
 from model.networks.source import read_tensors
@@ -91,7 +91,7 @@ class RewardPosterior:
         An `OtherRewardError` if the folder has no reward, or the features differ.
         """
         function("features", features, why="`saved_features` makes them")
-        folder = Path(folder)
+        folder = folder_path("folder", folder)
         record, tensors = _read_settings(folder), read_tensors(folder / TENSORS)
         if missing := {"samples", "center", "projection", "probe"} - tensors.keys():
             names = ", ".join(sorted(missing))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.common.checks import instance
 from model.common.files import text_digest
 from model.common.texts import plain
 from model.prior.chat import Messages
@@ -90,13 +91,27 @@ class Prompts:
         **attributes: Any,
     ) -> Self:
         """Prompts of N rows of token ids, none empty, and further attributes of the class."""
+        for name, value in {"rows": rows, "texts": texts}.items():
+            if not isinstance(value, Sequence) or isinstance(value, str):
+                raise TypeError(f"{name} is a {type(value).__name__}, expected a list")
+        for n, text in enumerate(texts):
+            instance(f"texts[{n}]", text, str)
         if len(rows) != len(texts) or not all(rows):
             counts = f"{len(rows)} rows of token ids for {len(texts)} texts"
             raise ValueError(f"got {counts}, expected one each and none of them empty")
         longest = max(len(row) for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         for n, row in enumerate(rows):
-            ids[n, longest - len(row) :] = torch.tensor(row)
+            try:
+                own = torch.tensor(row)
+                is_ids = own.dtype == torch.long and own.dim() == 1 and bool((own >= 0).all())
+            except (TypeError, ValueError):  # texts, or lists of several lengths
+                is_ids = False
+            if not is_ids:
+                raise TypeError(
+                    f"rows[{n}] is {row!r}, expected token ids: a list of whole numbers"
+                )
+            ids[n, longest - len(row) :] = own
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(longest) >= longest - lengths[:, None]
         ids, mask = ids.to(device), mask.to(device)

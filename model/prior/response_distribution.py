@@ -16,6 +16,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from model.common.checks import whole_number
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
 from model.prior.batch import Batch
@@ -165,6 +166,10 @@ class ResponseDistribution(TorchDistribution):
     @torch.no_grad()
     def _draw(self, sample_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Responses and their log-probabilities, as rounded by the decode."""
+        if not isinstance(sample_shape, Sequence) or isinstance(sample_shape, str):
+            raise TypeError(f"sample_shape is {sample_shape!r}, expected a tuple such as (8,)")
+        for size in sample_shape:
+            whole_number("a size of sample_shape", size)
         if torch.jit.is_tracing():
             raise NotImplementedError(
                 "a response is drawn token by token until it ends, and `torch.jit` would repeat "

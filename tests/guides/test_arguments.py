@@ -17,6 +17,9 @@ from guides import (
     mixture_of,
 )
 from guides.mixture import Mixture
+from guides.saved import load_guide
+from guides.shards import shard
+from guides.soft_prompt import soft_prompt_of
 from guides.twisted import TwistHead
 from model import LanguageModel
 from tests.model.tiny import tiny, tiny_tokenizer
@@ -42,7 +45,12 @@ CALLS: dict[str, Call] = {
     "Mixture": (Mixture, {}, {"guides": [Recurrent(tiny())]}),
     "Fixed": (Fixed, {}, SOURCE),
     "Tempered": (Tempered, {"source": FineTuned(tiny())}, SOURCE | {"temperature": SIZE}),
-    "jitter": (Recurrent(tiny()).jitter, {}, {}),
+    "soft_prompt_of": (soft_prompt_of, BOTH, OTHERS),
+    "save_pretrained": (Recurrent(tiny()).save_pretrained, {}, {}),
+    "load_pretrained": (Recurrent(tiny()).load_pretrained, {}, {}),
+    "load_guide": (load_guide, PRIOR | {"folder": "none"}, {"folder": ["none"]}),
+    "shard": (shard, {"guide": Recurrent(tiny())}, {}),
+    "jitter": (Recurrent(tiny()).jitter, {"noise": 0.1}, {}),
 }
 
 

@@ -1,5 +1,7 @@
 """Impossible arguments of `inference` are refused by name, before any work: see `refusals.py`."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from inference import (
     Enumeration,
     Estimate,
     FDivergence,
+    FusedOptimizer,
     LeaveOneOut_ELBO,
     Posterior,
     PriorSample,
@@ -20,6 +23,7 @@ from inference import (
     anneal,
     diagnose,
     entropy,
+    fit,
     importance_sampling,
     joint_at,
     log_guide_at,
@@ -34,7 +38,9 @@ from inference import (
 )
 from inference.diagnostics.diversity import distinct_n, self_bleu
 from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
+from inference.direct_preferences import PreferenceProgram, ResponseLabels, fit_preferences
 from inference.importance_weights import effective_sample_size, pareto_k
+from inference.kl_estimators import KL_ESTIMATORS
 from inference.objectives import Proximal_ELBO
 from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.parts.log_z_average import LogZAverage
@@ -83,6 +89,7 @@ COMPARISONS = Comparisons(DESIGN, DESIGN.flip(0), torch.tensor([0, 1, 2, 0, 1, 0
 TIES = BradleyTerry(LinearHead(2), tie_strength=1.0)
 GOOD = {"good": TextReward(Pattern.of_words("good"), PRIOR)}
 HARD = AlignmentModel(PRIOR, {}, 0.3, {"not": contains("not", PRIOR)})
+JUDGED = ResponseLabels.of_texts(["the film was"], [" good"], [True], PRIOR)
 
 SAMPLED = {"model": MODEL, "prompts": BOTH, "num_samples": 64}
 SCHEMES = [
@@ -282,6 +289,27 @@ CALLS: dict[str, Call] = {
         {"log_target": QUARTER.log(), "log_proposal": QUARTER.log(), "log_bound": 0.0},
         {"log_proposal": [QUARTER[:2]]},
     ),
+    "fit": (fit, {"model": MODEL, "guide": GUIDE, "prompts": BOTH, "num_steps": 1}, {}),
+    "fit of responses": (
+        partial(fit, MODEL, GUIDE, BOTH),
+        {"num_responses": 1, "num_steps": None},
+        {"num_steps": [3], "num_responses": [0, 0.5, "3"]},
+    ),
+    "fit of seconds": (
+        partial(fit, MODEL, GUIDE, BOTH),
+        {"max_seconds": 1, "num_steps": None},
+        {"num_steps": [3], "max_seconds": [0, NAN, "3"]},
+    ),
+    "FusedOptimizer": (
+        FusedOptimizer,
+        {},
+        {"constructor": [3, "x"], "schedule": [3, "x"], "options": [3, "x"]},
+    ),
+    "fit_preferences": (
+        fit_preferences,
+        {"program": PreferenceProgram(GUIDE, PRIOR, 1.0), "pairs": JUDGED, "num_steps": 1},
+        {"pairs_per_step": COUNT, "pairs": [3, []]},
+    ),
     "alpha_divergence": (alpha_divergence, {"alpha": 0.5}, {"alpha": [0.0, 1.0]}),
     "LogZAverage": (LogZAverage, {}, {"decay": [1.0]}),
     "ReplayBuffer": (ReplayBuffer, {"capacity": 1}, {}),
@@ -295,6 +323,7 @@ CALLS: dict[str, Call] = {
     ),
     "FDivergence": (FDivergence, {}, {"divergence": NAME, "decay": [1.0]}),
 }
+CALLS |= {f"KL_ESTIMATORS[{k}]": (of, {"log_ratio": ZERO}, {}) for k, of in KL_ESTIMATORS.items()}
 CALLS |= {f"OBJECTIVES[{name}]": (entry.make, {}, {}) for name, entry in OBJECTIVES.items()}
 CALLS |= {
     f"REWARD_INFERENCE[{name}]": (entry.infer, INFERRED, {})

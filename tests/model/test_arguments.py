@@ -1,5 +1,7 @@
 """Impossible arguments of networks, features, heads and rewards are refused by name."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -13,9 +15,11 @@ from model import (
     Length,
     Pattern,
     Preference,
+    Prompts,
     RewardPosterior,
     SequenceClassifier,
     TextLikelihood,
+    TextReward,
     Tilt,
     TokenReward,
     UncertainReward,
@@ -26,6 +30,7 @@ from model import (
     read_preferences,
 )
 from model.preferences import EncoderFeatures, LinearHead, PriorFeatures, StandardisedFeatures
+from model.preferences.data import split_preferences
 from model.preferences.heads import MLPHead
 from tests.model.rewards.test_networks import bert
 from tests.model.tiny import llama, tiny, tiny_tokenizer
@@ -54,7 +59,36 @@ CALLS: dict[str, Call] = {
     "PriorFeatures": (PriorFeatures, PRIOR, {"language_model": [tiny().network]}),
     "Expert": (Expert, PRIOR | {"prior": tiny()}, {"language_model": [tiny().network]}),
     "Length": (Length, PRIOR, {"target": [1.5, True]}),
-    "TokenReward": (TokenReward, PRIOR | {"function": len}, {"function": NO_REWARD[:1]}),
+    "TokenReward": (
+        TokenReward,
+        PRIOR | {"function": lambda ids, mask: 0.0},
+        {"function": NO_REWARD[:1]},
+    ),
+    "TextReward": (TextReward, PRIOR | {"function": lambda texts: [0.0]}, {"name": [3]}),
+    "encode": (
+        partial(tiny().encode, ["a"]),
+        {},
+        {"columns": [{"columns": 3}, {"columns": ["x", "y"]}, {"columns": [object()]}]},
+    ),
+    "Prompts.from_ids": (
+        Prompts.from_ids,
+        {"rows": [[1]], "texts": ["a"]},
+        {
+            "rows": [3, "x", None, [["a"]], [[1.5]], [[True]], [[-1]], [[]], [[1], [2]]],
+            "texts": [3, "x", None, [3]],
+        },
+    ),
+    "sample": (tiny()(tiny().encode(["a"])).sample, {}, {}),
+    "Preference": (
+        Preference,
+        {"prompt": "a", "chosen": " b", "rejected": " c"},
+        {"prompt": [3, None], "chosen": [3, None, " c"], "rejected": [3, None], "tie": [0, "no"]},
+    ),
+    "split_preferences": (
+        split_preferences,
+        {"preferences": [Preference("", "a", "b"), Preference("", "a", "c")]},
+        {"held_out": [0, 1, "0.5", float("nan")]},
+    ),
     "AlignmentModel": (
         AlignmentModel,
         {"prior": tiny(), "reward": {"a": Length(tiny())}, "beta": 1.0},

@@ -404,6 +404,15 @@ def test_draws_of_the_prior_put_the_reference_point_at_zero(truth):
     assert_close(actual, kto(reference=0.0)(log_ratio[None], labels, BETA))
 
 
+def test_labels_of_one_kind_are_warned_of(prior):
+    guide = Tabular(prior, prior.encode(["w1"]))
+    program = PreferenceProgram(guide, prior, 1.0, likelihood="kto")
+    for label, kind in ((True, "desirable"), (False, "undesirable")):
+        labels = ResponseLabels.of_texts(["w1", "w1"], [" w2", " w3"], [label] * 2, prior)
+        with pytest.warns(UserWarning, match=f"all 2 labelled responses are {kind}"):
+            fit_preferences(program, labels, num_steps=1, progress=False)
+
+
 def test_labels_train_by_kto_alone(prior):
     labels = ResponseLabels.of_texts(["w1", "w1"], [" w2", " w3 w3"], [True, False], prior)
     assert labels.response.tolist() == [[[2, 0], [3, 3]]]

@@ -21,6 +21,7 @@ from inference import (
     fit,
     random_state,
 )
+from inference.response_site import ResponseSiteError
 from inference.svi.checkpoint.folder import CheckpointError
 from inference.svi.step import NothingToTrainError
 from model import AlignmentModel, LanguageModel, TextReward, vader_sentiment
@@ -116,6 +117,8 @@ def test_other_kinds_of_arguments_are_refused(model, small_prior, prompts):
             fit(model, guide, prompts, num_steps=1, **{name: "False"})
     with pytest.raises(ValueError, match="model and guide are the same program"):
         quiet(model, model, prompts)
+    with pytest.raises(ResponseSiteError, match=r"AlignmentModel, has a .*each other's place"):
+        quiet(guide, model, prompts)
     for bad in [LeaveOneOut_ELBO, "leave-one-out"]:
         with pytest.raises(TypeError, match=r"expected an object of a `pyro.infer.ELBO`"):
             quiet(model, guide, prompts, objective=bad)

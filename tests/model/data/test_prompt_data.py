@@ -1,6 +1,7 @@
 """Prompts from files and rows: read with their columns, or refused with file, row and column."""
 
 import json
+import warnings
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_place_of_a_prompt_is_its_line(tmp_path):
     assert [place.rpartition("/")[2] for place in places] == [
         f"p.jsonl, line {n}" for n in (2, 3, 4)
     ]
+
+
+def test_a_column_that_changes_its_type_is_warned_of(tmp_path):
+    """Also late in a file; an integer and a float are numbers, and null is no type."""
+    rows = [{"prompt": "a", "answer": answer} for answer in (3, None, 3.5, "3")]
+    (tmp_path / "p.jsonl").write_text(json_lines(rows))
+    with pytest.warns(UserWarning, match=r"p.jsonl, line 4: column 'answer' is a str, and a num"):
+        assert read_prompts(tmp_path / "p.jsonl").columns["answer"] == (3, None, 3.5, "3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_prompts(tmp_path / "p.jsonl", limit=3)
 
 
 @pytest.mark.parametrize(("name", "between"), [("p.csv", ","), ("p.tsv", "\t")])
