@@ -1,5 +1,7 @@
 """The loss that each objective returns, and its other metrics; other tests look at gradients."""
 
+import math
+
 import pyro
 import pytest
 import torch
@@ -161,6 +163,16 @@ def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
         assert objective.metrics["log_likelihood"] == pytest.approx(reward, abs=0.02)
     assert loss == pytest.approx(truth.kl_posterior_guide(new).item(), abs=0.02)  # of `adaptive`
     assert adaptive.metrics["log_z"] == pytest.approx(truth.log_z.item(), abs=5e-3)
+
+
+def test_a_guide_without_numbers_has_a_loss_that_says_so():
+    """A prompt without a possible draw is left out, and one with NaN is not."""
+    guide, response = Table(1), Enumeration(Target(), ONE).support
+    with torch.no_grad():
+        guide.first.fill_(torch.nan)
+    for name in ("wake-phi", "contrastive-twist"):
+        objective = OBJECTIVES[name](num_particles=len(response))
+        assert math.isnan(gradient(objective, Target(), guide, ONE, response)[0]), name
 
 
 @pytest.mark.parametrize(("alpha", "name"), [(2, "chi2-forward"), (-1, "chi2-reverse")])

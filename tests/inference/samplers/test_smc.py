@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from inference import joint_at, log_guide_at
+from inference.samplers.particles import Stream
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
 from inference.samplers.smc import sequential_monte_carlo
@@ -91,6 +92,8 @@ def test_temperature_of_prior_and_guide_is_in_the_weights(world):
     log_joint = joint_at(world.network_model, world.prompts, posterior.response).log_joint
     expected = log_joint - log_guide_at(network_guide, world.prompts, posterior.response)
     assert torch.allclose(posterior.log_weight, expected, atol=1e-9, rtol=0)
+    stream = Stream(network_guide.distribution(world.prompts).at_temperature(1e-4), 20)
+    assert torch.equal(stream.sample(), stream.logits.argmax(-1).view(20, 2))
 
 
 @pytest.mark.parametrize("with_guide", [False, True])

@@ -89,6 +89,17 @@ def test_reads_do_not_grow_with_the_tokens_between_checks(
     assert counts[0] == counts[1]
 
 
+def test_the_generator_is_left_as_without_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    language_model, numbers = tiny(max_new_tokens=9), []
+    for is_gpu in (False, True):
+        monkeypatch.setattr(decode, "is_asynchronous", lambda device, is_gpu=is_gpu: is_gpu)
+        torch.manual_seed(1)
+        response = language_model(language_model.encode(["a"])).sample()
+        assert not language_model.space.is_token(response)[0, -1]  # tokens after it were drawn
+        numbers.append(torch.rand(()).item())
+    assert numbers[0] == numbers[1]
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["after the prompts", "with the prompts"])
 @pytest.mark.parametrize("texts", [["a b", "b a"], ["a b c a", "", "b"]])
 @pytest.mark.parametrize("network", NETWORKS)

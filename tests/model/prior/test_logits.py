@@ -109,3 +109,10 @@ def test_nan_logits_draw_a_token_of_the_vocabulary(size):
     token, log_prob = draw_token(logits, 1.0, torch.full((2,), 0.5, dtype=torch.float64))
     assert (token < size).all()
     assert log_prob.isnan().all()
+
+
+def test_a_rare_token_keeps_its_probability() -> None:
+    """A running sum in float32 would be 1 before the rare token."""
+    logits, uniform = torch.tensor([[0.0, -20.7]]), torch.tensor([1 - 1e-10], dtype=torch.float64)
+    token, log_prob = draw_token(logits, 1.0, uniform)
+    assert (token.item(), log_prob.item()) == (1, pytest.approx(-20.7, abs=1e-4))
