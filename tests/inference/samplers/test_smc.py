@@ -243,10 +243,8 @@ def test_a_response_that_ended_keeps_the_twist_it_ended_with(world):
 def test_errors_name_the_expected_value(world):
     def of_one_size(prompts):
         with pyro.plate("prompts", len(prompts), dim=-1):
-            pyro.sample(
-                "response",
-                dist.Categorical(torch.ones(10)).expand([3]).to_event(1).expand([len(prompts)]),
-            )
+            one = dist.Categorical(torch.ones(10)).expand([3]).to_event(1)
+            pyro.sample("response", one.expand([len(prompts)]))
 
     with pytest.raises(TypeError, match="expected a ResponseDistribution"):
         sequential_monte_carlo(world.model, world.prompts, guide=of_one_size)

@@ -367,11 +367,6 @@ OTHERS = {
         {"optimizer": lambda: pyro.optim.Adam({"lr": 0.2})},
         r"0\.1, got 0\.2 \(optimizer\.\S*lr\)",
     ),
-    "clip": (
-        {},
-        {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, clip_norm=1.0)},
-        r"clip_norm",
-    ),
     "schedule": (
         {},
         {"optimizer": lambda: FusedOptimizer(options={"lr": 0.1}, schedule=cosine(4))},
@@ -380,11 +375,6 @@ OTHERS = {
     "minibatch": ({}, {"prompts_per_step": 1}, r"None, got 1 \(prompts_per_step\)"),
     "seed": ({}, {"seed": 1}, r"0, got 1 \(seed\)"),
     "guide": ({}, {"guide": lambda prior, _: Twisted(prior)}, "is of another guide"),
-    "option of a guide": (
-        {"guide": lambda prior, _: Twisted(prior)},
-        {"guide": lambda prior, _: Twisted(prior, top_k=2)},
-        r"None, got 2 \(guide\.top_k\)",
-    ),
     "scale of the prior's own adapter": (
         {"prior": lambda: adapted(1)},
         {"prior": lambda: adapted(2)},
