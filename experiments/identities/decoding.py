@@ -114,7 +114,7 @@ def particles(world: World) -> list[Finding]:
     findings = []
     for name, (model, value, log_joint) in runs.items():
         with random_state.isolated(0):
-            log_z = torch.stack([_log_z(world, model, value) for _ in range(RUNS)])
+            log_z = _log_z(world, model, value)
         ratio = (log_z - log_joint.logsumexp(0)).exp()
         findings.append(agrees(f"{name}, mean of Z_hat/Z", Estimate.of_mean(ratio), 1.0))
     nats = world.gap(log_filter)
@@ -130,10 +130,10 @@ def _rewards(world: World, values: Tensor) -> TokenReward:
 
 
 def _log_z(world: World, model: AlignmentModel, value: Callable[[int], Tensor]) -> Tensor:
-    """log Z_hat of 16 particles that are resampled after every token, `[1]`, nats."""
-    twist = twist_of(world, value)
+    """log Z_hat of 16 particles that are resampled after every token, `[RUNS, 1]`, nats."""
+    twist, copies = twist_of(world, value), world.prompts[[0] * RUNS]
     posterior = sequential_monte_carlo(
-        model, world.prompts, num_samples=16, twist=twist, ess_threshold=2.0
+        model, copies, num_samples=16, twist=twist, ess_threshold=2.0
     )
     assert posterior.log_z is not None
-    return posterior.log_z
+    return posterior.log_z[:, None]

@@ -96,7 +96,7 @@ def steering(world: World) -> list[Finding]:
     error = (log_masked[is_good] + log_weight).logsumexp(0) - log_z
     good, masked = log_given[is_good], log_masked[is_good]
     with random_state.isolated(0):
-        ratio = torch.stack([constrained(world) for _ in range(RUNS)]) - log_z
+        ratio = constrained(world) - log_z
     return [
         exact("masked decoding, sum over allowed responses - 1", masked.logsumexp(0)),
         within("masked decoding, KL(p* || q), nats", kl(good, masked), above=1e-3),
@@ -120,13 +120,14 @@ class Allowed:
 
 
 def constrained(world: World) -> Tensor:
-    """log Z_hat of one run of SMC with the word forbidden, `[1]`."""
+    """log Z_hat of each run of SMC with the word forbidden, `[RUNS, 1]`."""
     prior, allowed = world.model.prior, Allowed()
     nothing = TokenReward(lambda response, _: response[..., 0] * 0.0, prior)
     model = AlignmentModel(prior, nothing, 1.0, factors={"allowed": allowed})
-    posterior = sequential_monte_carlo(model, world.prompts, num_samples=16, twist=allowed.twist)
+    copies = world.prompts[[0] * RUNS]
+    posterior = sequential_monte_carlo(model, copies, num_samples=16, twist=allowed.twist)
     assert posterior.log_z is not None
-    return posterior.log_z
+    return posterior.log_z[:, None]
 
 
 def pareto(_: World) -> list[Finding]:

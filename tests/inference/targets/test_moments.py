@@ -12,13 +12,7 @@ from inference.targets import moment_dual
 from inference.targets.moment_dual import MomentDual
 from inference.targets.moments import UnattainableMomentsError
 from model import AlignmentModel, Constraint, LikelihoodError, Pattern, TextReward, contains
-from model.prior.grammar import PROMPTS
 from tests.inference.objectives.table import ONE, SPACE, TWO, Table, Target
-
-
-@pytest.fixture(scope="module")
-def prompts(small_prior):
-    return small_prior.encode(PROMPTS)
 
 
 def no_reward(prompts, response):
