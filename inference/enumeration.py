@@ -1,9 +1,12 @@
 """The exact posterior of a model with few responses: the reference for all algorithms."""
 
+import warnings
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from inference import random_state
 from inference.estimate import check_numbers, expectation
 from inference.programs import (
     Program,
@@ -45,6 +48,8 @@ class Enumeration:
         NotANumberError: if a log probability of the prior, or of the guide of a method, is NaN.
         NotNormalisedError: if the probabilities of the prior or of the guide do not sum to 1.
         ZeroDivisionError: if every response to a prompt is impossible.
+
+    Warns if a factor is random: the posterior is then that of one draw of it.
     """
 
     def __init__(self, model: Program, prompts: Prompts) -> None:
@@ -54,7 +59,15 @@ class Enumeration:
             prior = response_distribution(model, prompts, role="model")
             self.support = prior.enumerate_support()
             self._chunk_size = max(1, CHUNK // len(prompts))  # once the prompts are checked
+            before = random_state.capture()
             joints = [joint_at(model, prompts, chunk) for chunk in self._chunks()]
+        if not random_state.is_still(before):
+            warnings.warn(
+                f"{name_of(model)} drew random numbers for its factors that no site shows: the "
+                "exact posterior is that of these draws. Expected functions of the response: hide "
+                "no site by `poutine.block`, and fix the noise of a reward",
+                stacklevel=2,
+            )
         log_prior = torch.cat([joint.log_prior for joint in joints])
         name = f"the prior of {name_of(model)}"
         self.log_prior = check_normalised(log_prior, name, is_half=_is_half(prior))

@@ -46,6 +46,12 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
 
 
+def is_still(state: tuple[dict[str, Tensor], dict[str, Any]]) -> bool:
+    """True if no random number was drawn since a `capture`."""
+    tensors, plain = capture()
+    return plain == state[1] and all(torch.equal(tensors[name], state[0][name]) for name in tensors)
+
+
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Seed all generators inside the context, and restore them after it; locks as `preserved`.

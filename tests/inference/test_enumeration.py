@@ -1,7 +1,9 @@
 """The truth: exact sums, checked against each other and against sums written out by hand."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +90,15 @@ def test_large_support_is_refused_with_the_size(small_prior):
         NotEnumerableError, match=r"10 token ids and 12 positions make 3\.18e\+11 responses"
     ):
         Enumeration(AlignmentModel(long, {}, beta=1.0), long.encode(["the film was"]))
+
+
+@pytest.mark.parametrize(
+    "draw", [torch.rand, lambda _: random.random(), lambda _: np.random.rand()]
+)
+def test_a_random_factor_is_warned_of(draw, small_prior, prompts):
+    noisy = TokenReward(lambda response, _: 0.0 * response.sum(-1) + draw(()), small_prior)
+    with pytest.warns(UserWarning, match="AlignmentModel drew random numbers for its factors"):
+        Enumeration(AlignmentModel(small_prior, noisy, beta=1.0), prompts)
 
 
 class AlignmentModelPrior(AlignmentModel):

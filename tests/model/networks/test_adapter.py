@@ -160,7 +160,7 @@ def test_every_kind_is_saved_and_loaded_as_trained_or_refused_before(kind, tmp_p
     config = make(**options)
     wrapped = scattered(peft.get_peft_model(base_of("llama", tmp_path / "base"), config))
     trained = {n.removeprefix(PREFIX) for n, p in wrapped.named_parameters() if p.requires_grad}
-    if not KINDS.fullmatch(kind):
+    if kind not in KINDS:
         with pytest.raises(PretrainedError, match=f"an adapter of kind {kind.value}, whose folder"):
             Wrapped(wrapped, trained)
         if kind == "LILY":  # which `peft` cannot merge
