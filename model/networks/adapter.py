@@ -27,7 +27,7 @@ STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 KINDS = (
     *("LORA", "ADALORA", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA"),
     *("HIRA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "PEANUT", "ROAD", "SHIRA"),
-    *("SUPERTUNING", "WAVEFT"),
+    *("SUPERTUNING", "TRAINABLE_TOKENS", "WAVEFT"),
 )
 """Kinds of `peft` whose saved folder, with the base, is the whole adapter on any machine."""
 
@@ -176,9 +176,12 @@ def check_settings(source: str, record: dict[str, Any]) -> None:
             f"{source} has an adapter of kind {kind}: virtual tokens, not weights. Make the guide "
             "`SoftPrompt` on its network, and use its `load_pretrained`"
         )
+    if kind in ("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING"):
+        fault = f"{source} has an adapter of kind {kind}: virtual tokens, not weights"
+        raise PretrainedError(f"{fault}, of a kind that is not supported")
     if kind not in KINDS:
-        fault = f"{source} has an adapter of kind {kind}, whose folder is not the whole adapter"
-        fix = f"merge it with `peft` (`merge_and_unload`), or train a kind of {', '.join(KINDS)}"
+        fault = f"{source} has an adapter of kind {kind}, which is not known to be saved whole"
+        fix = f"merge it, if `peft` can (`merge_and_unload`), or use a kind of {', '.join(KINDS)}"
         raise PretrainedError(f"{fault}: {fix}")
     if start not in STARTS:
         raise PretrainedError(

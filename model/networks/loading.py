@@ -113,7 +113,7 @@ def _tokenizer(checkpoint: _Checkpoint) -> PreTrainedTokenizerBase:
     A `PretrainedError` if the tokenizer is missing, knows special tokens alone, or comes with code.
     """
     source, options, adapter = checkpoint
-    if adapter is not None and not adapter.has_tokenizer:
+    if adapter is not None and not adapter.has_tokenizer and adapter.base != source:
         return _tokenizer(_find(adapter.base, options["trust_remote_code"]))
     with refused_by_name(source, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)

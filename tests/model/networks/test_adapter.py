@@ -109,6 +109,15 @@ def test_the_file_of_an_adapter_is_read_once_for_network_and_tokenizer(tmp_path,
     assert sources.count(str(tmp_path / "adapter")) == 1
 
 
+def test_a_folder_of_network_and_adapter_without_tokenizer_is_refused(tmp_path):
+    """The base of the adapter is the folder itself, which was looked up without end."""
+    peft.get_peft_model(base_of("gpt2", tmp_path), lora("gpt2")).save_pretrained(tmp_path)
+    for file in tmp_path.glob("*token*"):
+        file.unlink()
+    with pytest.raises(PretrainedError, match="tokenizer"):
+        LanguageModel.from_pretrained(tmp_path, max_new_tokens=3, device="cpu")
+
+
 def test_an_adapter_on_embeddings_and_output_layer_is_the_one_that_peft_trained(tmp_path):
     config = peft.LoraConfig(r=2, target_modules=["embed_tokens", "lm_head"])
     wrapped = scattered(peft.get_peft_model(base_of("llama", tmp_path / "base"), config))
@@ -161,7 +170,7 @@ def test_every_kind_is_saved_and_loaded_as_trained_or_refused_before(kind, tmp_p
     wrapped = scattered(peft.get_peft_model(base_of("llama", tmp_path / "base"), config))
     trained = {n.removeprefix(PREFIX) for n, p in wrapped.named_parameters() if p.requires_grad}
     if kind not in KINDS:
-        with pytest.raises(PretrainedError, match=f"an adapter of kind {kind.value}, whose folder"):
+        with pytest.raises(PretrainedError, match=f"an adapter of kind {kind.value}, which is not"):
             Wrapped(wrapped, trained)
         if kind == "LILY":  # which `peft` cannot merge
             return
@@ -224,7 +233,7 @@ def of_config(**settings):
         (of_tensors(lambda t: t.update({FIRST: t[FIRST].char()})), "int8, expected floating-point"),
         (
             of_config(peft_type="XLORA", adapters={"0": "elsewhere"}),
-            "an adapter of kind XLORA, whose",
+            "an adapter of kind XLORA, which is not",
         ),
         (of_config(r=3), "4 tensors differ"),
         (of_config(use_dora=True), "2 tensors differ, first .*magnitude"),
@@ -233,7 +242,7 @@ def of_config(**settings):
         (of_config(layer_replication=[[0, 2], [1, 2]]), "layer_replication"),
         (of_config(alora_invocation_tokens=[2]), "alora_invocation_tokens"),
         (of_config(megatron_config={"a": 1}, megatron_core="os"), "megatron_config"),
-        (of_config(peft_type="NONE_SUCH"), "an adapter of kind NONE_SUCH, whose folder is not"),
+        (of_config(peft_type="NONE_SUCH"), "an adapter of kind NONE_SUCH, which is not"),
         (of_config(base_model_name_or_path=None), r"does not say of which network.*base=\.\.\."),
         (lambda folder: (folder / WEIGHTS).unlink(), "cannot load the adapter"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"none"), "cannot load the adapter"),
@@ -286,7 +295,7 @@ def test_virtual_tokens_are_a_guide_and_no_prior(config, kind, tmp_path):
     with pytest.raises(ValueError, match="PeftModelForCausalLM with virtual tokens"):
         LanguageModel(wrapped, tiny_tokenizer(), max_new_tokens=3)
     peft.MultitaskPromptTuningConfig(num_virtual_tokens=2).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(PretrainedError, match=r"kind MULTITASK_PROMPT_TUNING, whose folder"):
+    with pytest.raises(PretrainedError, match=r"kind MULTITASK_PROMPT_TUNING: virtual"):
         LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3)
 
 
