@@ -23,6 +23,8 @@ def save_guide(
     options: Options,
     prompts: Prompts,
     card: ModelCard | None = None,
+    *,
+    temperature: float,
 ) -> None:
     """Save a guide in the format of its family, with a record and a model card.
 
@@ -33,10 +35,11 @@ def save_guide(
         options: options of the family, with which the guide was built.
         prompts: prompts of the training.
         card: facts of the model card; default, the name of the family alone.
+        temperature: temperature of the prior of the training.
     """
     record: Options = {"guide": name, "options": options, "prompts": _as_given(prompts)}
     record["vocabulary"] = prompts.vocabulary
-    record["temperature"] = card.loading.get("temperature") if card else None
+    record["temperature"] = temperature
     with saved_together(folder) as new:
         guide.save_pretrained(new)
         (new / GUIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")

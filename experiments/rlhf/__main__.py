@@ -107,7 +107,7 @@ def tune_guide(
         progress=False,
     )
     card = model_card(args)
-    save_guide(folder.guide, guide, args.guide, {}, prompts, card)
+    save_guide(folder.guide, guide, args.guide, {}, prompts, card, temperature=prior.temperature)
     title = (
         f"A guide, {args.guide}, {args.steps} steps on the {args.aggregation} of the last reward "
         f"at beta {args.beta:g}"

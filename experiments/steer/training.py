@@ -135,7 +135,8 @@ def write(
 
 def save(args: Steer, guide: Guide, prompts: Prompts, folder: RunFolder) -> None:
     """Save the guide, and the merged network with `--merge`."""
-    save_guide(folder.guide, guide, args.guide, args.guide_options, prompts)
+    options, temperature = args.guide_options, args.temperature
+    save_guide(folder.guide, guide, args.guide, options, prompts, temperature=temperature)
     if isinstance(guide, LoRA) and args.merge:
         guide.merged().save_pretrained(folder.merged)
     write_cards(args, prompts, folder)

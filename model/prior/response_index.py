@@ -64,9 +64,13 @@ class ResponseIndex(Messenger):
 
 
 def _in_float64(distribution: dist.TorchDistribution) -> dist.TorchDistribution:
-    """A copy whose log-probabilities are float64: Pyro multiplies the sites as they are."""
+    """A copy whose log-probabilities are float64: Pyro multiplies the sites as they are.
+
+    So are those of an expanded copy, which a plate outside of the handler makes.
+    """
     log_prob, wide = distribution.log_prob, copy(distribution)
     wide.log_prob = lambda *args, **kwargs: log_prob(*args, **kwargs).double()
+    wide.expand = lambda *args, **kwargs: _in_float64(distribution.expand(*args, **kwargs))
     return wide
 
 

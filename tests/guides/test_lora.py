@@ -191,7 +191,7 @@ def test_generate_of_the_adapter_draws_from_the_guide_by_the_settings_of_its_car
     prompts = prior.encode(["a b c a"])
     guide = moved(LoRA(prior))
     card = ModelCard(loading={"temperature": prior.temperature})
-    save_guide(tmp_path, guide, "lora", {}, prompts, card)
+    save_guide(tmp_path, guide, "lora", {}, prompts, card, temperature=prior.temperature)
     base = copy.deepcopy(prior.network)
     others = {"temperature": 0.3, "top_k": 1, "top_p": 0.2, "repetition_penalty": 3.0}
     base.generation_config.update(**others)

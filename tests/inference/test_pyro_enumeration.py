@@ -186,20 +186,24 @@ def test_marginals_and_the_best_response(prior, name):
     assert_close(truth.log_posterior[picked], truth.log_posterior.amax(0), **EXACT)
 
 
-@pytest.mark.parametrize("enumerated", ["model", "guide"])
+@pytest.mark.parametrize("enumerated", ["model", "model in a plate", "guide"])
 def test_a_factor_in_float32_is_that_factor_in_float64(prior, enumerated):
-    """A plain program, enumerated by the model or by the guide."""
+    """A plain program, enumerated by the model, with its plate outside, or by the guide."""
     prompts, elbo = prior.encode(PROMPTS), TraceEnum_ELBO(max_plate_nesting=1)
-    guide = empty if enumerated == "model" else ResponseIndex()(FineTuned(prior))
+    guide = ResponseIndex()(FineTuned(prior)) if enumerated == "guide" else empty
     losses = []
     for dtype in (torch.float32, torch.float64):
 
-        def count(_, x, dtype=dtype):
-            return (x == 3).sum(-1).to(dtype)
+        def model(prompts, dtype=dtype):
+            handlers = [ResponseIndex(), pyro.plate("prompts", len(prompts))]
+            outer, inner = handlers[::-1] if enumerated == "model in a plate" else handlers
+            with outer, inner:
+                response = pyro.sample("response", prior(prompts))
+                pyro.factor("count", 2 * (response == 3).sum(-1).to(dtype))
 
-        model = ResponseIndex()(plain(prior, count, 0.5))
         pair = {"model": model, "guide": guide}
-        pair[enumerated] = config_enumerate(pair[enumerated])
+        name = enumerated.split()[0]
+        pair[name] = config_enumerate(pair[name])
         losses.append(elbo.loss(pair["model"], pair["guide"], prompts))
     assert losses[0] == losses[1]
 

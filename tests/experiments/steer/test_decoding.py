@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments.shared.run_folder import RunFolder
+from experiments.steer.arguments import Steer
 from experiments.steer.decoding import load_guide, numbers_of
-from guides import GUIDES, FineTuned, Twisted
-from guides.model_card import ModelCard
+from experiments.steer.training import save
+from guides import GUIDES, FineTuned, NGram, Twisted
 from guides.saved import save_guide
 from inference import SAMPLERS, Posterior, importance_sampling
 from model import AlignmentModel, TokenReward
@@ -28,7 +30,7 @@ from tests.model.tiny import tiny
 def test_a_guide_that_is_not_whole_is_one_line(name, file, tmp_path):
     prior = tiny()
     prompts = prior.encode(["a"])
-    save_guide(tmp_path, GUIDES[name](prior, prompts), name, {}, prompts)
+    save_guide(tmp_path, GUIDES[name](prior, prompts), name, {}, prompts, temperature=1.0)
     (tmp_path / "digests.json").unlink()
     (tmp_path / file).write_bytes(b"none")
     with pytest.raises(SystemExit, match=r"damaged|cannot load the network"):
@@ -45,7 +47,7 @@ def test_a_guide_that_is_not_whole_is_one_line(name, file, tmp_path):
 )
 def test_a_damaged_guide_json_is_named(tmp_path, text):
     prior = tiny()
-    save_guide(tmp_path, FineTuned(prior), "fine-tuned", {}, prior.encode(["a"]))
+    save_guide(tmp_path, FineTuned(prior), "fine-tuned", {}, prior.encode(["a"]), temperature=1.0)
     assert load_guide(tmp_path, prior).num_trained_parameters()
     (tmp_path / "guide.json").write_text(text)
     with pytest.raises(SystemExit, match=r"guide\.json is not as it was saved"):
@@ -61,19 +63,20 @@ def test_a_damaged_guide_json_is_named(tmp_path, text):
 
 
 def test_another_temperature_than_that_of_the_training_is_told(tmp_path, recwarn):
-    prior, card = tiny(), ModelCard(loading={"temperature": 0.7})
-    save_guide(tmp_path, FineTuned(prior), "fine-tuned", {}, prior.encode(["a"]), card)
+    """A guide that `steer` saved."""
+    prior, folder = tiny(), RunFolder(tmp_path)
+    save(Steer(guide="n-gram", temperature=0.7), NGram(prior), prior.encode(["a"]), folder)
     with pytest.warns(UserWarning, match=r"prior of temperature 0\.7, not 1\.0: prior and post"):
-        load_guide(tmp_path, prior)
+        load_guide(folder.guide, prior)
     prior.temperature = 0.7
-    load_guide(tmp_path, prior)
+    load_guide(folder.guide, prior)
     assert not [each for each in recwarn if "temperature" in str(each.message)]
 
 
 def test_a_guide_of_other_words_of_the_same_number_is_refused(tmp_path):
     prior, other = tiny(), tiny()
     other.vocabulary = "of other words"
-    save_guide(tmp_path, Twisted(prior), "twisted", {}, prior.encode(["a"]))
+    save_guide(tmp_path, Twisted(prior), "twisted", {}, prior.encode(["a"]), temperature=1.0)
     assert load_guide(tmp_path, tiny()).num_trained_parameters()
     with pytest.raises(SystemExit, match="tokenizer has other entries"):
         load_guide(tmp_path, other)
@@ -84,7 +87,9 @@ def test_a_guide_of_chats_is_saved_with_their_messages(tmp_path):
     prior = tiny()
     prior.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
     prompts = prior.encode([[{"role": "user", "content": "a b"}], "b"])
-    save_guide(tmp_path, GUIDES["mean-field"](prior, prompts), "mean-field", {}, prompts)
+    save_guide(
+        tmp_path, GUIDES["mean-field"](prior, prompts), "mean-field", {}, prompts, temperature=1.0
+    )
     assert json.loads((tmp_path / "guide.json").read_text())["prompts"] == [
         [{"role": "user", "content": "a b"}],
         "b",
