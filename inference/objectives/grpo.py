@@ -30,7 +30,6 @@ The targets are for large groups. Groups of K have the targets with `group_size=
 one of few rewards in the deviation, and its own share in the mean multiplies c by K/(K - 1).
 """
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -41,7 +40,7 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
 from inference.objectives.parts.response_objective import Losses
-from inference.objectives.parts.surrogates import SURROGATES, Tokens
+from inference.objectives.parts.surrogates import RATIOS, SURROGATES, WITHOUT_CLIP, Tokens
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts
 from model.common.checks import finite, one_of, positive
@@ -53,6 +52,8 @@ Average = Literal["none", "response", "batch"]
 
 EPSILON = 1e-4
 """Added to the standard deviation of a group's rewards, nats, as trainers do."""
+CLIP = 0.2
+"""PPO's limit of the ratio of a token."""
 
 
 class GRPO(RepeatedBatchObjective):
@@ -75,10 +76,12 @@ class GRPO(RepeatedBatchObjective):
         average: `none` to add the losses of tokens; `response` to divide the sum by the length of
             the response; or `batch`, by the mean length over all responses of the step.
         ratio: weight q/a of a token in several steps on a batch, by its name in `SURROGATES`.
-        clip: largest distance of the ratio from 1, or two, below and above; None for no clip.
-            `surrogates.py` says which ratio; `soft` and `tapered` have no clip.
-        dual_clip: ratio from which a token with an advantage below 0 has no gradient, since the
-            clip does not bound its weight (Ye et al. 2019, arXiv 1912.09729); None for no limit.
+        clip: limit, or two, below and above, of a number by the name of `ratio`, in the column
+            "limits of" of `surrogates.py`; None for no clip. Without limits of `ratio`, the default
+            has no effect, and another clip is refused.
+        dual_clip: ratio, of the response for `response` and `geometric`, from which an advantage
+            below 0 has no gradient, since the clip does not bound its weight (Ye et al. 2019,
+            arXiv 1912.09729); None for no limit. Refused if the gain is not a ratio times A.
         epochs: number of steps on each batch.
         engine: other program that draws the batches, see `engine.py`; None for the guide.
     """
@@ -96,7 +99,7 @@ class GRPO(RepeatedBatchObjective):
         kl_weight: float = 0.04,
         average: Average = "none",
         ratio: str = "token",
-        clip: float | tuple[float, float] | None = 0.2,
+        clip: float | tuple[float, float] | None = CLIP,
         dual_clip: float | None = None,
         epochs: int = 1,
         engine: Engine | None = None,
@@ -117,6 +120,11 @@ class GRPO(RepeatedBatchObjective):
         self.ratio = one_of("ratio", ratio, SURROGATES)
         self.clip = None if clip is None else _limits(clip)
         self.dual_clip = None if dual_clip is None else finite("dual_clip", dual_clip, above=1)
+        if self.ratio in WITHOUT_CLIP and clip not in (None, CLIP):
+            raise ValueError(f"clip is {clip}, expected None: ratio={ratio!r} has no limits")
+        if self.ratio not in RATIOS and dual_clip is not None:
+            why = f"ratio={ratio!r} has no ratio to limit, and one of {', '.join(RATIOS)} has"
+            raise ValueError(f"dual_clip is {dual_clip}, expected None: {why}")
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         batch, distribution = self.next_batch(model, guide, prompts)
@@ -130,9 +138,9 @@ class GRPO(RepeatedBatchObjective):
         tokens = Tokens(log_ratio, log_proposal, advantage[..., None], is_token)
         objective = SURROGATES[self.ratio](tokens, self.clip)
         if self.dual_clip is not None:
-            far = (log_ratio > math.log(self.dual_clip)) & (tokens.advantage < 0)
-            objective = torch.where(far, self.dual_clip * tokens.advantage, objective)
-        if self.kl == "loss":
+            least = self.dual_clip * tokens.advantage
+            objective = torch.where(tokens.advantage < 0, objective.maximum(least), objective)
+        if self.kl == "loss" and self.kl_weight > 0:  # 0 times infinite is NaN
             objective = objective - self.kl_weight * self._penalty(log_guide - log_prior)
         total = objective.masked_fill(~is_token, 0.0).sum(-1)  # [K, N]
         if self.average != "none":

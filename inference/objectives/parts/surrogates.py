@@ -2,21 +2,21 @@
 
     grad gain_t = W_t A grad log q_t,   rho_t = q_t/a_t,   x ~ a, the guide as it drew the batch
 
-| name | W_t | source |
-|---|---|---|
-| `token` | rho_t, 0 beyond the clip | PPO, arXiv 1707.06347 |
-| `response` | geometric mean of the rho_t, 0 beyond the clip | GSPO, arXiv 2507.18071 |
-| `geometric` | the same with each log rho_t clipped first | GMPO, arXiv 2507.20673 |
-| `constant` | rho_t, at most 1 + above | CISPO, arXiv 2506.13585; TIS |
-| `masked` | rho_t, 0 outside 1 - below to 1 + above | IcePop, arXiv 2510.18855 |
-| `divergence` | rho_t, 0 if q_t - a_t is beyond the clip | DPPO, arXiv 2602.04879 |
-| `soft` | 4 rho_t s (1 - s), s = sigmoid(tau (rho_t - 1)) | SAPO, arXiv 2511.20347 |
-| `tapered` | 1 for A > 0, else the ratio of the response, at most 1 | TOPR, arXiv 2503.14286 |
+| name | W_t | limits of | source |
+|---|---|---|---|
+| `token` | rho_t, 0 beyond the clip | rho_t - 1 | PPO, arXiv 1707.06347 |
+| `response` | geometric mean of the rho_t, 0 beyond the clip | mean - 1 | GSPO, arXiv 2507.18071 |
+| `geometric` | the same with each log rho_t clipped first | log rho_t | GMPO, arXiv 2507.20673 |
+| `constant` | rho_t, at most 1 + above | rho_t - 1, above alone | CISPO, arXiv 2506.13585; TIS |
+| `masked` | rho_t, 0 outside 1 - below to 1 + above | rho_t - 1 | IcePop, arXiv 2510.18855 |
+| `divergence` | rho_t, 0 beyond the clip | q_t - a_t | DPPO, arXiv 2602.04879 |
+| `soft` | 4 rho_t s (1 - s), s = sigmoid(tau (rho_t - 1)) | - | SAPO, arXiv 2511.20347 |
+| `tapered` | 1 for A > 0, else the ratio of the response, at most 1 | - | TOPR, arXiv 2503.14286 |
 
 "Beyond the clip" is above for A > 0 and below for A < 0, as the gain is then no better for more.
-All W_t are 1 where q = a: with one step a batch all names have one gradient, and all have the same
-fixed points. `geometric` and `response` share their gain among the tokens of the response, whose
-mean, `average="response"`, is the gain of the paper.
+All W_t are 1 where q = a: with one step on draws of the guide, not of an engine, all names have
+one gradient, and the same fixed points. `geometric` and `response` share their gain among the
+tokens of the response, whose mean, `average="response"`, is the gain of the paper.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 Limits = tuple[float, float]
-"""Largest distance of a ratio from 1, below and above; of a probability, for `divergence`."""
+"""Largest size, below and above, of the number in the column "limits of"."""
 TEMPERATURES = 1.0, 1.05
 """SAPO's tau for advantages above 0, and for others."""
 
@@ -50,6 +50,10 @@ class Tokens(NamedTuple):
         """Mean over the tokens of each response, at every token."""
         value = value.masked_fill(~self.is_token, 0.0)
         return (value.sum(-1, keepdim=True) / self.is_token.sum(-1, keepdim=True)).expand_as(value)
+
+    def log_ratio_of_support(self) -> Tensor:
+        """log rho_t, and 0 without gradient where the guide cannot draw a token of an engine."""
+        return self.log_ratio.masked_fill(self.log_ratio == -torch.inf, 0.0)
 
     def clipped(self, value: Tensor, low: float, high: float) -> Tensor:
         """The value within limits, and beyond them where A is no better for it."""
@@ -90,7 +94,7 @@ def constant(tokens: Tokens, clip: Limits | None) -> Tensor:
     weight = tokens.log_ratio.detach().exp()
     if clip is not None:
         weight = weight.clamp(max=1 + clip[1])
-    return weight * tokens.advantage * tokens.log_ratio
+    return weight * tokens.advantage * tokens.log_ratio_of_support()
 
 
 def masked(tokens: Tokens, clip: Limits | None) -> Tensor:
@@ -123,7 +127,7 @@ def tapered(tokens: Tokens, clip: Limits | None) -> Tensor:
     """TOPR's weight of a response without gradient; no clip."""
     whole = tokens.log_ratio.detach().sum(-1, keepdim=True).exp().clamp(max=1.0)
     weight = torch.where(tokens.advantage < 0, whole, 1.0)
-    return weight * tokens.advantage * tokens.log_ratio
+    return weight * tokens.advantage * tokens.log_ratio_of_support()
 
 
 SURROGATES: dict[str, Surrogate] = {
@@ -137,3 +141,7 @@ SURROGATES: dict[str, Surrogate] = {
     "tapered": tapered,
 }
 """Surrogates by name."""
+WITHOUT_CLIP = "soft", "tapered"
+"""Names of surrogates that ignore the limits."""
+RATIOS = "token", "response", "geometric", "masked", "divergence"
+"""Names of surrogates whose gain is a ratio times A, on which a dual clip is a bound."""

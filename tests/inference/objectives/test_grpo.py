@@ -5,6 +5,7 @@ import torch
 
 from inference import Enumeration, LeaveOneOut_ELBO, log_guide_at
 from inference.objectives.grpo import EPSILON, GRPO
+from inference.objectives.parts.engine import EngineDraws
 from inference.objectives.parts.surrogates import SURROGATES
 from tests.inference.objectives.table import (
     ONE,
@@ -22,7 +23,7 @@ CLIP, WEIGHT = 0.3, 0.7
 
 def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
     """The loss of one prompt, in plain loops over K responses."""
-    size, (below, above) = len(response), choices.get("clip", (CLIP, CLIP))
+    size, (below, above) = len(response), choices.get("clip") or (CLIP, CLIP)
     mean_length = SPACE.is_token(response).sum() / size
     mean = sum(log_likelihood) / size
     deviation = (sum((value - mean) ** 2 for value in log_likelihood) / (size - 1)) ** 0.5
@@ -58,7 +59,7 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
             else:
                 bounded = ratio.clamp(1 - below, 1 + above)
                 gain = torch.minimum(ratio * advantage, bounded * advantage)
-            if advantage < 0 and change.exp() > choices.get("dual_clip", torch.inf):
+            if advantage < 0 and ratio > choices.get("dual_clip", torch.inf):
                 gain = choices["dual_clip"] * advantage
             to_prior = log_prior[k, t] - new[k, t]
             gains.append(gain - WEIGHT * (to_prior.exp() - 1 - to_prior))
@@ -74,12 +75,13 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
         {"scale": "none", "ratio": "token", "average": "response"},
         {"scale": "std", "ratio": "response", "average": "response"},
         {"scale": "none", "ratio": "constant", "average": "none"},
-        {"scale": "none", "ratio": "tapered", "average": "none"},
+        {"scale": "none", "ratio": "tapered", "average": "none", "clip": None},
         {"scale": "std", "ratio": "token", "average": "batch", "clip": (0.05, 0.3)},
         {"scale": "none", "ratio": "token", "average": "none", "dual_clip": 1.3},
+        {"scale": "none", "ratio": "response", "average": "response", "dual_clip": 1.3},
         {"scale": "none", "ratio": "masked", "average": "none", "clip": (0.2, 0.1)},
         {"scale": "none", "ratio": "divergence", "average": "none", "clip": (0.02, 0.05)},
-        {"scale": "none", "ratio": "soft", "average": "none"},
+        {"scale": "none", "ratio": "soft", "average": "none", "clip": None},
         {"scale": "none", "ratio": "geometric", "average": "response", "clip": (0.05, 0.1)},
     ],
     ids=lambda choices: "-".join(map(str, choices.values())),
@@ -141,6 +143,21 @@ def test_all_surrogates_have_one_gradient_on_draws_of_the_guide(average):
         assert torch.allclose(of(name), expected, atol=1e-12), name
 
 
+@pytest.mark.parametrize("ratio", SURROGATES)
+def test_a_token_of_an_engine_that_the_guide_cannot_draw_has_a_finite_loss(ratio):
+    guide, old = Table(1), Table(2).distribution(ONE)
+    response = Enumeration(Target(), ONE).support
+    draws = EngineDraws(response, old.log_prob_per_token(response).detach())
+    with torch.no_grad():
+        guide.first[1, 2] = -torch.inf
+    choices = {"ratio": ratio, "kl_weight": 0.0, "clip": None}
+    objective = GRPO(len(response), **choices, engine=lambda *_: draws)
+    loss, actual = gradient(objective, Target(), guide, ONE, response)
+    assert torch.tensor(loss).isfinite()
+    assert actual.isfinite().all()
+    assert actual.norm() > 0.01
+
+
 def test_equal_rewards_have_no_advantage():
     model, guide = Target(lambda _, response: 0.3 + response[..., 0] * 0.0), Table(1)
     response = guide.distribution(TWO).sample((6,))
@@ -156,6 +173,8 @@ REFUSED = {
     "kl_weight is -1": {"kl_weight": -1.0},
     "clip is 0": {"clip": 0.0},
     "dual_clip is 1": {"dual_clip": 1.0},
+    "dual_clip is 3.0, expected None": {"ratio": "constant", "dual_clip": 3.0},
+    "clip is 0.1, expected None": {"ratio": "soft", "clip": 0.1},
     "clip is -0.1": {"clip": (0.2, -0.1)},
     "average is 'tokens'": {"average": "tokens"},
     "num_particles is 1": {"num_particles": 1},
