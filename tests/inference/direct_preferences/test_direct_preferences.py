@@ -182,6 +182,9 @@ def test_training_without_a_reference_reads_no_prior(prior):
     of_tokens = 2 * (log_q[0] / 2 - log_q[1] / 2)  # w2 w3, and w3 with its end
     expected = -math.log1p(math.exp(0.5 - of_tokens.item()))
     assert program.log_likelihood(pairs).item() == pytest.approx(expected, abs=1e-6)
+    ipo = PreferenceProgram(guide, None, 2.0, likelihood="ipo", per_token=True)  # as in CPO
+    expected = -((of_tokens.item() / 2 - 1 / 4) ** 2)
+    assert ipo.log_likelihood(pairs).item() == pytest.approx(expected, abs=1e-6)
     losses = fit_preferences(program, pairs, num_steps=20, learning_rate=0.01, progress=False)
     assert losses[-1]["loss"] < losses[0]["loss"] - 1e-3
 

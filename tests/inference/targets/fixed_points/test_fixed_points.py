@@ -13,7 +13,13 @@ from inference.targets.fixed_points import TARGETS, NoFixedPointError, Problem
 from inference.targets.fixed_points.ranks import best_of_n_target, soft_best_of_n
 from inference.targets.fixed_points.squared_residual import mean_mirror_descent
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
-from tests.inference.targets.fixed_points.updates import OPTIONS, UPDATES
+from tests.inference.targets.fixed_points.updates import (
+    OPTIONS,
+    UPDATES,
+    Update,
+    advantage,
+    per_token,
+)
 
 BETA = 0.9
 
@@ -38,9 +44,9 @@ def binary(success: float, beta: float) -> Problem:
 BY_COUNTING = {"best-of-n", "soft-best-of-n"}
 
 
-def size_of_update(name: str, log_q: Tensor, problem: Problem) -> float:
+def size_of_update(update: Update, log_q: Tensor, problem: Problem) -> float:
     logits = log_q.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(UPDATES[name](logits.log_softmax(0), problem), logits)
+    (gradient,) = torch.autograd.grad(update(logits.log_softmax(0), problem), logits)
     return gradient.abs().max().item()
 
 
@@ -52,9 +58,27 @@ def test_every_target_has_a_test() -> None:
 def test_update_vanishes_at_the_target_and_not_at_the_posterior(name: str, problem) -> None:
     log_q = TARGETS[name](problem, **OPTIONS.get(name, {}))
     assert_close(log_q.exp().sum(0), torch.ones(2).double(), rtol=0, atol=1e-12)
-    assert size_of_update(name, log_q, problem) < 1e-10
-    elsewhere = size_of_update(name, TARGETS["posterior"](problem), problem)
+    assert size_of_update(UPDATES[name], log_q, problem) < 1e-10
+    elsewhere = size_of_update(UPDATES[name], TARGETS["posterior"](problem), problem)
     assert (elsewhere > 1e-3) == (name != "posterior")
+
+
+def group_norm(log_q: Tensor, problem: Problem) -> Tensor:
+    """Rewards scaled in their group, less the KL of a token and of later tokens, in OpenRLHF."""
+    assert problem.response is not None
+    tokens, prior = (per_token(x, problem.response) for x in (log_q, problem.log_prior))
+    later = (tokens - prior).detach().flip(-1).cumsum(-1).flip(-1)
+    q = log_q.detach().exp()
+    gain = advantage(q, problem.reward)[..., None] - problem.beta * later
+    return (q[..., None] * gain * tokens).sum()
+
+
+def test_a_kl_that_is_not_divided_by_the_deviation_has_the_target_of_an_exact_kl(
+    problem: Problem,
+) -> None:
+    for name in ("grpo", "grpo-token-kl", "posterior"):
+        size = size_of_update(group_norm, TARGETS[name](problem), problem)
+        assert (size < 1e-10) == (name == "grpo")
 
 
 @pytest.mark.parametrize("name", sorted({*TARGETS} - {"best-of-n", "filtering", "mode-anchored"}))
@@ -268,7 +292,7 @@ def test_problem_of_a_model_is_its_enumeration() -> None:
     assert_close(TARGETS["posterior"](problem), Enumeration(model, prompts).log_posterior)
     for name in ("grpo-token-k3", "token-forward-kl", "token-reverse-kl", "length-normalised"):
         log_q = TARGETS[name](problem)
-        assert size_of_update(name, log_q, problem) < 1e-10
+        assert size_of_update(UPDATES[name], log_q, problem) < 1e-10
 
 
 def test_what_is_no_problem_is_refused(problem: Problem) -> None:
