@@ -1,5 +1,6 @@
 """The soft prompt is the prior after virtual tokens, trains these alone, and loads in peft."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from guides.saved import load_guide, save_guide
 from inference import fit
 from model import (
     AlignmentModel,
+    Decoder,
     LanguageModel,
     Prompts,
     ResponseDistribution,
+    ResponseSpace,
     TokenReward,
 )
 from tests.model.tiny import NETWORKS, PROMPTS, WORDS, tiny, tiny_tokenizer
@@ -276,6 +279,33 @@ def test_a_match_in_micro_batches_is_the_same_and_differentiates_no_more_at_a_ti
     assert_close(whole.virtual_tokens, parts.virtual_tokens, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="match_micro_batch is 0"):
         GUIDES["soft-prompt"](prior, prompts, match_micro_batch=0)
+
+
+class Memoryless(Decoder):
+    """The same logits of the next token after each prefix."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+
+    def start(self, prompts: Prompts) -> tuple[Tensor, Any]:
+        return self.logits.expand(len(prompts), -1), self
+
+    def extend(self, state: Any, ids: Tensor) -> tuple[Tensor, Any]:
+        return self.logits.expand(*ids.shape, -1), state
+
+
+@pytest.mark.parametrize("excluded", [-2e4, -torch.inf])
+def test_the_kl_of_a_token_that_the_guide_excludes_is_what_it_is(excluded: float) -> None:
+    """p0 is 1/2, 1/2, 0, and q 1/2, e^excluded, 1/2: log q is no smaller than it is."""
+    prompts, space = Prompts.from_ids([[1]], ["a"]), ResponseSpace(1, 3, torch.tensor([0]), 0)
+    decoders = Memoryless(0, 0, -torch.inf), Memoryless(0, excluded, 0)
+    prior, guide = (ResponseDistribution(decoder, prompts, space) for decoder in decoders)
+    terms = partial(prior_match.kl_per_token, prior)
+    (kl,) = guide.in_chunks(terms, torch.zeros(1, 1, 1, dtype=torch.long))
+    assert_close(kl.item(), -excluded / 2)
+    kl.sum().backward()
+    assert_close(decoders[1].logits.grad.tolist(), [0.0, -0.5, 0.5])
 
 
 def test_a_resumed_fit_of_a_matched_guide_is_the_same_fit(kind: str, tmp_path: Path) -> None:
