@@ -17,7 +17,8 @@ REFUTED = 3.0
 """Number of standard errors by which an estimate refutes a known number or bound.
 
 The two errors of `Estimate.is_clear_of` are for findings of an unknown number. Of the many numbers
-that are checked against what is known, two would refuse one in 22 by chance, three one in 370.
+that are checked against what is known, two would refuse one in 22 by chance in either direction,
+three one in 370.
 """
 
 
@@ -145,10 +146,10 @@ class Estimate(NamedTuple):
         """True if the value is at least two standard errors from all limits, or exact.
 
         If the error is over a few runs, Student's t replaces the two, for the same confidence: 14
-        for two runs, 3.3 for four. An infinite value is clear of finite limits, and no other value
-        of unknown error, NaN.
+        for two runs, 3.3 for four. No value of unknown error, NaN, is clear, also if infinite: a
+        caller for whom one infinite draw is proof says so.
         """
-        if self.standard_error == 0 or math.isinf(self.value):
+        if self.standard_error == 0:
             return True
         num_errors = 2.0 if num_runs == math.inf else float(special.stdtrit(num_runs - 1, NORMAL))
         noise = num_errors * self.standard_error

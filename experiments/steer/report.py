@@ -193,7 +193,8 @@ class Report:
             ("kl_posterior_guide", "posterior_log_ratio", "KL(p* || q)"),
         ):
             rise = getattr(before, opposite).minus(getattr(after, opposite))
-            if rise.is_above(0.0):
+            # an infinite rise is certain: one draw with q > 0 and p* = 0, or the reverse, is proof
+            if rise.value == math.inf or rise.is_above(0.0):
                 rises.append(
                     f"{symbol} rose from {shown(before, name)} nats of the {self.start} to "
                     f"{shown(after, name)} of the guide: in this direction the guide is further "

@@ -61,6 +61,12 @@ def test_a_value_exactly_two_errors_away_is_clear():
     assert not Estimate(1.999, 1.0).is_clear_of(0.0)
 
 
+def test_an_infinite_value_is_clear_if_it_is_exact():
+    assert Estimate(math.inf, 0.0).is_above(100.0)
+    assert not Estimate(math.inf, math.nan).is_above(100.0)
+    assert not Estimate(math.inf, math.nan).is_clear_of(math.inf)
+
+
 def test_the_error_of_a_share_over_prompts_is_that_of_the_mean():
     torch.manual_seed(0)
     sample = (torch.rand(5000, 3) < torch.tensor([0.1, 0.5, 0.8])).double()
