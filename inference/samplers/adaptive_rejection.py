@@ -8,7 +8,7 @@ B_i, a set of responses that are not allowed. A trie of prefixes holds the share
 is ruled out. The next token is drawn in proportion to p0 times the share that is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -70,8 +70,7 @@ class Trie:
         self,
         tokens: Tokens,
         log_prob: Tensor,
-        token: int,
-        may: bool,
+        stands: Mapping[int, bool],
         forbidden: Tensor | None = None,
     ) -> None:
         """Record a prefix that was drawn.
@@ -79,14 +78,14 @@ class Trie:
         Args:
             tokens: The prefix.
             log_prob: log p0 of the next tokens, `[V]`.
-            token: The next token that was drawn.
-            may: True if the token may stand.
+            stands: Next tokens that were drawn, with True for a token that may stand.
             forbidden: True for the next tokens that may not stand, `[V]`, if all were tested.
         """
         prefix = self.prefixes.setdefault(tokens, Prefix())
         if forbidden is not None:
             prefix.forbidden = forbidden
-        prefix.log_share[token] = prefix.log_share.get(token, 0.0) if may else -torch.inf
+        for token, may in stands.items():
+            prefix.log_share[token] = prefix.log_share.get(token, 0.0) if may else -torch.inf
         drawn = torch.tensor(list(prefix.log_share), device=log_prob.device)
         prefix.log_prob = dict(zip(prefix.log_share, log_prob[drawn].tolist(), strict=True))
         rest = log_prob.index_fill(0, drawn, -torch.inf)
@@ -220,14 +219,18 @@ class Search:
             # behind an end nothing is ruled out, and the ratio is 1
             log_ratio = log_ratio + own[0] - own[1] + left.logsumexp(-1)
             particles.write(token, t)
-            next_token = token.tolist()
+            stands: dict[tuple[int, Tokens], dict[int, bool]] = {}
+            rows, next_token = {}, token.tolist()
             for (k, n), may in zip(active, self._stand(particles, active, t), strict=True):
-                tokens, trie = tuple(drawn[k][n]), self.tries[n]
-                is_new = self.every_token and not trie.is_tested(tokens)
-                forbidden = self._forbidden(n, tokens) if is_new else None
-                trie.visit(tokens, log_prob[k, n], next_token[k][n], may, forbidden)
+                place = n, tuple(drawn[k][n])
+                stands.setdefault(place, {})[next_token[k][n]] = may
+                rows[place] = log_prob[k, n]
                 is_allowed[k, n] = may
-                visited.append((n, tokens))
+            for (n, tokens), row in rows.items():
+                is_new = self.every_token and not self.tries[n].is_tested(tokens)
+                forbidden = self._forbidden(n, tokens) if is_new else None
+                self.tries[n].visit(tokens, row, stands[n, tokens], forbidden)
+            visited += rows
             particles.ended = particles.ended | ~is_allowed
             if t == prior.event_shape[0] or bool(particles.ended.all()):
                 break

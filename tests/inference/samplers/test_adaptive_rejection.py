@@ -49,10 +49,18 @@ def test_z_and_means_are_unbiased_from_the_first_draw_on(constrained, prior, eve
         assert ((share - expected).abs() < 4 * error).all()
 
 
+class CountingTrie(Trie):
+    num_visits = 0
+
+    def visit(self, *arguments):
+        self.num_visits += 1
+        super().visit(*arguments)
+
+
 def test_all_prefixes_know_what_is_left_behind_them(constrained, prior):
     model, prompts = constrained.program(constrained.log_prior), constrained.prompts
     distribution = response_distribution(model, prompts, role="model")
-    tries = [Trie() for _ in prompts.texts]
+    tries = [CountingTrie() for _ in prompts.texts]
     num_tests = torch.zeros(len(prompts), dtype=torch.long, device="cpu")  # where tries are
     rows = []
 
@@ -64,6 +72,7 @@ def test_all_prefixes_know_what_is_left_behind_them(constrained, prior):
     assert num_tests.tolist() == [rows.count(text) for text in prompts.texts]
     for trie in tries:
         left = trie.log_left
+        assert trie.num_visits == len(trie.prefixes)  # 16 draws have most prefixes in common
         for tokens in sorted(trie.prefixes, key=len, reverse=True):
             trie.update(tokens)
         assert trie.log_left == pytest.approx(left, abs=1e-12)
