@@ -34,11 +34,11 @@ def suffix_move(
     Args:
         distribution: q, the source of new tokens.
         response: `[..., N, T]`, states of the chains.
-        log_weight: `[..., N]`, log pi(x)/q(x) of the states, nats, up to a constant for each
-            prompt. A chain at -inf, where pi has no mass, accepts every move.
-        score: log pi(x)/q(x) of new responses, `[..., N, T]` -> `[..., N]`, nats.
-        temper: function of `log_weight` that returns log pi(x)/q(x), if `log_weight` and `score`
-            are of another distribution.
+        log_weight: `[..., N]`, log pi(x)/q(x) of the states, or what `temper` turns into it,
+            nats, up to a constant for each prompt.
+        score: `log_weight` of new responses, `[..., N, T]` -> `[..., N]`, nats.
+        temper: function of `log_weight` that returns log pi(x)/q(x). A chain where this is -inf, a
+            state without mass, accepts every move.
         whole: True to redraw the whole response, s = 0.
 
     Returns:

@@ -235,7 +235,8 @@ class ResponseObjective(SurrogateLoss):
         Args:
             guide, prompts: See `draw`.
             sample: Function of the guide's distribution that returns responses `[K, N, T]`, and the
-                log densities that they were drawn from, without gradient.
+                log densities that they were drawn from, without gradient: `[K, N]` of responses, as
+                by `sample_and_log_prob`, or `[K, N, T]` of tokens, as by an engine.
 
         Returns:
             Distribution and responses of `draw`, and the log densities.
