@@ -80,7 +80,7 @@ class Group:
 
     @property
     def by_seed(self) -> list[Run]:
-        """One run of each seed, a measured run if there is one: a run again is no new draw."""
+        """The last run of each seed, a measured one if there is one: a run again is no new draw."""
         ordered = sorted(self.runs, key=lambda run: run.is_measured)
         return [*{run.arguments.get("seed", run.name): run for run in ordered}.values()]
 
@@ -197,14 +197,17 @@ def _without_folders(arguments: Mapping[str, Any], inputs: Mapping[str, Any]) ->
     return {name: shortened(value) for name, value in arguments.items()}
 
 
-def _contents(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """Short digests of the files and networks that options name, in whatever folder."""
-    return {
-        f"content of {option.replace('/', ' ').split()[0]} {Path(option).name.split()[-1]}": (
-            text_digest(json.dumps(files, sort_keys=True))[:8]
-        )
-        for option, files in inputs.items()
-    }
+def _contents(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Short digests of the files and networks that options name, in whatever folder.
+
+    Options that name files of one name have a list, in their order.
+    """
+    digests: dict[str, list[str]] = {}
+    for option, files in inputs.items():
+        name = f"content of {option.replace('/', ' ').split()[0]} {Path(option).name.split()[-1]}"
+        digest = text_digest(json.dumps(files, sort_keys=True))[:8]
+        digests.setdefault(name, []).append(digest)
+    return digests
 
 
 def _doubts(record: Mapping[str, Any]) -> dict[str, str]:

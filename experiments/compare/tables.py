@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from experiments.compare.runs import QUANTITIES, Group, Run, differences, missing_metrics, shown
+from experiments.compare.runs import (
+    QUANTITIES,
+    Group,
+    Run,
+    differences,
+    grouped,
+    missing_metrics,
+    shown,
+)
 from inference import Estimate
 from inference.svi.metrics_file import WINDOW
 
@@ -87,10 +95,10 @@ def notes(runs: Sequence[Run]) -> list[str]:
             sentences.append(
                 f"The runs are of different versions of {package}: {', '.join(numbers)}."
             )
-    if any(len(group_runs) > 1 for group_runs in _by_seed(runs)):
-        sentences.append(
-            "Several runs agree in all arguments, the seed included: a mean counts one of them."
-        )
+    for group in grouped(runs):
+        if again := [run.name for run in group.runs if run not in group.by_seed]:
+            reason = "a later run, or one with measurements, has the same arguments and seed"
+            sentences.append(f"No mean counts {', '.join(again)}: {reason}.")
     return sentences
 
 
@@ -106,16 +114,6 @@ def _posteriors(runs: Sequence[Run]) -> list[str]:
         f"The runs have different posteriors ({', '.join(names)}): {numbers}, log Z and the "
         "divergences from p* do not rank their guides."
     ]
-
-
-def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs with the same arguments and the same seed."""
-    places: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.arguments:
-            relevant = {n: v for n, v in run.arguments.items() if n not in {"out", "threads"}}
-            places.setdefault(repr(sorted(relevant.items())), []).append(run)
-    return list(places.values())
 
 
 def _names(group: Group) -> str:

@@ -45,8 +45,9 @@ def _median_is_small(runs: Sequence[Run]) -> Finding:
 
 
 def is_above(rise: Estimate) -> bool:
-    """True for a rise above 0 by more than noise, to infinity, or that is unknown."""
-    return math.isnan(rise.value) or rise.value == math.inf or rise.is_above(0.0)
+    """True for a rise above 0 by more than noise, and for one of unknown size or noise."""
+    is_unknown = math.isnan(rise.value + rise.standard_error) and rise.value != -math.inf
+    return is_unknown or rise.is_above(0.0)
 
 
 def shares_left(runs: Sequence[Run], largest: float = math.inf) -> list[float]:

@@ -83,7 +83,13 @@ def test_runs_that_differ_in_the_seed_are_a_group_with_a_standard_error(paths):
 
 
 def test_a_run_again_is_no_new_seed(make):
-    groups = groups_of([make("a", 1.0, seed=0), make("again", 1.0, seed=0)])
+    """The last run of a seed counts, but a measured one before an interrupted one."""
+    paths = [make("a", 1.0, seed=0), make("again", 1.0, seed=0)]
+    groups = groups_of(paths)
+    paths.append(make("cut", 1.0, measured=False, seed=0, device="cpu"))
+    assert [run.name for run in groups_of(paths)[0].averaged] == ["again"]
+    *_, note = notes([read_run(path, path.name) for path in paths])
+    assert note.startswith("No mean counts a, cut: ")
     assert [row[0] for row in number_rows(groups)] == ["run", "a", "again"]  # no mean, no error 0
     (drawn,) = curves(groups, "elbo", 1)
     assert np.isnan(drawn.error).all()
@@ -134,16 +140,22 @@ def test_a_note_tells_runs_on_a_data_set_that_changed(make):
 def test_files_are_compared_by_name_and_content_in_whatever_folder(make):
     """A path in `arguments.json` is relative to the run, so that runs at other depths differ."""
     runs = []
-    for name, folder in (("a", "{run}/../../data"), ("b", "{run}/../x"), ("c", "data")):
-        option = f"0.2*function:{folder}/my.py:kind"
-        path = make(name, 1.0, seed=len(runs), reward=(option,), dataset=f"{folder}/q.jsonl")
+    places = (("a", "{run}/../../data"), ("b", "{run}/../x"), ("c", "data"), ("other", "v2"))
+    for name, folder in places:
+        option, second = f"0.2*function:{folder}/my.py:kind", "0.8*function:w/my.py:kind"
+        rewards = (option, second)
+        path = make(name, 1.0, seed=len(runs), reward=rewards, dataset=f"{folder}/q.jsonl")
         saved = json.loads((path / "arguments.json").read_text())
-        inputs = {f"--reward {option}": {"my.py": "1f"}, f"--dataset {folder}/q.jsonl": {"q": "2f"}}
+        code = {"my.py": "9f" if name == "other" else "1f"}
+        inputs = {f"--reward {option}": code, f"--reward {second}": {"my.py": "2f"}}
+        inputs[f"--dataset {folder}/q.jsonl"] = {"q": "2f"}
         (path / "arguments.json").write_text(json.dumps(saved | {"inputs": inputs}))
         runs.append(read_run(path, name))
-    assert runs[0].arguments["reward"] == ["0.2*function:my.py:kind"]
-    assert notes(runs) == []
-    assert len(grouped(runs)) == 1
+    shortened = ["0.2*function:my.py:kind", "0.8*function:my.py:kind"]
+    assert runs[0].arguments["reward"] == shortened
+    assert notes(runs[:3]) == []
+    assert [len(group.runs) for group in grouped(runs)] == [3, 1]
+    assert "different posteriors (content of --reward)" in notes(runs)[0]
 
 
 def test_the_terminal_tells_which_run_is_which(paths):

@@ -42,8 +42,9 @@ def test_a_rise_by_more_than_noise_fails_for_the_reverse_kl_alone():
     high = ended(2.0, 2.3)
     assert is_above(high.rise)
     assert not is_above(ended(2.0, 2.15).rise)
-    assert is_above(Estimate(math.nan, math.nan))
-    assert is_above(Estimate(math.inf, math.nan))
+    for value in (math.nan, math.inf, 1.0, -1.0):
+        assert is_above(Estimate(value, math.nan))
+    assert not is_above(Estimate(-math.inf, math.nan))
     runs = [ended(2.0, 0.2), ended(2.0, 0.3), high]
     risen = findings(runs)[1]
     assert not risen.held
