@@ -58,7 +58,7 @@ class DistributionMatching(FigureArguments):
     """Number of guides of each method. With several, standard errors are over seeds."""
     draws: Annotated[int, count(8)] = 8192
     """Number of prior draws behind lambda, KL(p* || q) and the metrics of p*."""
-    samples: Annotated[int, count(8)] = 512
+    samples: Annotated[int, count(8)] = 4096
     """Number of responses of each guide, in four parts for distinct-n and self-BLEU."""
 
 

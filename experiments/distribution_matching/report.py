@@ -20,7 +20,7 @@ from model import Prompts
 PRIOR, TARGET = "prior", "p*"
 PARTS = 4
 """Number of parts of the responses, for standard errors of distinct-n and self-BLEU."""
-REACHED = 0.5
+REACHED = 1 / 3
 """Share of the way from the prior to the goal. A method that works is further."""
 COLLAPSED = 0.5
 """Share of the distinct-2 of p*. With less, the language is lost."""
@@ -114,13 +114,11 @@ def findings_of(goal: float, rows: Mapping[str, Row]) -> list[Finding]:
     for name in (GDC, PENALISED):
         met, nearer = rows[name]["constraint"], rows[name]["nearer"]
         subject = f"goal {goal:.0%}, {name}"
-        left, all_of_it = abs(met.value - goal), abs(start.value - goal)
-        error = math.hypot(met.standard_error, start.standard_error)
-        way = f"{start.value:.0%} to {met.value:.0%}, {1 - left / all_of_it:.0%} of the way"
-        has_moved = Estimate(all_of_it - left, error).is_above(0.0)
-        reached = has_moved and left < (1 - REACHED) * all_of_it
+        way, left = abs(start.value - goal), abs(met.value - goal)
+        error = math.hypot(met.standard_error, left / way * start.standard_error) / way
+        goes = f"{subject} goes from {start.value:.0%} to {met.value:.0%}, share of the way"
         findings += [
-            Finding(f"{subject} goes from {way} (over {REACHED:.0%}, beyond noise)", reached),
+            within(goes, Estimate(1 - left / way, error), above=REACHED),
             within(f"{subject} is nearer to p* than the prior, nats", nearer, above=0.0),
             diversity(name, above=COLLAPSED),
         ]

@@ -122,6 +122,11 @@ def test_findings_fail_where_the_claim_does():
     assert all(finding.held for finding in findings)
     wrong = {PURE: row(0.6, 1.01, 0.7, 0.1), GDC: bad, PENALISED: bad}
     assert not any(finding.held for finding in findings_of(0.7, {**rows, **wrong}))
+    near = row(0.375, 0.4, 0.7, 0.1)  # 0.35 ± 0.02 of the way
+    unclear = findings_of(0.7, {**rows, GDC: near, PENALISED: good})
+    assert [each.statement.endswith("too noisy to say") for each in unclear if not each.held] == [
+        True
+    ]
 
 
 @pytest.mark.slow
