@@ -1,20 +1,81 @@
 """Surrogates of PPO, GRPO and their relatives as weights of tokens, on draws of another policy."""
 
+from collections.abc import Callable
+from functools import partial
+from math import expm1
+
 import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact
-from experiments.identities.importance_weights import CAP, Draws
+from experiments.identities.importance_weights import (
+    ANGLE,
+    CAP,
+    CASES,
+    NOISE,
+    OVER,
+    Draws,
+    Weight,
+    over_cases,
+    truncated,
+)
 from experiments.identities.residuals import minimum
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
+from inference import Estimate
 from inference.objectives.parts.surrogates import SURROGATES, Limits
 
 GAMMA = {True: (2.0, 3.0), False: (3.0, 2.0)}
 """VESPO's power k and rate lambda for advantages above 0, and below."""
 CLIP: Limits = (0.2, 0.2)
-"""PPO's limits of the ratio of a token."""
-SUBJECT = "mean gradient, sine of the angle to that of the ELBO"
+"""PPO's limits of the ratio of a token, and DPPO's of the change of a probability."""
+WIDTH = 0.4
+"""GMPO's limit of the log ratio of a token, as in the authors' code."""
+clip, free, soft, limited, geometric, wide = (
+    partial(Draws.weights, name=name, clip=limits)
+    for name, limits in (
+        ("token", CLIP),
+        ("token", None),
+        ("soft", None),
+        ("divergence", CLIP),
+        ("geometric", (WIDTH, WIDTH)),
+        ("token", (-expm1(-WIDTH), expm1(WIDTH))),
+    )
+)
+
+
+def zero(draws: Draws) -> Tensor:
+    """Weights that drop all tokens, `[T, S]`."""
+    return torch.zeros_like(draws.tokens)
+
+
+def share_dropped(draws: Draws, weight: Tensor) -> float:
+    """Share of the drawn tokens that have weight 0."""
+    share = draws.world.log_prior.exp() * draws.is_token
+    return (share[weight == 0].sum() / share.sum()).item()
+
+
+def probability_dropped(draws: Draws, weight: Tensor) -> float:
+    """Mean of a_t over the drawn tokens that have weight 0."""
+    share = draws.world.log_prior.exp() * draws.is_token * (weight == 0)
+    return ((share * draws.log_draw.exp()).sum() / share.sum()).item()
+
+
+SHARE, PROBABILITY = "share of dropped tokens", "mean probability of the dropped tokens"
+MEASURES: dict[str, Callable[[Draws, Tensor], float]] = {
+    ANGLE: Draws.off,
+    NOISE: Draws.noise,
+    SHARE: share_dropped,
+    PROBABILITY: probability_dropped,
+}
+"""Numbers of weights by their name in a finding."""
+
+
+def compared(pair: str, measure: str, weight: Weight, other: Weight, **limits: float) -> Finding:
+    """Finding on a number of weights less that of other weights, for the same guide and reward."""
+    first, second = (over_cases(MEASURES[measure], each) for each in (weight, other))
+    text = f"{pair}, {measure}, {OVER}, {first.mean():.2g} less {second.mean():.2g}"
+    return within(text, Estimate.of_mean(first - second), num_runs=CASES, **limits)
 
 
 def vespo(draws: Draws) -> Tensor:
@@ -41,7 +102,7 @@ def soft_gates(world: World) -> list[Finding]:
 
     kernel = (world.log_prior + power * draws.whole - rate * draws.whole.exp()).log_softmax(0)
     same = Draws(world, world.log_prior)  # q = a
-    capped, clip = draws.whole.exp().clamp(max=CAP), draws.weights("token", CLIP)
+    vespo_less, sapo_less = f"VESPO less weights truncated at {CAP:g}", "SAPO less PPO's clip"
     return [
         exact(
             "VESPO, KL(Q of the least objective || a w^k exp(-lambda w)/Z), nats",
@@ -49,86 +110,47 @@ def soft_gates(world: World) -> list[Finding]:
             limit=1e-5,
         ),
         exact(
-            f"VESPO, SAPO and clip, q = a, {SUBJECT}",
-            *(
-                same.off(each)
-                for each in (vespo(same), same.weights("soft", None), same.weights("token", CLIP))
-            ),
+            f"VESPO, SAPO and clip, q = a, {ANGLE}",
+            *(same.off(weight(same)) for weight in (vespo, soft, clip)),
         ),
-        within(
-            f"VESPO, noise over that of plain weights (truncated: {draws.noise(capped):.2g})",
-            draws.noise(vespo(draws)),
-            below=1.0,
-        ),
-        within(
-            f"VESPO, {SUBJECT} (truncated at {CAP:g}: {draws.off(capped):.2g})",
-            draws.off(vespo(draws)),
-            above=draws.off(capped),
-        ),
-        within(
-            f"SAPO, {SUBJECT} (PPO's clip: {draws.off(clip):.2g})",
-            draws.off(draws.weights("soft", None)),
-            below=draws.off(clip),
-        ),
+        compared(vespo_less, NOISE, vespo, truncated, below=0.0),
+        compared(vespo_less, ANGLE, vespo, truncated, above=0.0),
+        compared("SAPO less ratios without a clip", NOISE, soft, free, below=0.0),
+        compared(sapo_less, ANGLE, soft, clip, below=0.0),
+        compared(sapo_less, NOISE, soft, clip, above=0.0),
     ]
 
 
 def trust_regions(world: World) -> list[Finding]:
     """GMPO's mean of clipped ratios (arXiv 2507.20673), DPPO's limit (2602.04879), PPO's clip.
 
-    DPPO limits q_t - a_t, here to 0.1, whatever the ratio. GMPO clips log ratios at 0.4, as its
-    authors do.
+    DPPO limits q_t - a_t, whatever the ratio. GMPO clips log ratios, and is compared with PPO's
+    clip at the same log ratios too.
     """
     draws, same = Draws(world, world.log_guide), Draws(world, world.log_prior)
-    clip = draws.weights("token", CLIP)
-    mean, limit = draws.weights("geometric", (0.4, 0.4)), draws.weights("divergence", (0.1, 0.1))
-    ratio, prob = draws.tokens.exp(), draws.log_draw.exp()
-    is_token = torch.tensor(draws.places)[:, None] < world.length
-    share = world.log_prior.exp() * is_token
 
     def spread(weight: Tensor) -> float:
-        left = weight[is_token & (weight > 0)]
+        left = weight[draws.is_token & (weight > 0)]
         return (left.max() / left.min()).log().item()
 
-    def dropped(weight: Tensor, value: Tensor) -> float:
-        lost = share * (weight == 0)
-        return ((lost * value).sum() / lost.sum()).item()
-
-    change = ((ratio - 1) * prob).abs()
+    at_equal = f"GMPO less PPO's clip, both at log ratios of {WIDTH:g}"
+    at_clip = f"GMPO at log ratios of {WIDTH:g} less PPO's clip at {CLIP[0]:g}"
+    dppo = f"DPPO less PPO's clip, both at {CLIP[0]:g}"
     return [
         exact(
-            f"all {len(SURROGATES)} surrogates, q = a, {SUBJECT}",
+            f"all {len(SURROGATES)} surrogates, q = a, {ANGLE}",
             *(same.off(same.weights(name, CLIP)) for name in SURROGATES),
         ),
         within(
-            f"GMPO, log of the largest over the least weight (PPO's clip: {spread(clip):.2g})",
-            spread(mean),
-            below=spread(clip),
+            "GMPO, log of the largest over the least weight (PPO's clip at the same log ratios: "
+            f"{spread(wide(draws)):.2g})",
+            spread(geometric(draws)),
+            below=spread(wide(draws)),
         ),
-        within(
-            f"GMPO, noise over that of plain weights (PPO's clip: {draws.noise(clip):.2g})",
-            draws.noise(mean),
-            above=draws.noise(clip),
-        ),
-        within(
-            f"DPPO, mean probability of the dropped tokens (PPO's clip: {dropped(clip, prob):.2g})",
-            dropped(limit, prob),
-            above=dropped(clip, prob),
-        ),
-        within(
-            "DPPO, mean change of probability of the dropped tokens (PPO's clip: "
-            f"{dropped(clip, change):.2g})",
-            dropped(limit, change),
-            above=dropped(clip, change),
-        ),
-        within(
-            f"DPPO, {SUBJECT} (PPO's clip: {draws.off(clip):.2g})",
-            draws.off(limit),
-            below=draws.off(clip),
-        ),
-        within(
-            f"DPPO, noise over that of plain weights (PPO's clip: {draws.noise(clip):.2g})",
-            draws.noise(limit),
-            above=draws.noise(clip),
-        ),
+        compared(at_equal, NOISE, geometric, wide, below=0.0),
+        compared(at_clip, NOISE, geometric, clip, below=0.0),
+        compared("PPO's clip less all tokens", PROBABILITY, clip, zero, below=0.0),
+        compared(dppo, SHARE, limited, clip, below=0.0),
+        compared(dppo, ANGLE, limited, clip, below=0.0),
+        compared(dppo, NOISE, limited, clip, above=0.0),
     ]

@@ -264,8 +264,10 @@ TRAINERS = {
         "Draws of a faster engine are off-policy. One weight for a response has no bias, weights "
         "of tokens, capped as in TIS or not, have less noise and a bias, and a cap on the weight "
         "of a response takes noise. IcePop (arXiv 2510.18855) drops tokens whose weight is out of "
-        "range. Here: draws of the prior for a guide away from it, and the KL in the reward. The "
-        "posterior is a fixed point with any of these weights, with no noise.",
+        "range, with a bias too. Here: draws of the prior for guides away from it, and the KL in "
+        "the reward. Noise and bias are means over random guides and rewards: a single case can "
+        "have the other order. The posterior is a fixed point with any of these weights, with no "
+        "noise.",
         paper(),
         "identities --only engine-weights",
     ),
@@ -273,47 +275,55 @@ TRAINERS = {
         "Shen et al. 2026: variational sequence-level soft policy optimisation (VESPO)",
         "A kernel of the weight of a response, w^k exp(lambda (1 - w)), is the solution of a "
         "variational problem and bounded, and so trains on stale draws. Here: draws of the prior, "
-        "the KL in the reward, and the kernels of the authors.",
+        "the KL in the reward, the kernels of the authors, and means over random guides and "
+        "rewards.",
         paper("2602.10693"),
         "identities --only soft-gates",
-        supports=("Q of the least objective", "noise over"),
-        against=("VESPO, mean gradient",),
+        supports=(
+            "Q of the least objective",
+            "VESPO less weights truncated at 2, log of the noise",
+        ),
+        against=("VESPO less weights truncated at 2, mean gradient",),
         caveat="The problem is (1 - k) KL(Q || a) + k KL(Q || q) + lambda E_Q[w]: at k above 1, Q "
-        "is far from the draws. The mean gradient has twice the angle to the gradient that weights "
-        "truncated at 2 leave, for a little less noise.",
+        "is far from the draws. The sine of the angle to the gradient is three times the one that "
+        "weights truncated at 2 leave, for a third less noise.",
     ),
     "sapo": Paper(
         "Gao et al. 2025: soft adaptive policy optimisation (SAPO)",
-        "A soft gate on the ratio of each token keeps what a hard clip drops. Here: draws of the "
-        "prior for a guide away from it; the gradient is that of GRPO on draws of the guide.",
+        "A soft gate on the ratio of each token learns from tokens that a hard clip drops, and "
+        "tames large ratios. Here: draws of the prior for guides away from it, the clip at 0.2, "
+        "and means over random guides and rewards. On draws of the guide the gradient is that of "
+        "GRPO.",
         abstract("2511.20347"),
         "identities --only soft-gates",
-        supports=("q = a", "SAPO, mean gradient"),
+        supports=("q = a", "SAPO less ratios without a clip", "SAPO less PPO's clip, mean"),
+        against=("SAPO less PPO's clip, log of the noise",),
+        caveat="The mean gradient is nearer to that of the ELBO than with the clip, and its noise "
+        "is larger. Which of the two is nearer depends on the guide and on the reward.",
     ),
     "gmpo": Paper(
         "Zhao et al. 2025: geometric-mean policy optimisation (GMPO)",
         "The geometric mean of the ratios of a response, each clipped, has more stable weights "
-        "than the ratios of tokens, and allows a wider clip. Here: draws of the prior for a guide "
-        "away from it, and the clips of the authors' code, 0.4, and of GRPO, 0.2. On draws of the "
-        "guide the gradient is that of GRPO.",
+        "than the ratios of tokens, and allows a wider clip. Here: draws of the prior for guides "
+        "away from it, clips at 0.4, as in the authors' code, and at GRPO's 0.2, and means over "
+        "random guides and rewards. The gradient has less noise than with GRPO's clip, at the same "
+        "limits and at the wider ones. On draws of the guide the gradient is that of GRPO.",
         paper("2507.20673"),
         "identities --only trust-regions",
-        supports=("q = a", "GMPO, log of"),
-        against=("GMPO, noise",),
-        caveat="The weights are more even, and the gradient has no less noise.",
+        supports=("q = a", "GMPO"),
     ),
     "dppo": Paper(
         "Qi et al. 2026: divergence proximal policy optimisation (DPPO)",
         "A clip of the ratio drops rare tokens whose probability hardly changes. A limit on the "
-        "change of the probability is a better trust region. Here: draws of the prior for a guide "
-        "away from it, changes of at most 0.1, and the clip at 0.2. On draws of the guide the "
-        "gradient is that of GRPO.",
+        "change of the probability is a better trust region. Here: draws of the prior for guides "
+        "away from it, both limits 0.2, and means over random guides and rewards. On draws of the "
+        "guide the gradient is that of GRPO.",
         paper("2602.04879"),
         "identities --only trust-regions",
-        supports=("q = a", "DPPO, mean"),
-        against=("DPPO, noise",),
+        supports=("q = a", "PPO's clip less all tokens", "0.2, share of", "0.2, mean gradient"),
+        against=("DPPO less PPO's clip, both at 0.2, log of the noise",),
         caveat="Fewer tokens are dropped: the mean gradient is nearer to that of the ELBO, and its "
-        "noise is larger.",
+        "noise is larger. Which of the two is nearer depends on the guide and on the reward.",
     ),
     "gdpo": Paper(
         "Liu et al. 2026: decoupled normalisation of several rewards (GDPO)",
