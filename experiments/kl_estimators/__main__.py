@@ -43,7 +43,11 @@ OBJECTIVES = (
 )
 """Objectives of the findings, columns of the tables."""
 EXACT, APART = 1e-10, 0.01
-"""Relative distances of a gradient from an equal gradient, and from another gradient."""
+"""Relative distances of a gradient from an equal gradient, and from another gradient.
+
+The second is between rounding and the nearest other gradient: of 16 seeds with two tokens 0.018 at
+the least `--distance`, and 0.056 at the largest.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class KLEstimators(Arguments):
     max_new_tokens: Annotated[int, count(2, 5, "all 9^T are listed")] = 3
     """Largest number of tokens in a response, T. With 3 tokens, a prompt has 820 responses."""
     distance: Annotated[
-        float, number(at_least=0.01, at_most=1, why="nearer, the gradients nearly agree")
+        float, number(at_least=0.01, at_most=0.5, why="outside, gradients nearly agree")
     ] = 0.05
     """Standard deviation of the noise that moves a guide's weights away from the prior's."""
     seed: Seed = 0
