@@ -260,6 +260,8 @@ def test_choices_beside_other_trainers_options_exist():
     for name, value in choices:
         if name in grpo:
             GRPO(**{"scale": "none", name: value})
+        elif name == "link":
+            assert value in LINKS
         elif name not in ("per_token", "quantile_beta"):
             assert value in LIKELIHOODS or hasattr(direct_preferences, value), (name, value)
     objectives = set(re.findall(r"objectives? `([\w+-]+)`", page))

@@ -14,12 +14,12 @@ from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, kto
+from inference.direct_preferences.likelihoods import discovered as score
+from inference.direct_preferences.likelihoods import pinned as squares
 from inference.targets.fixed_points import TARGETS
 
 ALPHA = 1e-3
 """Weight of XPO's bonus: its effect is seen here."""
-TAU = 0.05
-"""Temperature of DiscoPOP."""
 
 
 def bonus(world: World) -> list[Finding]:
@@ -102,7 +102,7 @@ def anchored(world: World) -> list[Finding]:
     wins, beta = judged(world)
     zero = optimum(world, kto(reference=0.0), wins, beta)
     both = _least(world, lambda c, r: 1 - c.sigmoid() + r.sigmoid())
-    down = _least(world, lambda c, r: c.sigmoid() + 1 - (c - r).sigmoid())
+    down = optimum(world, LIKELIHOODS["apo-down"], wins, beta)
     prior = world.gap(world.log_prior)
     subject = f"KL(optimum || p*), nats (the prior's: {prior:.2g})"
     nats = [world.gap(log) for log in (both, down)]
@@ -117,18 +117,15 @@ def anchored(world: World) -> list[Finding]:
 def pinned(world: World) -> list[Finding]:
     """Squares that pin log q/p0 of a pair to 1/(2 beta), -1/(2 beta) (Cal-DPO, arXiv 2412.14516).
 
-    The authors' code adds them to -log sigmoid of the difference of log q/p0, without beta; here
+    The squares are those of SPPO. The authors' code adds
+    them to -log sigmoid of the difference of log q/p0, without beta; here
     beta is 1. With a = P(x beats y), y ~ p0, the squares alone have the minimum of E_p0[(log q/p0 -
     (a - 1/2)/beta)^2]: a squared residual of the reward a, with its mean 1/2 for log Z.
     """
     wins, beta = judged(world)
     prior = world.log_prior.exp()
-
-    def squares(chosen: Tensor, rejected: Tensor) -> Tensor:
-        return (chosen - 0.5).square() + (rejected + 0.5).square()
-
-    alone = _least(world, squares)
-    both = _least(world, lambda c, r: squares(c, r) - logsigmoid(c - r))
+    alone = optimum(world, LIKELIHOODS["sppo"], wins, beta)
+    both = _least(world, lambda c, r: -squares(c, r, 1.0) - logsigmoid(c - r))
     of_share = replace(world.problem, reward=(wins @ prior)[:, None], beta=beta)
     step, ipo = (TARGETS[name](of_share)[:, 0] for name in ("mean-mirror-descent", "posterior"))
     chosen = preferred(world, wins)
@@ -161,17 +158,12 @@ def discovered(world: World) -> list[Finding]:
 
     The loss rises from log 2 to 1 where h passes 0. The descent from p0 ends before the rise.
     """
-
-    def of_difference(h: Tensor) -> Tensor:
-        share = (h / TAU).sigmoid()
-        return (1 - share) * -logsigmoid(h) + share * (-h).exp()
-
+    wins, beta = judged(world)
+    loss = partial(loss_of, LIKELIHOODS["discopop"], won(world, wins), beta, world.log_ratio)
     h = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(of_difference(h), h)
-    from_prior, from_posterior = (
-        _least(world, lambda c, r: of_difference(c - r), start)
-        for start in (world.log_prior, world.log_posterior)
-    )
+    (slope,) = torch.autograd.grad(-score(h, 1.0), h)
+    starts = world.log_prior, world.log_posterior
+    from_prior, from_posterior = (minimum(loss, world, start=start) for start in starts)
     rewards = [world.mean_reward(log) for log in (world.log_prior, from_prior)]
     prior = world.gap(world.log_prior)
     return [
@@ -189,9 +181,7 @@ def discovered(world: World) -> list[Finding]:
     ]
 
 
-def _least(
-    world: World, loss: Callable[[Tensor, Tensor], Tensor], start: Tensor | None = None
-) -> Tensor:
+def _least(world: World, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """log q at the least loss of beta log q/p0 of a chosen and a rejected response, `[S]`."""
     wins, beta = judged(world)
     weight = won(world, wins)
@@ -199,4 +189,4 @@ def _least(
     def total(log_guide: Tensor) -> Tensor:
         return (weight * loss(*pairs(beta * world.log_ratio(log_guide)))).sum()
 
-    return minimum(total, world, start=start)
+    return minimum(total, world)

@@ -222,6 +222,19 @@ PREFERENCES = {
         "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
         "the posterior than the prior is.",
     ),
+    "alpha-po": Paper(
+        "Gupta et al. 2025: AlphaPO",
+        "The power (1 - P^-alpha)/alpha of the mean probability P of a token, in place of SimPO's "
+        "log P, shapes the reward, and a positive alpha tempers likelihood displacement. Here: no "
+        "margin, pairs without end, alpha 0.25, and means over random rewards. The shape is the "
+        "link of an alpha divergence of f-DPO. The optimum has P = (1 - alpha (r + c))^(-1/alpha), "
+        "and preferred responses lose less than with SimPO.",
+        abstract("2501.03884"),
+        supports=("KL(optimum || P", "AlphaPO less SimPO"),
+        against=("less the prior",),
+        caveat="The optimum is nearer to the posterior than that of SimPO, and still further than "
+        "the prior, which has no part in it.",
+    ),
     "orpo": Paper(
         "Hong et al. 2024: ORPO",
         "The odds ratio of two responses, added to fine-tuning on the chosen one, does the work of "

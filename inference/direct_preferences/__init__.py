@@ -14,5 +14,5 @@ from inference.direct_preferences.likelihoods import (
     smoothed,
     with_chosen,
 )
-from inference.direct_preferences.program import LINKS, PreferenceProgram
+from inference.direct_preferences.program import LINKS, PreferenceProgram, alpha_divergence
 from inference.direct_preferences.training import fit_preferences

@@ -12,6 +12,9 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `exo` | -KL(Ber(sigmoid(beta h)), Ber(1 - e)), the reverse of `cdpo` | arXiv 2402.00856 |
 | `slic` | -max(0, 1 - beta h), a hinge; no normalised likelihood | arXiv 2305.10425 |
 | `dpop` | log sigmoid(beta (h - weight max(0, -r(first)/beta))), DPO-Positive | arXiv 2402.13228 |
+| `sppo` | -(r(first)/beta - 1/(2 beta))^2 - (r(second)/beta + 1/(2 beta))^2 | arXiv 2405.00675 |
+| `apo-down` | sigmoid(beta h) - 1 - sigmoid(r(first)), see `anchored_down` | arXiv 2408.06266 |
+| `discopop` | log sigmoid(beta h) below h = 0, -exp(-beta h) above, blended | arXiv 2406.08414 |
 | `orpo` | log P(first) + beta log sigmoid(difference of log-odds of P), see `odds` | 2403.07691 |
 | `nca` | log sigmoid(r(first)) + log sigmoid(-r)/2 of both, see `noise_contrast` | 2402.05369 |
 | `with_chosen(...)` | log sigmoid(beta h) + weight r(first)/beta, RPO and CPO | see there |
@@ -37,6 +40,9 @@ SMOOTHING = 0.1
 """Default share of reversed labels of `cdpo` and `rdpo`, and of the judge of `exo`."""
 MARGIN = 0.5
 """Default gamma of `margin`, nats."""
+
+TAU = 0.05
+"""Temperature of the blend of `discopop`."""
 
 
 def pair(rewards: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,6 +139,30 @@ def noise_contrast(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return logsigmoid(beta * chosen) + of_noise / 2
 
 
+def anchored_down(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """APO-down's score, for pairs worse than the guide's own draws: the chosen falls as well.
+
+    APO-zero, for pairs better than those draws, is `kto(reference=0.0)`.
+    """
+    return torch.sigmoid(beta * (chosen - rejected)) - 1 - torch.sigmoid(beta * chosen)
+
+
+def pinned(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """SPPO's score of a pair, which pins log q/p0 of the chosen response and of the other.
+
+    For pairs of draws of p0 without end, the target is `mean-mirror-descent` of the reward P(x
+    beats y), y ~ p0.
+    """
+    pin = 1 / (2 * beta)
+    return -((chosen - pin) ** 2) - (rejected + pin) ** 2
+
+
+def discovered(h: Tensor, beta: float) -> Tensor:
+    """DiscoPOP's score, which falls with h where h passes 0."""
+    share = torch.sigmoid(beta * h / TAU)
+    return (1 - share) * logsigmoid(beta * h) - share * torch.exp(-beta * h)
+
+
 def odds(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """ORPO's score: log P(chosen) + beta log sigmoid(log-odds of chosen less of rejected).
 
@@ -205,6 +235,9 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "slic": of_preference(lambda h, beta: -relu(1 - beta * h)),
     "dpop": positive_dpo(),
     "nca": of_chosen(noise_contrast),
+    "sppo": of_chosen(pinned),
+    "apo-down": of_chosen(anchored_down),
+    "discopop": of_preference(discovered),
     "orpo": of_chosen(odds),
     "kto": kto(),
     "bco": bco(),

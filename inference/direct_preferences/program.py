@@ -36,14 +36,31 @@ from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood, OfDifference
 from inference.programs import autoregressive
 from model import LanguageModel
-from model.common.checks import boolean, function, instance, one_of, positive
+from model.common.checks import boolean, finite, function, instance, one_of, positive
 from model.preferences import TIE
 
-LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+Link = Callable[[Tensor], Tensor]
+"""f'(u) as a function of log u."""
+
+
+def alpha_divergence(alpha: float = 0.5) -> Link:
+    """Link (1 - u^-alpha)/alpha: 0 is the limit of KL(q || p0), 1 is KL(p0 || q).
+
+    Without a reference and with a reward per token, AlphaPO (Gupta et al. 2025, arXiv 2501.03884):
+    `PreferenceProgram(guide, None, beta, likelihood=margin(gamma), per_token=True,
+    link=alpha_divergence(0.25))`.
+    """
+    if (power := finite("alpha", alpha)) == 0:
+        raise ValueError("alpha is 0, expected another number: the limit is the link 'reverse-kl'")
+    return lambda log_ratio: -torch.expm1(-power * log_ratio) / power
+
+
+LINKS: dict[str, Link] = {
     "reverse-kl": lambda log_ratio: log_ratio,
     "forward-kl": lambda log_ratio: -torch.exp(-log_ratio),
     # log 2u/(1 + u), up to a constant
     "jensen-shannon": lambda log_ratio: -softplus(-log_ratio),
+    "alpha": alpha_divergence(),
     "chi-squared": lambda log_ratio: log_ratio + torch.exp(log_ratio),
 }
 """Links f'(u) as functions of log u, by the name of the divergence.
@@ -66,7 +83,7 @@ class PreferenceProgram:
         beta: reward per nat.
         likelihood: name in `LIKELIHOODS`, or a function of the rewards over beta, `[R, C]`, of
             outcomes `[C]` and beta that returns log-likelihoods `[C]`.
-        link: name in `LINKS`, f'.
+        link: name in `LINKS`, or a function f'(u) of log u.
         per_token: True to divide log q/p0 by the number of tokens of the response, its end
             included. A rich guide then has the target `length-normalised` of
             `inference.targets.fixed_points` in place of p*; without a reference, the same target
@@ -82,7 +99,7 @@ class PreferenceProgram:
         beta: float,
         *,
         likelihood: str | Likelihood = "dpo",
-        link: str = "reverse-kl",
+        link: str | Link = "reverse-kl",
         per_token: bool = False,
         token_kl: bool = False,
     ) -> None:
@@ -92,7 +109,9 @@ class PreferenceProgram:
         if isinstance(likelihood, str):
             likelihood = LIKELIHOODS[one_of("likelihood", likelihood, LIKELIHOODS)]
         self.likelihood: Callable = function("likelihood", likelihood)
-        self.link = LINKS[one_of("link", link, LINKS)]
+        if isinstance(link, str):
+            link = LINKS[one_of("link", link, LINKS)]
+        self.link: Link = function("link", link)
         self.per_token = boolean("per_token", per_token)
         self.token_kl = boolean("token_kl", token_kl)
         if token_kl and prior is None:

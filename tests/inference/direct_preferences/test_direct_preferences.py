@@ -19,6 +19,7 @@ from inference.direct_preferences import (
     PreferenceProgram,
     ResponseLabels,
     ResponsePairs,
+    alpha_divergence,
     bco,
     bradley_terry,
     exo,
@@ -114,7 +115,7 @@ def test_rich_guide_with_the_penalty_of_a_divergence_is_the_minimiser_of_dpo(
 ):
     """beta f'(q/p0) = r + c for every response; for KL(q || p0) q is the posterior."""
     log_prior = truth.log_prior[:, 0]
-    top = {"forward-kl": -1e-6, "jensen-shannon": -1e-6}.get(link, 30.0)
+    top = {"forward-kl": -1e-6, "jensen-shannon": -1e-6, "alpha": 2 - 1e-6}.get(link, 30.0)
 
     def total(shift: float) -> float:
         values = (reward / BETA - shift).clamp(max=top)
@@ -171,6 +172,21 @@ def test_rewards_per_token_have_the_target_of_a_balance_per_token(
     log_p = truth.log_prior if has_reference else -length * size
     problem = Problem(log_p, reward[:, None], BETA, truth.support, length)
     assert_close(TARGETS["length-normalised"](problem)[:, 0], log_q, rtol=0, atol=1e-9)
+
+
+def test_alpha_po_has_a_power_of_the_reward_as_its_mean_probability_of_a_token(
+    all_pairs, prior, prompts, truth, reward
+):
+    length, alpha = prior.space.is_token(truth.support).sum(-1)[:, 0], 0.25
+
+    def log_q(shift: float) -> Tensor:
+        return -length / alpha * torch.log1p(-alpha * (reward / BETA + shift))
+
+    shift = brentq(lambda c: log_q(c).logsumexp(0).item(), -50, -reward.max() / BETA, xtol=1e-14)
+    choices = {"pairs": all_pairs, "prior": prior, "prompts": prompts, "truth": truth}
+    choices |= {"reference": None, "per_token": True}
+    assert gradient(log_q(shift), **choices, link=alpha_divergence(alpha)) < 1e-8
+    assert gradient(log_q(shift), **choices) > 1e-4
 
 
 def test_training_without_a_reference_reads_no_prior(prior):
@@ -232,6 +248,10 @@ def test_likelihoods_are_those_of_their_papers(name):
             "dpop": -math.log1p(math.exp(-beta * (h - 50 * max(0.0, -chosen)))),
             "nca": -math.log1p(math.exp(-beta * chosen))
             - (math.log1p(math.exp(beta * chosen)) + math.log1p(math.exp(beta * rejected))) / 2,
+            "sppo": -((chosen - 1 / (2 * beta)) ** 2) - (rejected + 1 / (2 * beta)) ** 2,
+            "apo-down": p - 1 - 1 / (1 + math.exp(-beta * chosen)),
+            "discopop": (share := 1 / (1 + math.exp(-beta * h / 0.05))) * -math.exp(-beta * h)
+            + (1 - share) * math.log(p),
             "orpo": chosen - beta * math.log1p(math.exp(log_odds[1] - log_odds[0])),
         }[name]
 
@@ -511,6 +531,8 @@ def test_choices_that_do_not_exist_are_refused(choices, message, prior):
         exo(0.0)
     with pytest.raises(ValueError, match=r"flip is 0\.5"):
         robust(0.5)
+    with pytest.raises(ValueError, match="alpha is 0, expected another number"):
+        alpha_divergence(0.0)
     with pytest.raises(ValueError, match="gamma is -1"):
         margin(-1.0)
     with pytest.raises(ValueError, match="token_kl is the KL from the prior, got None"):
