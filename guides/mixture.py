@@ -22,7 +22,7 @@ from model.common.checks import finite, instance, one_of, whole_number
 from model.prior.decoder import Decoder
 from model.prior.logits import log_softmax
 
-FLOOR = -1e4  # nats; replaces -inf, at which `logsumexp` has no gradient
+LOWEST = -1e30  # nats; replaces -inf, at which `logsumexp` has no gradient
 
 Component = Literal["fine-tuned", "lora", "recurrent", "mean-field"]
 COMPONENTS: dict[Component, Callable[[LanguageModel, Prompts], Guide]] = {
@@ -156,7 +156,7 @@ class _MixtureDecoder(Decoder):
         log_prob = self._log_prob(logits)  # [B, M, L, V]
         before = torch.cat([state.log_prob[:, :, None], log_prob[:, :, :-1]], 2)
         index = ids[:, None, :, None].expand(-1, len(states), -1, 1)
-        log_prob_ids = before.gather(-1, index).squeeze(-1).clamp(min=FLOOR)  # [B, M, L]
+        log_prob_ids = before.gather(-1, index).squeeze(-1).clamp(min=LOWEST)  # [B, M, L]
         log_weight = (state.log_weight[..., None] + log_prob_ids.cumsum(-1)).log_softmax(1)
         new = MixtureState(states, log_weight[..., -1], log_prob[:, :, -1])
         return _mixed(log_weight, log_prob), new
@@ -169,5 +169,5 @@ class _MixtureDecoder(Decoder):
 
 def _mixed(log_weight: Tensor, log_prob: Tensor) -> Tensor:
     """log q of every token, `[B, ..., V]`, from `[B, M, ...]` and `[B, M, ..., V]`."""
-    mixed = (log_weight[..., None] + log_prob.clamp(min=FLOOR)).logsumexp(1)
-    return mixed.masked_fill(log_prob.isneginf().all(1), -torch.inf)
+    mixed = (log_weight[..., None] + log_prob.clamp(min=LOWEST)).logsumexp(1)
+    return mixed.masked_fill(mixed < LOWEST / 2, -torch.inf)

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from guides import FineTuned, MeanField, NGram, Recurrent, Tempered, Twisted, mixture_of
 from guides.mixture import Mixture
@@ -96,6 +97,29 @@ def test_response_outside_all_components_has_probability_0_and_no_nan(prior, pro
     assert torch.allclose(log_prob, expected, atol=1e-12)
     log_prob[~expected.isneginf()].sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in mixture.trained().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("excluded", [-2e4, -torch.inf])
+def test_a_token_that_components_exclude_has_the_probability_of_the_weighted_sum(excluded, dtype):
+    """Also where one component excludes the first token, and the other component the second."""
+    prior = tiny(dtype=dtype)
+    prompts = prior.encode(["a"])
+    mixture = Mixture([moved(MeanField(prior, prompts), seed) for seed in (1, 2)])
+    with torch.no_grad():
+        for t, guide in enumerate(mixture.components):
+            guide.logits[:, t, 3] = guide.logits[:, 2, 4] = excluded
+    support = prior(prompts).enumerate_support()
+    parts = [guide.distribution(prompts).log_prob(support) for guide in mixture.components]
+    log_prob = torch.stack(parts) - math.log(2)
+    actual, expected = mixture.distribution(prompts).log_prob(support), log_prob.logsumexp(0)
+    assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert (expected < -1e4).sum() > 10
+    possible = expected > -torch.inf
+    values = actual[possible].sum(), log_prob[:, possible].logsumexp(0).sum()
+    parameters = [guide.logits for guide in mixture.components]
+    ours, plain = (torch.autograd.grad(value, parameters) for value in values)
+    assert_close(ours, plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("component", ["fine-tuned", "lora", "recurrent", "mean-field"])
