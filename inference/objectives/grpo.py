@@ -83,7 +83,8 @@ class GRPO(RepeatedBatchObjective):
             below 0 has no gradient, since the clip does not bound its weight (Ye et al. 2019,
             arXiv 1912.09729); None for no limit. Refused if the gain is not a ratio times A.
         epochs: number of steps on each batch.
-        engine: other program that draws the batches, see `engine.py`; None for the guide.
+        engine: other program that draws the batches, see `engine.py`; None for the guide. A token
+            of an engine that the guide cannot draw has no penalty.
     """
 
     min_particles, why_particles = 2, BASELINE
@@ -141,7 +142,8 @@ class GRPO(RepeatedBatchObjective):
             least = self.dual_clip * tokens.advantage
             objective = torch.where(tokens.advantage < 0, objective.maximum(least), objective)
         if self.kl == "loss" and self.kl_weight > 0:  # 0 times infinite is NaN
-            objective = objective - self.kl_weight * self._penalty(log_guide - log_prior)
+            change = (log_guide - log_prior).masked_fill(log_guide == -torch.inf, 0.0)
+            objective = objective - self.kl_weight * self._penalty(change)
         total = objective.masked_fill(~is_token, 0.0).sum(-1)  # [K, N]
         if self.average != "none":
             length = is_token.sum(-1)

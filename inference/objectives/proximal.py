@@ -55,12 +55,14 @@ class Proximal_ELBO(RepeatedBatchObjective):  # noqa: N801 - named as Pyro names
         log_guide = distribution.log_prob(batch.response)
         log_weight = batch.log_joint - log_guide.detach()
         ratio = batch.log_ratio(log_guide).exp()  # [K, N], with gradient
-        advantage = self._advantage(log_weight, ratio.detach())
+        # log w is infinite, and weighs nothing, where an engine drew what the guide cannot draw
+        bounded = log_weight.masked_fill(ratio.detach() == 0, 0.0)
+        advantage = self._advantage(bounded, ratio.detach())
         gain = ratio * advantage
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
         share = ratio.detach() / len(ratio)
-        loss, surrogate = -(share * log_weight).sum(0).sum(), -gain.mean(0).sum()
+        loss, surrogate = -(share * bounded).sum(0).sum(), -gain.mean(0).sum()
         draws = (batch.response, log_guide, log_weight, batch.log_likelihood)
         return Losses(loss, surrogate, *draws, share)
 
@@ -68,4 +70,5 @@ class Proximal_ELBO(RepeatedBatchObjective):  # noqa: N801 - named as Pyro names
         """log w minus the others' mean under q, weighted by their ratios, `[K, N]`."""
         itself = torch.eye(len(ratio), dtype=torch.bool, device=ratio.device)[..., None]
         others = ratio.expand(len(ratio), *ratio.shape).masked_fill(itself, 0.0)  # [K, K, N]
-        return log_weight - (others * log_weight).sum(1) / others.sum(1)
+        size = others.sum(1).clamp(min=torch.finfo(ratio.dtype).tiny)  # a mean of nothing is 0
+        return log_weight - (others * log_weight).sum(1) / size

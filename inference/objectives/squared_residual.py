@@ -67,6 +67,7 @@ class SquaredResidual(RepeatedBatchObjective):
             prompt, in the first step with the prompt.
         quantile_beta: b, quantile per nat, of `quantile`.
         engine: Other program that draws the fresh responses, see `engine.py`; None for the guide.
+            Responses that the guide cannot draw are refused.
     """
 
     def __init__(
@@ -119,6 +120,11 @@ class SquaredResidual(RepeatedBatchObjective):
             old, old_log_joint = self.buffer.draw(prompts, self.replay)
             response, log_joint = torch.cat([response, old]), torch.cat([log_joint, old_log_joint])
         log_guide = distribution.log_prob(response)
+        if self.engine is not None and bool(log_guide.isneginf().any()):
+            raise ValueError(
+                "the engine drew a response that the guide cannot draw, whose residual is "
+                "infinite: restrict the engine's tokens as the guide's, or use `Proximal_ELBO`"
+            )
         if self.clip is not None:
             clip_gradient(log_guide, batch.change(log_guide[: self.num_particles]), self.clip)
         residual = self.log_z.residual(self, prompts, log_joint - log_guide)  # [K + R, N]

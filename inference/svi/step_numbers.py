@@ -149,7 +149,7 @@ def distances_left(draws: DrawMatrices) -> Tensor:
     with fewer than two possible draws.
     """
     log_weight = draws.log_weight
-    all_draws = draws.log_guide.exp() if draws.every else torch.ones_like(log_weight)
+    all_draws = draws.share if draws.every else (draws.share != 0).to(log_weight)
     weight = all_draws.masked_fill(log_weight.isneginf(), 0.0)
     few = (weight > 0).sum(0) < 2
     share = weight.sum(0) / all_draws.sum(0)
@@ -205,8 +205,8 @@ def step_size(guide: Program, draws: list[Draws]) -> Tensor:
             guide(batch.prompts)
         old = total(batch.log_guide)
         change = total(values.log_guide) - old
-        weight = old.exp() if batch.every else torch.ones_like(old)
         # an impossible value stays impossible, and infinity minus infinity is no number
+        weight = old.exp() if batch.every else (old != -torch.inf).to(old)
         change = torch.where(weight == 0, 0.0, change)
         squares.append((weight * change.square()).sum())
         weights.append(weight.sum())

@@ -20,6 +20,7 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from inference.estimate import expectation
 from inference.objectives.parts.draws import Draws
 from inference.objectives.parts.same_model import SameModel
 from inference.programs import (
@@ -65,7 +66,7 @@ class Losses(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of `[K, N]` values under q, over prompts."""
-        return values.mean() if self.share is None else (self.share * values).sum(0).mean()
+        return values.mean() if self.share is None else expectation(self.share, values).mean()
 
 
 class SurrogateLoss(ELBO):

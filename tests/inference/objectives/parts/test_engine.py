@@ -7,15 +7,20 @@ import torch
 
 from guides import FineTuned
 from inference import Enumeration, fit, log_guide_at
+from inference.kl_estimators import KL_ESTIMATORS
 from inference.objectives import GRPO, Proximal_ELBO
+from inference.objectives.parts.draws import matrices
 from inference.objectives.parts.engine import EngineDraws, TransformersEngine
+from inference.objectives.parts.surrogates import SURROGATES
 from inference.objectives.squared_residual import SquaredResidual
 from inference.response_site import ResponseSiteError
+from inference.svi.step_numbers import step_limits, step_size
 from model import AlignmentModel, LanguageModel
 from tests.inference.objectives.table import (
     ONE,
     SPACE,
     TWO,
+    Drawn,
     Table,
     Target,
     autograd,
@@ -35,9 +40,27 @@ def engine_of(proposal: Table, response: torch.Tensor):
     return engine
 
 
-def test_mean_gradient_of_an_engines_batches_is_that_of_the_elbo():
+def without_a_token(seed: int) -> Table:
+    """A guide that cannot begin with the token 2."""
+    guide = Table(seed)
+    with torch.no_grad():
+        guide.first[:, 2] = -math.inf
+    return guide
+
+
+def gradient_of_elbo(model, guide) -> torch.Tensor:
+    """Over every response that the guide can draw."""
+    truth = Enumeration(model, ONE)
+    log_guide = log_guide_at(guide, ONE, truth.support)
+    possible = log_guide > -math.inf
+    log_guide, log_joint = log_guide[possible], truth.log_joint[possible]
+    return autograd(-(log_guide.exp() * (log_joint - log_guide)).sum(), guide)
+
+
+@pytest.mark.parametrize("make", [Table, without_a_token])
+def test_mean_gradient_of_an_engines_batches_is_that_of_the_elbo(make):
     """Over every pair of draws of the engine, which is another distribution than the guide."""
-    model, guide, proposal = Target(), Table(1), Table(2)
+    model, guide, proposal = Target(), make(1), Table(2)
     truth = Enumeration(model, ONE)
     prob = truth.log_guide(proposal).exp()[:, 0]
     total = torch.zeros(())
@@ -48,10 +71,12 @@ def test_mean_gradient_of_an_engines_batches_is_that_of_the_elbo():
             objective = Proximal_ELBO(2, epochs=1, clip=None, engine=engine)
             part = gradient(objective, model, guide, ONE, truth.support[[0, 0]])[1]
             total = total + prob[i] * prob[j] * part
-    log_guide = log_guide_at(guide, ONE, truth.support)
-    elbo = (log_guide.exp() * (truth.log_joint - log_guide)).sum()
-    expected = autograd(-elbo, guide)
-    torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(total, gradient_of_elbo(model, guide), rtol=1e-10, atol=1e-12)
+
+
+def test_without_weights_the_batches_of_an_engine_have_another_gradient():
+    model, guide, proposal = Target(), Table(1), Table(2)
+    expected = gradient_of_elbo(model, guide)
 
     def on_policy() -> Proximal_ELBO:
         return Proximal_ELBO(2, epochs=1, clip=None)
@@ -84,6 +109,60 @@ def test_an_engine_is_the_guide_that_drew_the_batch(objective, options):
     actual = gradient(once, model, new, TWO, other)
     assert actual[0] == pytest.approx(expected[0], rel=1e-10)
     torch.testing.assert_close(actual[1], expected[1], rtol=1e-10, atol=1e-12)
+
+
+LIMITS = [name for name in SURROGATES if name != "tapered"]  # whose weight is 1 for A > 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        (Proximal_ELBO, {}),
+        (Proximal_ELBO, {"clip": None}),
+        *((GRPO, {"ratio": name, "kl": "reward"}) for name in LIMITS),
+    ],
+)
+def test_a_response_that_the_guide_cannot_draw_is_the_limit_of_a_rare_one(objective, options):
+    response = torch.tensor([[[2, 1]], [[1, 2]], [[2, 2]], [[0, 0]]])
+    numbers = []
+    for log_prob in (-60.0, -math.inf):
+        guide = Table(1)
+        with torch.no_grad():
+            guide.first[:, 2] = log_prob
+        once = objective(4, epochs=1, engine=engine_of(Table(2), response), **options)
+        loss, grad = gradient(once, Target(), guide, ONE, response)
+        numbers.append(torch.tensor([loss, *once.metrics.values(), *grad]))
+        assert torch.stack(step_limits(matrices(once.draws), 0.0)).isfinite().all()
+        assert step_size(Drawn(guide, response), once.draws) < 1e-20
+    torch.testing.assert_close(*numbers, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", KL_ESTIMATORS)
+def test_a_token_that_the_guide_cannot_draw_has_no_penalty(estimator):
+    """As a loss the KL of such a token is infinite, and has no gradient."""
+    response = torch.tensor([[[2, 1]], [[1, 2]]])
+    engine, guides = engine_of(Table(2), response), (without_a_token(1), Table(0))
+    loss, without = (
+        gradient(
+            GRPO(2, kl_weight=c, estimator=estimator, engine=engine),
+            Target(),
+            guides[0],
+            ONE,
+            response,
+        )[0]
+        for c in (1.0, 0.0)
+    )
+    log_guide, log_prior = (g.distribution(ONE).log_prob_per_token(response) for g in guides)
+    penalty = KL_ESTIMATORS[estimator](log_guide - log_prior)
+    penalty[0, 0, 0] = 0.0
+    assert loss - without == pytest.approx(penalty.sum().item() / 2)
+
+
+def test_a_residual_at_a_response_that_the_guide_cannot_draw_is_refused():
+    response = torch.tensor([[[2, 1]], [[1, 2]]])
+    objective = SquaredResidual(2, engine=engine_of(Table(2), response))
+    with pytest.raises(ValueError, match="a response that the guide cannot draw"):
+        gradient(objective, Target(), without_a_token(1), ONE, response)
 
 
 def test_residuals_vanish_at_the_posterior_for_any_engine():
