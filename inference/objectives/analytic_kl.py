@@ -24,8 +24,6 @@ from inference.objectives.parts.response_objective import Losses, ResponseObject
 from inference.programs import Program, autoregressive
 from model import Prompts, ResponseDistribution
 
-FLOOR = -1e4  # log-probability, nats, that is 0 as a probability in every floating type
-
 
 class AnalyticKL_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
     """The ELBO with a closed-form KL. Unbiased, value and gradient. Refuses hard constraints."""
@@ -56,9 +54,8 @@ def _terms(
     with torch.no_grad():  # [B, T, V]
         log_p = prior.alongside(q).next_token_logits(response).log_softmax(-1)
     log_q = q.next_token_logits(response).log_softmax(-1)
-    never = log_q <= FLOOR  # there q log q/p is 0, not 0 times infinity
-    log_q, log_p = log_q.clamp(min=FLOOR), log_p.masked_fill(never, 0.0)
-    kl = (log_q.exp() * (log_q - log_p)).sum(-1)  # 0 at padding, where all logits are 0
+    prob = log_q.exp()  # where 0, q log q/p is 0, and not 0 times infinity
+    kl = (prob * (log_q - log_p).masked_fill(prob == 0, 0.0)).sum(-1)  # 0 at padding, as logits are
     padding = ~q.space.is_token(response)
     log_guide, log_prior = (
         logits.gather(-1, response[..., None]).squeeze(-1).masked_fill(padding, 0.0)

@@ -25,7 +25,7 @@ class Calibration:
 
     Attributes:
         accuracy: Share of right predictions; a probability of exactly 1/2 is half right.
-        log_loss: Mean of -log p(the preferred response), nats.
+        log_loss: Mean of -log p(the preferred response), nats; infinite if one p is 0.
         ece: Expected calibration error, biased upward: a calibrated predictor has `ece_by_chance`.
         ece_by_chance: Approximate `ece` of a calibrated predictor on as many comparisons.
         confidence: `[B]`, mean confidence in each bin that is not empty.
@@ -106,7 +106,7 @@ def calibrate(
         accuracy = Estimate(accuracy.value, error)
     return Calibration(
         accuracy=accuracy,
-        log_loss=_over(group, -p.clamp(min=torch.finfo(torch.float64).tiny).log()),
+        log_loss=_over(group, -p.log()),
         ece=(share * (mean_right - mean_confidence).abs()).sum().item(),
         ece_by_chance=(share * (variance * 2 / math.pi).sqrt()).sum().item(),
         confidence=mean_confidence,

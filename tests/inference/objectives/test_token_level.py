@@ -230,3 +230,16 @@ def test_tracegraph_sees_a_reward_of_texts(small_prior, prompts, guide):
     assert plain.norm() > 0.1
     assert torch.allclose(plain, graph, rtol=1e-9, atol=1e-12)
     assert joint_at(model, prompts, response).log_likelihood.std() > 0
+
+
+@pytest.mark.parametrize("log_guide", [-2e3, -2e4, -torch.inf])
+def test_a_token_of_prior_and_guide_probability_0_has_no_kl(log_guide):
+    """The limit of a token that both of them draw once in e^700 responses."""
+    losses, response = [], torch.tensor([[[1, 1]], [[0, 0]]])
+    for pair in ((-700.0, -700.0), (-torch.inf, log_guide)):
+        model, guide = Target(), Table(1)
+        with torch.no_grad():
+            model.prior.first[:, 2], guide.first[:, 2] = pair
+        loss, grad = gradient(AnalyticKL_ELBO(2), model, guide, ONE, response)
+        losses.append(torch.tensor([loss, *grad]))
+    torch.testing.assert_close(*losses)

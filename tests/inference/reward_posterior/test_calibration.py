@@ -87,6 +87,8 @@ def test_certainty_that_rounding_takes_over_one_is_certainty():
     result = calibrate(torch.tensor([1 + 1e-7, -1e-7]).double(), torch.tensor([FIRST, SECOND]))
     assert result.confidence.tolist() == [1]
     assert result.log_loss.value == 0
+    wrong = calibrate(torch.tensor([1.0, 0.5]), torch.tensor([SECOND, SECOND]))
+    assert wrong.log_loss.value == math.inf
 
 
 def test_only_ties_cannot_be_predicted():

@@ -139,7 +139,7 @@ def test_a_response_that_the_guide_cannot_draw_is_the_limit_of_a_rare_one(object
 
 @pytest.mark.parametrize("estimator", KL_ESTIMATORS)
 def test_a_token_that_the_guide_cannot_draw_has_no_penalty(estimator):
-    """As a loss the KL of such a token is infinite, and has no gradient."""
+    """The KL of such a token is infinite as a loss, and has no gradient."""
     response = torch.tensor([[[2, 1]], [[1, 2]]])
     engine, guides = engine_of(Table(2), response), (without_a_token(1), Table(0))
     loss, without = (
