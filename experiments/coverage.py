@@ -2,7 +2,7 @@
 
 Claim: fewer than a fifth of the intervals of 1.96 standard errors, for the mean reward by a sampler
 and for log Z beside a trained guide, miss the exact number without a mark. The marks are
-`Posterior.fault`, `Diagnostics.unreliable`, and a standard error that is unknown or 0. Of the ELBO
+`Posterior.warnings`, `Diagnostics.warnings`, and a standard error that is unknown or 0. Of the ELBO
 and the divergences of a trained guide nothing is claimed: no draw shows what SVI starves.
 Source: the estimates of `inference.samplers` and `inference.diagnostics`, measured here.
 Printed: share of runs whose interval holds the exact number, share of runs with a mark, and share
@@ -101,7 +101,7 @@ def of_sampler(name: str, model: AlignmentModel, truth: Enumeration, size: int) 
     with contextlib.suppress(NoSupportError):
         posterior = SAMPLERS[name](model, truth.prompts, num_samples=size)
         estimate = posterior.estimate(model.reward(truth.prompts, posterior.response).double())
-        mark = bool(posterior.fault())
+        mark = bool(posterior.warnings)
     return {REWARD: outcome(estimate, exact, mark)}
 
 
@@ -117,7 +117,7 @@ def of_guide(guide: Guide, model: AlignmentModel, truth: Enumeration, size: int)
     outcomes = {}
     for symbol, name in SUMMARY.items():
         if name in exact:
-            mark = name in measured.unreliable
+            mark = bool(measured.warnings_of(name))
             outcomes[symbol] = outcome(getattr(measured, name), exact[name], mark)
     return outcomes
 

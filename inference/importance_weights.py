@@ -33,14 +33,19 @@ class WeightQuality(NamedTuple):
     has_known_top: bool = True
     """False if the weights are on more than two levels, and none is known to be the highest."""
     num_prompts: int = 1
+    origin: str = "the proposal"
+    """Name of the distribution of the draws, for `warnings`."""
 
     @classmethod
-    def of(cls, log_weight: Tensor, reaches_bound: bool = False) -> WeightQuality:
+    def of(
+        cls, log_weight: Tensor, reaches_bound: bool = False, origin: str = "the proposal"
+    ) -> WeightQuality:
         """Quality of log weights `[M, N]`, nats.
 
         Args:
             log_weight: the weights.
             reaches_bound: True if draws to each prompt have the largest possible log likelihood.
+            origin: name of the distribution of the draws.
         """
         columns = [column[~column.isneginf()] for column in log_weight.cpu().T]
         known_tops = [reaches_bound or num_levels(column) <= 2 for column in columns]
@@ -50,10 +55,12 @@ class WeightQuality(NamedTuple):
         largest = (log_weight - log_mean(log_weight)).amax(0).exp().max().item()
         num_largest = int((log_weight >= log_weight.amax(0) - 1).sum(0).min())
         num_draws, num_prompts = log_weight.shape
-        return cls(num_draws, size, shape, largest, num_largest, all(known_tops), num_prompts)
+        top = largest, num_largest, all(known_tops)
+        return cls(num_draws, size, shape, *top, num_prompts, origin)
 
-    def fault(self, origin: str) -> str:
-        """Reason to distrust estimates from these weights of draws of an origin; empty if none.
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to distrust estimates from these weights; empty if there is none.
 
         The largest reliable k-hat is min(1 - 1/log10(M), 0.7) for M draws (Vehtari et al. 2024,
         arXiv 1507.02646, section 3.2.4). Weights that are all below `LARGE` times their mean have
@@ -62,14 +69,14 @@ class WeightQuality(NamedTuple):
         lie within a nat of the largest weight on average, and `FEW` in one sample of a thousand.
         On more than two levels neither excuse holds unless the highest possible level was drawn.
         """
+        place = f"{self.num_draws} draws of {self.origin}"
         if (number := num_effective(self.effective_sample_size)) < FEW:
-            return f"{number} of {self.num_draws} draws of {origin} effective, fewer than {FEW}"
+            return [f"{number} of {place} effective, fewer than {FEW}"]
         limit = min(1 - 1 / math.log10(self.num_draws), 0.7)
         is_bounded = self.largest <= LARGE or self.num_largest >= FEW
         if self.pareto_k > limit and not (is_bounded and self.has_known_top):
-            place = f"{self.num_draws} draws of {origin}"
-            return f"k-hat {self.pareto_k:.2f} of the weights of {place}, above {limit:.2f}"
-        return ""
+            return [f"k-hat {self.pareto_k:.2f} of the weights of {place}, above {limit:.2f}"]
+        return []
 
 
 def num_effective(size: float) -> int:

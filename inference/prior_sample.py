@@ -124,8 +124,8 @@ class PriorSample:
     def mean(self, log_weight: Tensor, values: Tensor, applies: Tensor | None = None) -> Estimate:
         """E_p[f] for p ∝ p0 w, averaged over prompts. Consistent; exact on an enumeration.
 
-        `Posterior.estimate` has the standard error, `WeightQuality.of(log_weight).fault("the
-        prior")` a reason to distrust it.
+        `Posterior.estimate` has the standard error, `WeightQuality.of(log_weight).warnings` the
+        reasons to distrust it.
 
         Args:
             log_weight: `[M, N]`, log w, nats; -inf allowed. `log_likelihood` gives the posterior.

@@ -267,7 +267,7 @@ def _(beta, large, prompts, reward, trained):
     table(
         ["nats", "value", "standard error", "reason to distrust it"],
         *(
-            [name, *getattr(numbers, key), numbers.unreliable.get(key, "")]
+            [name, *getattr(numbers, key), "; ".join(numbers.warnings_of(key))]
             for name, key in (
                 ("ELBO", "elbo"),
                 ("log Z", "log_z"),

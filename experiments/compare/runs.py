@@ -54,7 +54,7 @@ class Run:
         metrics: records of the steps so far.
         numbers: estimates by column; of an interrupted run from the last steps.
         is_measured: True if the run ended with its measurements.
-        doubts: reason to distrust a number, by column.
+        warnings: reasons to distrust a number, by column.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Run:
     metrics: Metrics
     numbers: Mapping[str, Estimate]
     is_measured: bool
-    doubts: Mapping[str, str] = field(default_factory=dict)
+    warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:
@@ -118,8 +118,8 @@ def read_run(path: Path, name: str) -> Run:
         numbers = {column: recent(metrics, name) for column, name in names.items()}
     arguments, inputs = record.get("arguments", {}), record.get("inputs", {})
     arguments = _without_folders(arguments, inputs) | _contents(inputs)
-    versions, doubts = record.get("versions", {}), _doubts(measured)
-    return Run(name, arguments, versions, metrics, numbers, bool(measured), doubts)
+    versions, warnings = record.get("versions", {}), _warnings(measured)
+    return Run(name, arguments, versions, metrics, numbers, bool(measured), warnings)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -210,13 +210,11 @@ def _contents(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
     return digests
 
 
-def _doubts(record: Mapping[str, Any]) -> dict[str, str]:
+def _warnings(record: Mapping[str, Any]) -> dict[str, list[str]]:
     """Reasons to distrust a number, by column, from `measurements.json`."""
     guide = record.get("guide", {})
-    reasons = {column: guide.get(name) for column, (name, _) in QUANTITIES.items()}
-    return {
-        column: entry["reason"] for column, entry in reasons.items() if "reason" in (entry or {})
-    }
+    entries = {column: guide.get(name) or {} for column, (name, _) in QUANTITIES.items()}
+    return {column: entry.get("warnings", []) for column, entry in entries.items()}
 
 
 def _measured(record: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -1,6 +1,7 @@
 """Tables of a comparison: final numbers, differences of arguments; and sentences on what lacks."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from experiments.compare.runs import (
     QUANTITIES,
@@ -14,7 +15,7 @@ from experiments.compare.runs import (
 from inference import Estimate
 from inference.svi.metrics_file import WINDOW
 
-MARK, DOUBT = " †", " (?)"
+MARK, UNRELIABLE = " †", " (?)"
 """Ends of a number of an interrupted run, a mean over its last steps; of an unreliable number."""
 Rows = list[tuple[str, ...]]
 REWARD = {"reward", "content of --reward"}
@@ -80,9 +81,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
             state = f"{run.name} has no measurements, only {run.num_steps} steps"
             window = f"the last {min(WINDOW, run.num_steps)} steps"
             sentences.append(f"{state}: its numbers are means over {window}{MARK}.")
-        for reason in dict.fromkeys(run.doubts.values()):
-            columns = ", ".join(c for c, other in run.doubts.items() if other == reason)
-            sentences.append(f"{run.name}: {reason}: {columns} may be far off{DOUBT}.")
+        for warning in dict.fromkeys(chain(*run.warnings.values())):
+            columns = ", ".join(c for c, others in run.warnings.items() if warning in others)
+            sentences.append(f"{run.name}: {warning}: {columns} may be far off{UNRELIABLE}.")
         if not run.arguments:
             sentences.append(f"{run.name} has no arguments that can be read.")
     for name, metrics in missing_metrics(runs).items():
@@ -125,7 +126,7 @@ def _mark(column: str, *runs: Run) -> str:
     """Mark of a number from runs that are all measured, or all interrupted."""
     if not runs[0].is_measured:
         return MARK
-    return DOUBT if any(column in run.doubts for run in runs) else ""
+    return UNRELIABLE if any(run.warnings.get(column) for run in runs) else ""
 
 
 def _cell(estimate: Estimate | None, mark: str) -> str:

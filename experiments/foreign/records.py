@@ -23,8 +23,8 @@ class Run:
         prior, before, after: measurements of the prior, of the untrained and of the trained guide,
             by name: `elbo`, `log_z`, `kl_guide_posterior`, `kl_posterior_guide`, `entropy`,
             `posterior_log_ratio`; and `reward`, E[r]. No divergences of the prior, see `start`.
-        unreliable: reason to distrust an estimate of `after`, by name, see `Diagnostics`. Start,
-            share and change depend on the same weights as `kl_guide_posterior`.
+        warnings: reasons to distrust `kl_guide_posterior` of `after`, and start, share and change,
+            which depend on the same weights.
         seconds: CPU seconds of the fit, and of the run as a whole.
         note: reason for a missing result; empty otherwise.
     """
@@ -35,7 +35,7 @@ class Run:
     prior: dict[str, Estimate] = field(default_factory=dict)
     before: dict[str, Estimate] = field(default_factory=dict)
     after: dict[str, Estimate] = field(default_factory=dict)
-    unreliable: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
     stopped_early: str | None = None
     note: str = ""
@@ -73,7 +73,7 @@ class Run:
     @property
     def is_reliable(self) -> bool:
         """True if start, share and change are reliable."""
-        return "kl_guide_posterior" not in self.unreliable
+        return not self.warnings
 
     @property
     def name(self) -> str:

@@ -77,7 +77,7 @@ def run(job: Job) -> Run:
         prior,
         before,
         after=numbers(world, diagnostics),
-        unreliable=diagnostics.unreliable,
+        warnings=diagnostics.warnings_of("kl_guide_posterior"),
         seconds=(fit_seconds, time.process_time() - began),
         stopped_early=fitted.stopped_early,
     )

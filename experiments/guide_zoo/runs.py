@@ -147,8 +147,8 @@ def tune(job: Job, world: World, seed: int) -> Result:
         for metrics in (fitted.metrics if world.truth is None else ())
     ]
     stop = fitted.stopped_early and f"stopped early at {fitted.stopped_early}"
-    doubt = estimates.doubt and f"measured by unreliable weights: {estimates.doubt}"
-    return Result(job, measured, error, "; ".join(filter(None, (stop, doubt))), trajectory)
+    warnings = [f"measured by unreliable weights: {each}" for each in estimates.warnings]
+    return Result(job, measured, error, "; ".join(filter(None, (stop, *warnings))), trajectory)
 
 
 def notes(results: Sequence[Result]) -> str:

@@ -1,6 +1,7 @@
 """One run of the inference zoo: an objective trains a guide, or a sampler draws; then measure."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ NUM_DISTINCT = 512
 
 
 def run(job: Job) -> Result:
-    """Run one algorithm. The note of the result has the reason of a refusal or of a doubt."""
+    """Run one algorithm. The note of the result has the refusal, or warnings."""
     world = WORLDS[job.world]()
     world.sample  # noqa: B018 - computed before the clock starts
     began = time.process_time()
@@ -35,12 +36,12 @@ def run(job: Job) -> Result:
                 guide = train(world, job.name, job.num_steps, job.seed)
                 seconds = time.process_time() - began
                 with random_state.measuring():
-                    measured, doubt = measure_trained(world, guide)
+                    measured, warnings = measure_trained(world, guide)
             else:
                 posterior = sample(world, job)
                 seconds = time.process_time() - began
-                measured, doubt = measure_posterior(world, posterior), ""
-            note = "; ".join(filter(None, (*stops, doubt)))
+                measured, warnings = measure_posterior(world, posterior), ()
+            note = "; ".join((*stops, *warnings))
             return Result(job, measured | {"seconds": seconds}, note=note)
     except (ValueError, ArithmeticError) as error:
         return Result(job, note=one_line(error))
@@ -69,10 +70,10 @@ def sample(world: World, job: Job) -> Posterior:
         return sampler(world.model, world.prompts, guide=guide, num_samples=job.budget // 2)
 
 
-def measure_trained(world: World, guide: Guide) -> tuple[dict[str, float], str]:
+def measure_trained(world: World, guide: Guide) -> tuple[dict[str, float], Sequence[str]]:
     """Measure a guide; log Z by importance sampling from the guide if the truth is known.
 
-    Also returns the reason to distrust the divergences; empty if there is none.
+    Also returns the reasons to distrust the divergences.
     """
     measurements = measure_guide(world, guide)
     measured = {name: estimate.value for name, estimate in measurements.items()}
@@ -85,7 +86,7 @@ def measure_trained(world: World, guide: Guide) -> tuple[dict[str, float], str]:
         assert weighted.log_z is not None
         measured["log_z_error"] = (weighted.log_z - world.truth.log_z).abs().mean().item()
         response = weighted.response[:NUM_DISTINCT]
-    return measured | {"distinct_2": distinct_2(world, response)}, measurements.doubt
+    return measured | {"distinct_2": distinct_2(world, response)}, measurements.warnings
 
 
 def measure_posterior(world: World, posterior: Posterior) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Expectations beside the log likelihood: the reward, the forbidden responses, the moments."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -36,8 +36,8 @@ class Expectations(NamedTuple):
     moments: Mapping[str, Estimate] = MappingProxyType({})
     scope: str = ""
     """Words on the prompts behind E[r], if rewards apply to some of the prompts alone."""
-    doubt: str = ""
-    """Reason to distrust the means; empty if there is none."""
+    warnings: Sequence[str] = ()
+    """Reasons to distrust the means; empty if there is none."""
 
 
 @torch.no_grad()
@@ -148,8 +148,8 @@ def measure_posterior(
     prior_sample.check_unspent()
     if is_all_reward(model, prompts):
         reward = diagnostics.posterior_log_likelihood.times(model.beta)
-        doubt = diagnostics.unreliable.get("posterior_log_likelihood", "")
-        return Expectations(reward, doubt=doubt)
+        warnings = diagnostics.warnings_of("posterior_log_likelihood")
+        return Expectations(reward, warnings=warnings)
     mean = partial(prior_sample.mean, prior_sample.log_likelihood)
     of_posterior = expectations(observe(model, prompts, prior_sample.response), mean)
-    return of_posterior._replace(doubt=diagnostics.prior_alone.weights.fault("the prior"))
+    return of_posterior._replace(warnings=diagnostics.prior_alone.weights.warnings)

@@ -46,7 +46,7 @@ def write(run: RunSoFar) -> None:
     title = f"{run.title}, interrupted after step {metrics[-1]['step']}"
     rows = mean_rows(run, metrics)
     page = {"head": HEAD, "rows": rows, "pictures": curves(run, metrics)}
-    notes = [f"{MARK.strip()} {run.doubt}: log Z may be far off."] if run.doubt else []
+    notes = [f"{MARK.strip()} {each}: log Z may be far off." for each in run.warnings]
     page["notes"] = ["The run was interrupted, and nothing was measured.", *notes]
     run.folder.write_page("steer/report.html", title, **page, samples={})
     width = max(len(name) for name, _ in rows)
@@ -63,7 +63,7 @@ def mean_rows(run: RunSoFar, metrics: Metrics) -> list[tuple[str, str]]:
     rows = [(NAMES[name], str(mean)) for name, mean in means.items()]
     log_z = run.prior_sample.log_z()
     gap = log_z.minus(means["elbo"])
-    both, mark = {"log Z, prior draws alone": log_z, "KL(q || p*)": gap}, MARK * bool(run.doubt)
+    both, mark = {"log Z, prior draws alone": log_z, "KL(q || p*)": gap}, MARK * bool(run.warnings)
     return [*rows, *((name, f"{estimate}{mark}") for name, estimate in both.items())]
 
 

@@ -4,7 +4,7 @@
      "prior": {...}, or "student": {...}; "posterior": {...},
      "guide": {NAME: {"value": 1.2, "standard_error": 0.1}, ...}}
 
-Nats per response, but for `reward` and counts. An unreliable number has a `reason`. A number that
+Nats per response, but for `reward` and counts. An unreliable number has `warnings`. A number that
 is not finite is a text, `inf` or `nan`, because JSON has no such numbers.
 """
 
@@ -100,9 +100,9 @@ def _numbers(measured: Measurement) -> Numbers:
 
 
 def _number(diagnostics: Diagnostics, name: str) -> dict[str, Any]:
-    """A number, with the reason if it is unreliable."""
-    reason = diagnostics.unreliable.get(name)
-    return _plain(getattr(diagnostics, name)) | ({} if reason is None else {"reason": reason})
+    """A number, with the reasons to distrust it if there are any."""
+    number, warnings = _plain(getattr(diagnostics, name)), diagnostics.warnings_of(name)
+    return number | ({"warnings": warnings} if warnings else {})
 
 
 def _plain(estimate: Estimate) -> dict[str, Any]:

@@ -133,9 +133,9 @@ class Report:
     def _expected(self, estimates: Iterable[Estimate]) -> list[str]:
         """Cells of expectations under prior, guide and posterior, marked if unreliable."""
         both = self.before.diagnostics, self.after.diagnostics
-        doubts = [*("log_likelihood" in d.unreliable for d in both), bool(self.posterior.doubt)]
-        pairs = zip(estimates, doubts, strict=True)
-        return [f"{each}{MARK * (is_doubtful or each.is_constant)}" for each, is_doubtful in pairs]
+        warnings = [*(d.warnings_of("log_likelihood") for d in both), self.posterior.warnings]
+        pairs = zip(estimates, warnings, strict=True)
+        return [f"{each}{MARK * (bool(some) or each.is_constant)}" for each, some in pairs]
 
     def _factor_rows(self) -> list[tuple[str, ...]]:
         """Means of features, and the share of forbidden responses."""
@@ -145,7 +145,7 @@ class Report:
             rows.append((without_folders(f"E[{name}]"), *moments))
         if any(each.forbidden for each in every):
             *others, posterior = (f"{each.forbidden:.1%}" for each in every)
-            rows.append(("forbidden", *others, posterior + MARK * bool(self.posterior.doubt)))
+            rows.append(("forbidden", *others, posterior + MARK * bool(self.posterior.warnings)))
         return rows
 
     def conclusion(self) -> str:
@@ -162,7 +162,7 @@ class Report:
             )
         is_known = start.is_above(0.0) and math.isfinite(start.value)
         share = f" ({left.value / start.value:.0%})" if is_known else ""
-        mark = MARK * ("kl_guide_posterior" in before.unreliable)
+        mark = MARK * bool(before.warnings_of("kl_guide_posterior"))
         return (
             f"Of the {start.value:z.3f}{mark} nats between {self.start} and posterior, "
             f"{shown(after, 'kl_guide_posterior')} are left{share} after "
@@ -171,7 +171,7 @@ class Report:
 
     def notes(self) -> list[str]:
         """Notes: of the fit, on the prompts of E[r], divergences that rose, unreliable numbers."""
-        return [*self.fit_notes, *self._scope(), *self._rises(), *self._faults()]
+        return [*self.fit_notes, *self._scope(), *self._rises(), *self._distrust()]
 
     def _scope(self) -> list[str]:
         """Prompts over which E[r] is the mean, if these are not all."""
@@ -204,7 +204,7 @@ class Report:
             rises.append("Both rose: the gradient has less noise with more --particles in a step.")
         return rises
 
-    def _faults(self) -> list[str]:
+    def _distrust(self) -> list[str]:
         """Reasons why numbers are marked, with the columns of the numbers."""
         columns: dict[str, list[str]] = {}
         for column, measured in ((self.start, self.before), ("guide", self.after)):
@@ -213,14 +213,15 @@ class Report:
                 (diagnostics, ""),
                 (diagnostics.prior_alone, ", prior draws alone,"),
             ):
-                by_reason: dict[str, list[str]] = {}
-                for name, reason in source.unreliable.items():
-                    by_reason.setdefault(reason, []).append(name)
-                for reason, names in by_reason.items():
+                names_of: dict[str, list[str]] = {}
+                for name in SYMBOLS:
+                    for warning in source.warnings_of(name):
+                        names_of.setdefault(warning, []).append(name)
+                for warning, names in names_of.items():
                     shown_names = ["log_z"] if "log_z" in names else names
-                    if symbols := [SYMBOLS[name] for name in shown_names if name in SYMBOLS]:
-                        text = f"{reason}: {' and '.join(symbols)}{suffix} may be far off"
-                        columns.setdefault(text, []).append(column)
+                    symbols = " and ".join(SYMBOLS[name] for name in shown_names)
+                    text = f"{warning}: {symbols}{suffix} may be far off"
+                    columns.setdefault(text, []).append(column)
         notes = [f"{text} (column {', '.join(names)})." for text, names in columns.items()]
         columns = {}
         for column, expected in zip(self.head[1:], self.expectations, strict=True):
@@ -229,13 +230,14 @@ class Report:
                 if mean.is_constant:
                     columns.setdefault(without_folders(symbol), []).append(column)
         notes += [f"{key} (column {', '.join(c)}): {ONE_VALUE}." for key, c in columns.items()]
-        if self.has_factors and self.posterior.doubt:
-            notes.append(f"{self.posterior.doubt}: means of the posterior may be far off.")
+        if self.has_factors:
+            end = "means of the posterior may be far off."
+            notes += [f"{warning}: {end}" for warning in self.posterior.warnings]
         return [f"{MARK.strip()} {note}" for note in notes]
 
     def _remarks(self) -> list[str]:
         """Notes, with the remedy at the end if numbers are marked."""
-        return [*self.notes(), *[REMEDY] * bool(self._faults())]
+        return [*self.notes(), *[REMEDY] * bool(self._distrust())]
 
     def text(self) -> str:
         """Report for the terminal."""
@@ -296,5 +298,5 @@ def shown(diagnostics: Diagnostics | PriorAlone, name: str) -> str:
     estimate = getattr(diagnostics, name)
     if estimate is None:
         return "unknown"
-    is_doubtful = name in diagnostics.unreliable and math.isfinite(estimate.value)
-    return f"{estimate}{MARK * is_doubtful}"
+    is_marked = math.isfinite(estimate.value) and bool(diagnostics.warnings_of(name))
+    return f"{estimate}{MARK * is_marked}"

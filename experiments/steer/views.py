@@ -40,13 +40,13 @@ class RunSoFar(NamedTuple):
     start: str = "prior"
 
     @property
-    def doubt(self) -> str:
-        """Reason to distrust log Z of the draws of the prior; empty if none."""
+    def warnings(self) -> list[str]:
+        """Reasons to distrust log Z of the draws of the prior; empty if there is none."""
         if self.prior_sample.exact:
-            return ""
+            return []
         log_likelihood = self.prior_sample.log_likelihood
-        bound = self.model.log_likelihood_bound(self.prompts)
-        return WeightQuality.of(log_likelihood, reaches(log_likelihood, bound)).fault("the prior")
+        is_bounded = reaches(log_likelihood, self.model.log_likelihood_bound(self.prompts))
+        return WeightQuality.of(log_likelihood, is_bounded, "the prior").warnings
 
     def samples(self) -> list[Sample]:
         """Texts of the guide as it is now, with their rewards."""

@@ -16,6 +16,7 @@ prompts. An estimate of a divergence near 0 may be negative, and is not clamped.
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -107,31 +108,34 @@ class Diagnostics:
         return self.guide_weights.pareto_k
 
     @property
-    def unreliable(self) -> dict[str, str]:
-        """Reason to distrust an estimate, by the name of the attribute; empty if there is none.
+    def warnings(self) -> list[str]:
+        """Reasons to distrust estimates, each once; empty if there is none."""
+        names = (*OF_GUIDE_DRAWS, *WEIGHTED, "log_z_bound")
+        return [*dict.fromkeys(chain(*map(self.warnings_of, names)))]
+
+    def warnings_of(self, name: str) -> list[str]:
+        """Reasons to distrust an estimate, by the name of the attribute; empty if there is none.
 
         The ELBO, KL(q || p0) and the entropy are plain means, doubtful if the draws are few: if
         their error, of N prompts with K draws each, has N (K - 1) < 29 degrees of freedom. The ELBO
         is too high where responses that the posterior nearly excludes are too rare under the guide
         to be drawn, and KL(q || p*) too low: nothing here tells.
         """
-        reasons = {}
+        warnings, num_draws = [], self.guide_weights.num_draws
         least = 1 + math.ceil((FEW - 1) / self.guide_weights.num_prompts)
-        if (num_draws := self.guide_weights.num_draws) < least:
-            few = f"{num_draws} draws of the guide, fewer than {least}"
-            reasons = dict.fromkeys(OF_GUIDE_DRAWS, few)
-        if fault := self.weights.fault("prior and guide"):
-            reasons |= dict.fromkeys(WEIGHTED, fault)
-        if fault := self.guide_weights.fault("the guide"):
-            reasons["log_z_bound"] = fault
-        for name in KLS:
-            estimate = getattr(self, name)
-            if estimate.value < -REFUTED * estimate.standard_error:
-                reasons[name] = (
-                    f"below 0 by over {REFUTED:g} standard errors, which no divergence is: were "
-                    "the draws used for training?"
-                )
-        return reasons
+        if name in OF_GUIDE_DRAWS and num_draws < least:
+            warnings.append(f"{num_draws} draws of the guide, fewer than {least}")
+        if name in WEIGHTED:
+            warnings += self.weights.warnings
+        if name == "log_z_bound":
+            warnings += self.guide_weights.warnings
+        estimate = getattr(self, name)
+        if name in KLS and estimate.value < -REFUTED * estimate.standard_error:
+            warnings.append(
+                f"below 0 by over {REFUTED:g} standard errors, which no divergence is: were "
+                "the draws used for training?"
+            )
+        return warnings
 
     def __str__(self) -> str:
         """The summary, a line for each estimate."""
@@ -140,13 +144,11 @@ class Diagnostics:
     __repr__ = __str__
 
     def summary(self) -> dict[str, str]:
-        """The main estimates with their errors as texts, by symbol; unreliable ones say why."""
-        reasons = self.unreliable
-        texts = {symbol: str(getattr(self, name)) for symbol, name in SUMMARY.items()}
-        for symbol, name in SUMMARY.items():
-            if name in reasons:
-                texts[symbol] += f", unreliable: {reasons[name]}"
-        return texts
+        """The main estimates with their errors and warnings as texts, by symbol."""
+        return {
+            symbol: "; ".join([str(getattr(self, name)), *self.warnings_of(name)])
+            for symbol, name in SUMMARY.items()
+        }
 
 
 @by_all_ranks
@@ -164,7 +166,7 @@ def diagnose(
     """Measure a guide against the posterior of a model, on draws from streams of their own.
 
         diagnostics = diagnose(model, guide, prompts)
-        print(diagnostics.kl_guide_posterior, diagnostics.unreliable)
+        print(diagnostics.kl_guide_posterior, *diagnostics.warnings)
 
     Half of the draws are of the prior. Whichever of prior and guide is nearer to p*, the variance
     of log Z is then at most twice the variance with all draws from the nearer.
@@ -228,8 +230,8 @@ def diagnose(
         posterior_log_ratio=mixture.mean(mixture.log_guide - mixture.log_prior),
         prior_alone=PriorAlone.of(prior_sample, own_weight, elbo, log_likelihood_bound),
         acceptance=None if accepted is None else accepted.double().mean().item(),
-        weights=WeightQuality.of(mixture.log_weight, reaches_bound),
-        guide_weights=WeightQuality.of(log_weight, reaches_bound),
+        weights=WeightQuality.of(mixture.log_weight, reaches_bound, "prior and guide"),
+        guide_weights=WeightQuality.of(log_weight, reaches_bound, "the guide"),
         distinct_2=distinct_n(response, is_token, 2),
     )
 

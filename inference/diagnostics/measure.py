@@ -1,6 +1,8 @@
 """Measurements of a guide: exact if all responses can be listed, estimates otherwise."""
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 
 from guides import Guide
 from inference.diagnostics.diagnose import diagnose
@@ -13,8 +15,8 @@ from model import AlignmentModel, Prompts
 class Measurements(dict[str, Estimate]):
     """Estimates by name."""
 
-    doubt: str = ""
-    """Reason to distrust the divergences from the posterior; empty if there is none."""
+    warnings: Sequence[str] = ()
+    """Reasons to distrust the divergences from the posterior; empty if there is none."""
 
 
 def measure(
@@ -61,8 +63,6 @@ def measure(
         reward=numbers.log_likelihood.times(reward_per_nat),
         log_z_error=log_z_error._replace(value=abs(log_z_error.value)),
     )
-    reasons = (
-        numbers.unreliable.get(name) for name in ("kl_guide_posterior", "kl_posterior_guide")
-    )
-    measurements.doubt = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+    both = map(numbers.warnings_of, ("kl_guide_posterior", "kl_posterior_guide"))
+    measurements.warnings = [*dict.fromkeys(chain(*both))]
     return measurements

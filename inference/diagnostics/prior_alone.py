@@ -61,20 +61,18 @@ class PriorAlone(NamedTuple):
             log_z_hat = log_mean(log_likelihood)
             influence = deviation - ((log_likelihood - log_z_hat).exp() - 1)
             kl = Estimate.of_influence(mean - log_z_hat, influence)
-        quality = WeightQuality.of(log_likelihood, reaches(log_likelihood, bound))
+        is_bounded = reaches(log_likelihood, bound)
+        quality = WeightQuality.of(log_likelihood, is_bounded, "the prior")
         return cls(log_z, gap, kl, num_accepted, quality)
 
-    @property
-    def unreliable(self) -> dict[str, str]:
-        """Reason to distrust an estimate, by its name; empty if there is none."""
-        fault, reasons = self.weights.fault("the prior"), {}
-        if fault:
-            names = ("log_z", "kl_guide_posterior", "kl_posterior_guide")
-            reasons = dict.fromkeys(names, fault)
-        if self.num_accepted is not None and self.num_accepted < FEW:
-            few = f"{self.num_accepted} accepted draws of the prior, fewer than {FEW}"
-            reasons["kl_posterior_guide"] = few
-        return reasons
+    def warnings_of(self, name: str) -> list[str]:
+        """Reasons to distrust an estimate, by its name; empty if there is none."""
+        if name not in ("log_z", "kl_guide_posterior", "kl_posterior_guide"):
+            return []
+        warnings, number = self.weights.warnings, self.num_accepted
+        if name == "kl_posterior_guide" and number is not None and number < FEW:
+            warnings.append(f"{number} accepted draws of the prior, fewer than {FEW}")
+        return warnings
 
 
 def reaches(log_likelihood: Tensor, bound: float | Tensor | None) -> bool:

@@ -71,7 +71,7 @@ def annealed_smc(
         Responses too rare to be drawn leave no trace in the weights. On the grammar at beta 0.05
         (8 temperatures, else the defaults), responses of prior probability below 1e-4 hold 2% and
         4% of the posteriors of two prompts and have high rewards: 45% of the 95% intervals of the
-        mean reward held in 40 runs, and `Posterior.fault` had a reason in 15% of the runs
+        mean reward held in 40 runs, and there were `Posterior.warnings` in 15% of the runs
         (`python -m experiments.coverage --sources annealed-smc --sizes 4352`).
     """
     scheme = find_scheme(resampling)

@@ -108,7 +108,7 @@ class Posterior:
         resampling; other schemes have less noise. The error is NaN for a prompt with descendants of
         one particle alone, or where the weights of all responses but one are below rounding. It is
         0 where f has one value at all responses: see `Estimate.is_constant`. Intervals of two
-        errors hold less often than 95% where `fault` gives a reason, and for an f that is large at
+        errors hold less often than 95% where there are `warnings`, and for an f that is large at
         responses of the posterior so rare under the proposal that no draw shows them.
 
         Args:
@@ -132,33 +132,36 @@ class Posterior:
         estimate = Estimate.of_influence(mean, influence)
         return Estimate(estimate.value, math.nan) if is_alone else estimate
 
-    def fault(self, origin: str = "the proposal") -> str:
-        """Reason to distrust log Z and means, the first that holds; empty if none.
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to distrust log Z and means; empty if there is none.
 
-        The weights have a fault, see `WeightQuality.fault`; few of the groups are effective, such
-        as particles at the start with descendants, whatever the number of descendants; chains are
-        short, mix slowly or disagree. `origin` names the proposal.
+        The weights have warnings, see `WeightQuality`; few of the groups are effective, such as
+        particles at the start with descendants, whatever the number of descendants; chains are
+        short, mix slowly or disagree.
         """
         if self.exact:
-            return ""
-        if fault := WeightQuality.of(self.log_weight).fault(origin):
-            return fault
+            return []
+        warnings = WeightQuality.of(self.log_weight).warnings
         num_draws, num_steps, diagnostics = len(self.log_weight), math.inf, self.diagnostics
         # NaN where unknown
         size = diagnostics.get("effective_sample_size", self.effective_sample_size)
-        if (least := num_effective(size.double().nan_to_num(FEW).min().item())) < FEW:
-            return f"{least} of {num_draws} draws effective, fewer than {FEW}"
+        least = num_effective(size.double().nan_to_num(FEW).min().item())
+        if least < FEW and not warnings:
+            warnings.append(f"{least} of {num_draws} draws effective, fewer than {FEW}")
         if self.group is not None:
             share = self._by_group(self.probability)
             if (least := num_effective((1 / share.square().sum(0)).min().item())) < FEW:
-                return f"{least} chains or first particles effective, fewer than {FEW}"
+                warnings.append(f"{least} chains or first particles effective, fewer than {FEW}")
             num_steps = num_draws // len(share)
         if "r_hat" in diagnostics:
+            r_hat = diagnostics["r_hat"].nan_to_num(0.0, math.inf).max().item()
             if num_steps < FEWEST_STEPS:
-                return f"{num_steps} steps of each chain, too few to see whether the chains agree"
-            if (r_hat := diagnostics["r_hat"].nan_to_num(0.0, math.inf).max().item()) > MOST_R_HAT:
-                return f"R-hat {r_hat:.2f}, above {MOST_R_HAT}: the chains disagree"
-        return ""
+                unseen = "too few to see whether the chains agree"
+                warnings.append(f"{num_steps} steps of each chain, {unseen}")
+            elif r_hat > MOST_R_HAT:
+                warnings.append(f"R-hat {r_hat:.2f}, above {MOST_R_HAT}: the chains disagree")
+        return warnings
 
     def _by_group(self, values: Tensor) -> Tensor:
         """Sums over the responses of each group, `[M, N]` -> `[G, N]`."""

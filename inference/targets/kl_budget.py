@@ -55,6 +55,15 @@ class KLBudget:
     reward: Estimate
     effective_sample_size: float | None
 
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to distrust beta; empty if there is none."""
+        size = self.effective_sample_size
+        if size is None or (number := num_effective(size)) >= FEW:
+            return []
+        few = f"{number} effective draws represent the posterior of this budget"
+        return [f"{few}, so beta is unreliable: draw more, or ask for less"]
+
 
 def solve_beta(
     prior: LanguageModel,
@@ -129,13 +138,10 @@ def solve_beta(
         beta = solve(path)
         log_weight = path.log_weight(beta)
     size = path.sample.effective_sample_size(log_weight)
-    if size is not None and (number := num_effective(size)) < FEW:
-        warnings.warn(
-            f"{number} effective draws of {num_draws} represent the posterior of this budget, so "
-            "beta is unreliable: draw more, or ask for less",
-            stacklevel=2,
-        )
-    return KLBudget(beta, path.sample.kl(log_weight), path.mean_reward(log_weight), size)
+    budget = KLBudget(beta, path.sample.kl(log_weight), path.mean_reward(log_weight), size)
+    for warning in budget.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return budget
 
 
 @dataclass(frozen=True)

@@ -66,28 +66,28 @@ class MomentMatch:
     def factor(self) -> Tilt:
         """The factor exp(lambda . phi); an `UnattainableMomentsError` if there is none."""
         if not self.attainable:
-            raise UnattainableMomentsError(self.warning)
+            raise UnattainableMomentsError(*self.warnings)
         return Tilt(self.features, self.multipliers)
 
     @property
-    def warning(self) -> str:
-        """Reason to distrust the fit; empty if there is none."""
+    def warnings(self) -> list[str]:
+        """Reasons to distrust the fit; empty if there is none."""
         size = self.effective_sample_size
         if not self.attainable:
             reached = ", ".join(
                 f"{name} {target:g} (reached {self.moments[name].value:.4g})"
                 for name, target in self.targets.items()
             )
-            return (
+            return [
                 f"no finite multipliers give the moments {reached} on these responses. A mean at "
                 "the end of its range is a hard constraint: use `Constraint`. Otherwise ask for "
                 "less, or draw more"
-            )
+            ]
         if size is not None and (number := num_effective(size)) < FEW:
             fault = f"{number} effective draws represent the distribution"
             fix = "draw more, or ask for less"
-            return f"{fault}, so the moments may be far off on other draws: {fix}"
-        return ""
+            return [f"{fault}, so the moments may be far off on other draws: {fix}"]
+        return []
 
     def __str__(self) -> str:
         lines = []
@@ -98,7 +98,7 @@ class MomentMatch:
             lines.append(f"{name}: {moments}, {target}, multiplier {multiplier:.4f} ± {error:.4f}")
         size = self.effective_sample_size
         accuracy = "exact" if size is None else f"effective sample size {size:.0f}"
-        return "\n".join([*lines, f"KL to the base {self.kl}, {accuracy}", self.warning]).rstrip()
+        return "\n".join([*lines, f"KL to the base {self.kl}, {accuracy}", *self.warnings])
 
 
 def match_moments(
@@ -170,8 +170,8 @@ def match_moments(
         attainable=attainable,
         features=features,
     )
-    if match.warning:
-        warnings.warn(match.warning, stacklevel=2)
+    for warning in match.warnings:
+        warnings.warn(warning, stacklevel=2)
     return match
 
 

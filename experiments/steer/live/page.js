@@ -119,7 +119,7 @@ function show(run) {
     document.getElementById("gap").textContent =
       `KL(q || p*) about ${(logZ - mean).toFixed(2)} nats (log Z ${logZ.toFixed(2)} - ELBO ${mean.toFixed(2)}), ` +
       `of ${(logZ - run.before).toFixed(2)} nats of the ${run.start}.` +
-      (run.doubt ? ` (?) ${run.doubt}: log Z may be far off.` : "");
+      run.warnings.map((warning) => ` (?) ${warning}: log Z may be far off.`).join("");
   }
   drawElbo(run);
   drawPlane(run);

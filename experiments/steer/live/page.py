@@ -58,7 +58,7 @@ class LivePage:
         log_z = run.prior_sample.log_z()
         self._constant: dict[str, Any] = {
             "log_z": [log_z.value, log_z.standard_error],
-            "doubt": run.doubt,
+            "warnings": run.warnings,
             "before": run.before.value,
             "start": run.start,
             "frontier": [],

@@ -193,7 +193,7 @@ def test_an_unreliable_number_is_marked_and_has_its_reason(make):
     paths = [make("a", 1.0, seed=0), make("b", 2.0, seed=1)]
     file = paths[1] / "measurements.json"
     measured = json.loads(file.read_text())
-    measured["guide"]["log_z"] = {"value": 4.0, "standard_error": 0.1, "reason": "few draws"}
+    measured["guide"]["log_z"] = {"value": 4.0, "standard_error": 0.1, "warnings": ["few draws"]}
     file.write_text(json.dumps(measured))
     head, a, b, mean = number_rows(groups_of(paths))
     place = head.index("log Z")

@@ -25,7 +25,7 @@ def ended(start, end, error=0.1, **levels):
         prior={"elbo": Estimate(-start, error), "entropy": Estimate(20.0, 0.1)},
         before={"elbo": Estimate(-end - 1.0, 0.0)},
         after=after | {"posterior_log_ratio": Estimate(0.5, error)},
-        unreliable={} if error < 1 else {"kl_guide_posterior": "3 effective draws"},
+        warnings=[] if error < 1 else ["3 effective draws"],
         seconds=(1.0, 2.0),
     )
 

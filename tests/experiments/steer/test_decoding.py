@@ -101,7 +101,7 @@ def test_a_guide_of_chats_is_saved_with_their_messages(tmp_path):
 
 @pytest.mark.parametrize("beta", [0.01, 10.0])
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"rejection"}))
-def test_numbers_from_few_effective_draws_have_a_reason(name, beta, prior, prompts):
+def test_numbers_from_few_effective_draws_have_a_warning(name, beta, prior, prompts):
     """Samplers of few effective draws alone; the others have enough, or exact weights.
 
     Annealed draws have many effective draws, the descendants of two first particles.
@@ -117,45 +117,43 @@ def test_numbers_from_few_effective_draws_have_a_reason(name, beta, prior, promp
     assert is_poor <= (beta == 0.01)
     if beta == 0.01 and name == "annealed-smc":
         is_poor = True
-    fault = posterior.fault("the prior")
-    assert ("effective, fewer than 30" in fault) == is_poor
+    assert any("effective, fewer than 30" in each for each in posterior.warnings) == is_poor
     if name == "importance":
         assert is_poor == (beta == 0.01)
 
 
 @pytest.mark.parametrize("num_accepted", [29, 30])
-def test_few_accepted_draws_are_a_reason(num_accepted):
+def test_few_accepted_draws_are_a_warning(num_accepted):
     """Intervals from a few accepted draws are too short."""
     log_weight = torch.full((256, 1), -torch.inf)
     log_weight[:num_accepted] = 0.0
     posterior = Posterior(torch.zeros(256, 1, 2).long(), log_weight, torch.zeros(1))
-    fault = posterior.fault("the prior")
-    few = "29 of 256 draws of the prior effective, fewer than 30"
-    assert fault == (few if num_accepted == 29 else "")
+    few = "29 of 256 draws of the proposal effective, fewer than 30"
+    assert posterior.warnings == [few] * (num_accepted == 29)
 
 
 @pytest.mark.parametrize("num_samples", [128, 256])
-def test_chains_too_short_to_compare_are_a_reason(num_samples, prior, prompts):
+def test_chains_too_short_to_compare_are_a_warning(num_samples, prior, prompts):
     """32 chains of 2 or 4 steps after the warm-up."""
     reward = TokenReward(lambda response, is_token: is_token.double().sum(-1), prior)
     model = AlignmentModel(prior, reward, 10.0)
     posterior = SAMPLERS["metropolis-hastings"](model, prompts, num_samples=num_samples)
-    fault = posterior.fault("the prior")
-    assert fault.startswith("2 steps of each chain") == (num_samples == 128)
+    too_few = [each for each in posterior.warnings if each.startswith("2 steps of each chain")]
+    assert len(too_few) == (num_samples == 128)
 
 
-def test_chains_that_disagree_are_a_reason():
+def test_chains_that_disagree_are_a_warning():
     """32 chains that never move count as about 32 effective draws."""
     posterior = Posterior(torch.zeros(64, 1, 2).long(), torch.zeros(64, 1), None)
     sizes = {"effective_sample_size": torch.tensor([33.0, 40.0])}
     reasons = {1.05: "", 2.3: "R-hat 2.30, above 1.1", math.inf: "R-hat inf", math.nan: ""}
     for r_hat, reason in reasons.items():
         diagnostics = sizes | {"r_hat": torch.tensor([1.0, r_hat])}
-        fault = replace(posterior, diagnostics=diagnostics).fault()
-        assert fault.startswith(reason)
-        assert bool(fault) == bool(reason)
+        warnings = replace(posterior, diagnostics=diagnostics).warnings
+        assert "".join(warnings).startswith(reason)
+        assert len(warnings) == bool(reason)
     sizes = {"effective_sample_size": torch.tensor([math.nan, 20.0])}  # one prompt is unknown
-    assert replace(posterior, diagnostics=sizes).fault().startswith("20 of 64")
+    assert replace(posterior, diagnostics=sizes).warnings[0].startswith("20 of 64")
 
 
 def test_expectations_of_draws_with_one_reward_are_marked(prior, prompts):

@@ -47,10 +47,10 @@ def test_means_are_those_of_the_enumeration(prior, prompts, case):
             assert 0 < mean.standard_error < 0.1
         assert estimate.forbidden == pytest.approx(exact(log_prob, is_forbidden), abs=0.04)
         assert (estimate.forbidden == 0) or is_forbidden.any()
-        assert not estimate.doubt
+        assert not estimate.warnings
 
 
-def test_expectations_from_few_effective_draws_are_in_doubt(prior, prompts):
+def test_expectations_from_few_effective_draws_have_warnings(prior, prompts):
     """A posterior far from the prior, without factors and with one."""
     taste, length = TextReward(vader_sentiment, prior), Length(prior)
     for factors in ({}, {"length": Tilt({"length": length}, {"length": 1.5})}):
@@ -58,8 +58,8 @@ def test_expectations_from_few_effective_draws_are_in_doubt(prior, prompts):
         sample = sample_prior(model, prompts, 40, independent=True)
         guide = measure(model, model, Fixed(prior), prompts, sample, 40)
         posterior = measure_posterior(model, prompts, sample, guide.diagnostics)
-        assert posterior.doubt
-        assert not guide.expectations.doubt
+        assert posterior.warnings
+        assert not guide.expectations.warnings
 
 
 def test_observables_are_functions_of_the_response(prior, prompts):

@@ -32,8 +32,8 @@ def test_an_interrupt_leaves_a_report_a_checkpoint_and_the_command(args, capsys,
         assert part in printed
     for part in ("interrupted after step 3", "mean of the last 10 steps", "From the guide so far"):
         assert part in page
-    doubt = "draws of the prior effective, fewer than 30: log Z may be far off."  # of 40 draws
-    assert all(text.count(" (?)") == 2 and doubt in text for text in (printed, page))
+    warning = "draws of the prior effective, fewer than 30: log Z may be far off."  # of 40 draws
+    assert all(text.count(" (?)") == 2 and warning in text for text in (printed, page))
     assert page.count("<svg") == 2
     metrics = read_metrics(folder.metrics)
     assert str(recent(metrics, "reward")) in page

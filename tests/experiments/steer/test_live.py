@@ -79,7 +79,7 @@ def test_the_frontier_is_that_of_the_posteriors(model, prompts):
 def test_an_interrupted_run_says_so(args):
     folder, _ = ended_early(args)
     assert version_of(folder)["state"] == "interrupted"
-    assert version_of(folder)["doubt"].endswith("draws of the prior effective, fewer than 30")
+    assert version_of(folder)["warnings"][0].endswith("draws of the prior effective, fewer than 30")
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ HEAVY = WeightQuality(2048, 400.0, 0.93, 90.0)
 
 
 def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report):
-    posterior = report.posterior._replace(doubt="heavy weights")
+    posterior = report.posterior._replace(warnings=["heavy weights"])
     doubtful = replace(report, after=changed(report.after, weights=HEAVY), posterior=posterior)
     rows = {name: cells for name, *cells in doubtful.rows()}
     assert rows["KL(. || p*)"] == [str(Estimate(26.0, 0.5)), f"{Estimate(6.0, 0.5)} (?)", "0"]
@@ -174,7 +174,7 @@ def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report)
     assert f"{Estimate(6.0, 0.5)} (?) are left" in doubtful.conclusion()
     (note,) = doubtful.notes()
     assert note == (
-        "(?) k-hat 0.93 of the weights of 2048 draws of prior and guide, above 0.70: log Z and "
+        "(?) k-hat 0.93 of the weights of 2048 draws of the proposal, above 0.70: log Z and "
         "everything made from it may be far off (column guide)."
     )
     assert doubtful.text().endswith(f"{note}\n{REMEDY}")
@@ -190,8 +190,8 @@ def test_means_of_few_guide_draws_are_marked(report):
         if name in ("E[r]", "KL(. || p0)", "ELBO", "KL(. || p*)", "entropy"):
             assert [cell.endswith(" (?)") for cell in cells[:2]] == [False, True], name
     assert doubtful.notes()[-1] == (
-        "(?) 8 draws of the guide, fewer than 30: ELBO and E[r] and KL(. || p0) and entropy and "
-        "KL(. || p*) may be far off (column guide)."
+        "(?) 8 draws of the guide, fewer than 30: KL(. || p*) and KL(. || p0) and ELBO and E[r] "
+        "and entropy may be far off (column guide)."
     )
 
 
@@ -217,14 +217,14 @@ def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
     rows = {name: cells for name, *cells in doubtful.rows()}
     assert rows["KL(. || p*), prior draws alone"][1].endswith(" (?)")
     assert rows["KL(. || p*), prior draws alone"][2].endswith(" (?)")
-    assert "9 of 2048 draws of the prior effective, fewer than 30" in doubtful.notes()[0]
+    assert "9 of 2048 draws of the proposal effective, fewer than 30" in doubtful.notes()[0]
 
 
 def test_means_of_the_posterior_from_few_effective_draws_are_marked(report):
     reward = Expectations(Estimate(1.0, 0.1), 0.25, {"phi": Estimate(0.5, 0.1)})
     before, after = (each._replace(expectations=reward) for each in (report.before, report.after))
     reason = "9 of 2048 draws of the prior effective, fewer than 30"
-    columns = {"before": before, "after": after, "posterior": reward._replace(doubt=reason)}
+    columns = {"before": before, "after": after, "posterior": reward._replace(warnings=[reason])}
     doubtful = replace(report, **columns, has_factors=True)
     rows = {name: cells for name, *cells in doubtful.rows()}
     for name in ("E[r]", "E[phi]", "forbidden"):

@@ -214,8 +214,11 @@ def test_a_factor_made_for_one_beta_is_refused_even_at_beta_one(small_prior, sen
 
 
 def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
-    with pytest.warns(UserWarning, match=r"effective draws of 400 represent the posterior"):
-        solve_beta(prior, TextReward(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400)
+    with pytest.warns(UserWarning, match=r"effective draws represent the posterior") as caught:
+        budget = solve_beta(
+            prior, TextReward(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400
+        )
+    assert budget.warnings == [str(warning.message) for warning in caught]
 
 
 def test_prompt_given_twice_has_two_betas_by_position(prior):
