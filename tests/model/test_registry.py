@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from torch.testing import assert_close
 
-from model import AlignmentModel
 from model.likelihood import check_values
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 from model.registry import FACTORS, REWARDS
@@ -82,20 +80,6 @@ def test_every_entry_scores_responses_one_by_one(name, folders):
         alone = reward(prompts[[n]], response[2, [n]])
         assert alone.shape == (1,)
         assert alone.item() == pytest.approx(values[2, n].item(), abs=1e-4)
-
-
-@pytest.mark.parametrize("beta", [0.2, 2.0])
-def test_the_marginal_likelihood_is_of_the_models_beta(folders, beta):
-    prior = tiny(dtype=torch.float32)
-    prompts = prior.encode(["a b"])
-    response = prior(prompts).sample((8,))
-    posterior = RewardPosterior.load(folders["preferences"], PriorFeatures(prior))
-    rewards = posterior([row[0] for row in prior.decode(response, prompts)])  # [S, M]
-    factor = FACTORS["marginal-likelihood"](prior, str(folders["preferences"]), beta=beta)
-    model = AlignmentModel(prior, {}, beta, {"marginal": factor})
-    expected = (rewards / beta).exp().mean(0).log()
-    [term] = model.terms(prompts, response)
-    assert_close(term.log_value[:, 0].double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_marginal_likelihood_is_no_reward(folders):

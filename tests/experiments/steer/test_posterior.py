@@ -82,9 +82,3 @@ def test_the_marginal_likelihood_is_that_at_the_models_beta(prior, prompts, rewa
     vader = read_reward("vader").reward(prior)(prompts, response)
     log_likelihood = log_likelihood_at(model, prompts, response)
     assert torch.allclose(log_likelihood, marginal.double() + vader / beta, atol=1e-5)
-
-
-def test_the_marginal_likelihood_as_a_reward_is_refused_with_the_option(prior, prompts):
-    [choice] = read_choices(["preferences:somewhere:marginal-likelihood"])
-    with pytest.raises(SystemExit, match="expected --factor marginal-likelihood:somewhere"):
-        build_model([choice], prior, prompts, 0.5, **SETTINGS)

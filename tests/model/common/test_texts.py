@@ -139,27 +139,6 @@ def test_file_that_cannot_be_read_is_refused(tmp_path):
             read_lines(path)
 
 
-@pytest.mark.parametrize(
-    "data", ["\ufeff" + LINE + "\r\n\r\n" + LINE + "\r\n", LINE + "\n\n" + LINE]
-)
-def test_preferences_are_read_from_files_of_any_system(data, tmp_path):
-    (tmp_path / "pairs.jsonl").write_bytes(data.encode())
-    assert [preference.texts for preference in read_preferences(tmp_path / "pairs.jsonl")] == [
-        ("a b", "a \u00e9")
-    ] * 2
-
-
-@pytest.mark.parametrize("value", [None, float("nan"), 3, b"b", ["b"], ("b", "c")])
-def test_row_of_preferences_with_something_else_than_texts_is_refused(value):
-    with pytest.raises(PreferenceError, match=r"record 1: .*'chosen' (is|has)"):
-        read_preferences(
-            [
-                {"prompt": "a", "chosen": "b", "rejected": "c"},
-                {"prompt": "a", "chosen": value, "rejected": "c"},
-            ]
-        )
-
-
 def readers():
     """By name, all that takes texts."""
     prior = tiny()

@@ -89,13 +89,6 @@ def test_an_adapter_under_the_prior_is_the_one_that_peft_trained(network, kind, 
     )
     loaded = LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3, device="cpu")
     torch.testing.assert_close(loaded.network(IDS).logits, expected, atol=1e-5, rtol=0)
-    (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.raises(PretrainedError, match=r"there is no folder '.*base'"):
-        LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3)
-    moved = LanguageModel.from_pretrained(
-        tmp_path / "adapter", base=tmp_path / "moved", max_new_tokens=3, device="cpu"
-    )
-    torch.testing.assert_close(moved.network(IDS).logits, expected, atol=1e-5, rtol=0)
 
 
 def test_the_file_of_an_adapter_is_read_once_for_network_and_tokenizer(tmp_path, monkeypatch):

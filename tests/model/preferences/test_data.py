@@ -68,19 +68,6 @@ def test_a_record_that_is_no_preference_is_refused_with_its_line(tmp_path, messa
         read_preferences([GOOD, record])
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (json.dumps(GOOD, indent=2), "line 1: not JSON"),
-        ("\n\n", "has no records, expected at least one"),
-    ],
-)
-def test_a_file_that_is_not_json_lines_is_refused(tmp_path, text, message):
-    (tmp_path / "pairs.jsonl").write_text(text)
-    with pytest.raises(PreferenceError, match=message):
-        read_preferences(tmp_path / "pairs.jsonl")
-
-
 def test_a_response_may_be_empty_after_a_prompt_and_emojis_are_whole(tmp_path):
     path = write(tmp_path / "pairs.jsonl", GOOD | {"chosen": ""}, GOOD | {"chosen": " \U0001f600"})
     assert [preference.chosen for preference in read_preferences(path)] == ["", " \U0001f600"]
@@ -90,13 +77,6 @@ def test_a_response_may_be_empty_after_a_prompt_and_emojis_are_whole(tmp_path):
 def test_however_small_the_share_a_pair_is_held_out_and_one_is_not(share, expected):
     train, held_out = split_preferences([Preference("", f"a{i}", f"b{i}") for i in range(3)], share)
     assert (len(train), len(held_out)) == (3 - expected, expected)
-
-
-def test_a_file_that_is_not_there_and_a_dataset_of_splits_are_refused(tmp_path):
-    with pytest.raises(PreferenceError, match="No such file"):
-        read_preferences(tmp_path / "none.jsonl")
-    with pytest.raises(PreferenceError, match="name a split"):
-        read_preferences({"train": [GOOD]})
 
 
 def test_split_keeps_a_pair_of_texts_on_one_side():

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer, models
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     Cache,
     GPT2LMHeadModel,
     OpenAIGPTConfig,
@@ -46,17 +45,6 @@ def test_loaded_model_equals_the_saved_model(network: str, tmp_path: Path) -> No
     ]
     assert_close(*log_prob, rtol=0, atol=1e-12)
     assert not any(module.training for module in loaded.modules())
-
-
-def test_transformers_alone_loads_the_saved_folder(network: str, tmp_path: Path) -> None:
-    saved = tiny(network)
-    saved.save_pretrained(tmp_path)
-    state = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).state_dict()
-    assert_close(dict(state), dict(saved.network.state_dict()), rtol=0, atol=0)
-    assert (
-        AutoTokenizer.from_pretrained(tmp_path)("a b")["input_ids"]
-        == saved.tokenizer("a b")["input_ids"]
-    )
 
 
 def test_generate_of_a_saved_network_draws_from_the_distribution(tmp_path: Path) -> None:
@@ -271,8 +259,6 @@ def test_decode_nests_as_the_batch_does_and_puts_prompts_in_front() -> None:
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
         ({"end_ids": []}, "pass `end_ids"),
         ({"end_ids": [0, 5]}, "end_ids has 5"),
         ({"pad_id": -1}, "pad_id has -1"),
@@ -281,9 +267,6 @@ def test_decode_nests_as_the_batch_does_and_puts_prompts_in_front() -> None:
         ({"pad_id": "0"}, "pad_id has '0'"),
         ({"end_ids": [True]}, "end_ids has True"),
         ({"end_ids": [0.0]}, r"end_ids has 0\.0"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": float("inf")}, "temperature is inf"),
-        ({"temperature": "1"}, "temperature is '1'"),
         ({"temperature": 10**400}, "temperature is 10000"),
     ],
 )

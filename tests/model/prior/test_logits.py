@@ -37,15 +37,6 @@ def test_value_and_gradient_are_those_of_log_softmax(
     assert_close(gradient, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.usefixtures("chunk")
-def test_gradient_is_that_of_finite_differences(temperature: float) -> None:
-    logits, ids = (
-        torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True),
-        torch.randint(10, (2, 3)),
-    )
-    assert torch.autograd.gradcheck(lambda logits: token_log_prob(logits, ids, temperature), logits)
-
-
 def test_logits_may_be_a_view_that_is_not_contiguous() -> None:
     logits = torch.randn(3, 10, 2, dtype=torch.float64, requires_grad=True)
     ids = torch.randint(10, (2, 3)).t()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from model import LanguageModel, Prompts, ResponseDistribution
-from model.prior import cached_decoder, decode
+from model.prior import cached_decoder
 from model.prior.logits import sample_token
 from tests.model.tiny import NETWORKS, PROMPTS, plain_log_prob, tiny
 
@@ -215,39 +215,6 @@ def test_log_prob_does_not_depend_on_the_amount_or_the_ids_of_padding(
 
 
 # Sampling
-
-
-def logits_while_sampling(
-    language_model: LanguageModel, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Tensor, Tensor]:
-    """Four samples for each prompt, `[4, N, T]`, and their logits, `[4, N, L, V]` with L <= T."""
-    seen, start, extend = [], language_model.start, language_model.extend
-
-    def recorded(out: tuple) -> tuple:
-        seen.append(out[0])
-        return out
-
-    with monkeypatch.context() as patch:
-        patch.setattr(decode, "DROP", -1.0)  # finished responses stay in the batch
-        patch.setattr(language_model, "start", lambda prompts: recorded(start(prompts)))
-        patch.setattr(language_model, "extend", lambda state, ids: recorded(extend(state, ids)))
-        value = language_model(prompts).sample((4,))
-    first, *rest = seen
-    rows = [first.expand(4, *first.shape), *(logits[:, 0].view(4, *first.shape) for logits in rest)]
-    return value, torch.stack(rows, 2)
-
-
-def test_sampling_sees_the_logits_that_scoring_sees(
-    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompts = language_model.encode(PROMPTS)
-    value, drawn_from = logits_while_sampling(language_model, prompts, monkeypatch)
-    scored = (
-        language_model(prompts).next_token_logits(value)[:, :, : drawn_from.shape[2]]
-        * language_model.temperature
-    )
-    is_token = language_model.space.is_token(value)[:, :, : drawn_from.shape[2]]
-    assert_close(drawn_from[is_token], scored[is_token], rtol=0, atol=1e-10)
 
 
 def test_a_draw_comes_with_its_log_prob(language_model: LanguageModel) -> None:

@@ -226,8 +226,8 @@ def test_log_probability_at_beta_one_is_bayes_rule():
     texts = [row[0] for row in prior.decode(truth.support, prompts)]
     likelihood = plain_logits(bert().double(), texts).softmax(-1)[:, 2]
     joint = truth.log_prior[:, 0].exp() * likelihood
-    assert_close(truth.log_posterior[:, 0].exp(), joint / joint.sum(), atol=1e-7, rtol=0)
-    assert_close(truth.log_z.exp().item(), joint.sum().item(), atol=1e-7, rtol=0)
+    assert_close(truth.log_posterior[:, 0].exp(), joint / joint.sum(), atol=1e-12, rtol=0)
+    assert_close(truth.log_z.exp().item(), joint.sum().item(), atol=1e-12, rtol=0)
 
 
 # Likelihoods
@@ -307,15 +307,6 @@ def test_length_does_not_count_the_end(target, expected):
     assert length.upper_bound == (3.0 if target is None else 0.0)
 
 
-@pytest.mark.parametrize("target", [-1, 4])
-def test_length_that_no_response_has_is_refused(target):
-    with pytest.raises(
-        ValueError,
-        match=f"target is {target}, expected a whole number of at least 0 and at most 3: tokens",
-    ):
-        Length(tiny(), target)
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
 def test_batches_come_back_in_order(batch_size):
     sizes = []
@@ -339,25 +330,12 @@ def test_network_that_fails_is_a_likelihood_error_with_the_text():
         )
 
 
-@pytest.mark.parametrize("kind", ["classifier", "likelihood"])
-def test_numbers_of_a_network_in_float64_are_not_rounded_to_float32(kind):
+def test_likelihoods_of_a_network_in_float64_are_not_rounded_to_float32():
     """Rounding of float32 would be 1e-8 at least."""
-    tokenizer = tiny_tokenizer(pad_token="<pad>")
-    if kind == "classifier":
-        network = bert().double()
-        reward = SequenceClassifier(network, tokenizer, "good", output="logit")
-    else:
-        network = llama().double()
-        reward = TextLikelihood(network, tokenizer, per_token=False)
-    text = "b c a b c"
+    network = llama().double()
+    reward = TextLikelihood(network, tiny_tokenizer(), per_token=False)
+    ids = torch.tensor([0, 3, 4, 2, 3, 4])  # of the beginning and the text
     with torch.no_grad():
-        batch = tokenizer(text, add_special_tokens=kind == "classifier", return_tensors="pt")
-        batch = batch.to(network.device)
-        if kind == "classifier":
-            expected = network(**batch).logits[0, 2]
-        else:
-            begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-            ids = torch.tensor([[*begin, *batch["input_ids"][0].tolist()]], device=network.device)
-            log_prob = network(ids).logits[0, :-1].log_softmax(-1)
-            expected = log_prob.gather(-1, ids[0, 1:, None]).sum()
-    assert reward([text]).item() == pytest.approx(expected.item(), rel=1e-13)
+        log_prob = network(ids[None]).logits[0, :-1].log_softmax(-1)
+    expected = log_prob.gather(-1, ids[1:, None]).sum()
+    assert reward(["b c a b c"]).item() == pytest.approx(expected.item(), rel=1e-13)

@@ -89,11 +89,6 @@ def test_accuracy_is_by_the_answer_of_the_prompt_and_absent_without_one(prior, q
     assert reward.upper_bound == 1.0
 
 
-def test_missing_column_of_accuracy_is_named(prior, questions, response):
-    with pytest.raises(LikelihoodError, match=r"needs the column 'solution', and .* are: 'answer'"):
-        TextReward(Accuracy("solution"), prior)(questions, response)
-
-
 def test_a_reference_that_is_no_text_and_no_number_is_refused(prior, response):
     """The text of a list would never match, and every response would be wrong."""
     prompts = prior.encode(["the film was"] * 3, columns={"answer": ["good", ["good"], 3]})

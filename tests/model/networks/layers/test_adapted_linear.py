@@ -55,15 +55,6 @@ def test_outputs_and_gradients_are_those_of_peft(rows: int, network: str) -> Non
             torch.testing.assert_close(module(x), got[0])
 
 
-def test_a_new_guide_is_the_prior_to_the_last_bit() -> None:
-    prior = tiny("llama", torch.bfloat16)
-    guide, prompts = LoRA(prior, rank=4), prior.encode(PROMPTS)
-    response = prior(prompts).sample((20,))
-    log_guide = guide.distribution(prompts).log_prob(response)
-    assert log_guide.requires_grad
-    assert torch.equal(log_guide, prior(prompts).log_prob(response))
-
-
 def test_a_prior_with_an_adapter_and_a_new_guide_on_it_are_equal() -> None:
     with_adapter = adapted_twice(torch.bfloat16).language_model
     fresh = LanguageModel(with_adapter.network, with_adapter.tokenizer, max_new_tokens=3)
