@@ -5,12 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    OlmoConfig,
-    RobertaPreLayerNormConfig,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoConfig, RobertaPreLayerNormConfig
 
 from guides import FineTuned, LoRA
 from inference import log_guide_at

@@ -8,10 +8,7 @@ import torch
 from pyro.infer import SVI
 
 from guides import FineTuned, Fixed, LoRA, Tempered
-from inference import (
-    LeaveOneOut_ELBO,
-    log_guide_at,
-)
+from inference import LeaveOneOut_ELBO, log_guide_at
 from inference.objectives.parts.off_policy import tempered
 from model import AlignmentModel, TextReward, vader_sentiment
 

@@ -122,8 +122,7 @@ def test_an_upper_bound_is_a_finite_number(prior: LanguageModel, bound: float) -
         lambda: WeightedSum({"taste": (1.0, reward)}),
     ):
         with pytest.raises(
-            ValueError,
-            match=r"the `upper_bound` of reward 'taste' is .*, expected a finite number",
+            ValueError, match=r"the `upper_bound` of reward 'taste' is .*, expected a finite number"
         ):
             make()
     with pytest.raises(ValueError, match=r"upper_bound is .*, expected a finite number"):

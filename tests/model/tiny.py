@@ -26,13 +26,7 @@ from model import LanguageModel
 WORDS = ("<end>", "<pad>", "a", "b", "c")
 PROMPTS = ["a b c a", "", "b"]  # of different lengths, one of them empty
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-GPT2_SIZES = {
-    "vocab_size": len(WORDS),
-    "n_positions": 16,
-    "n_embd": 16,
-    "n_layer": 2,
-    "n_head": 2,
-}
+GPT2_SIZES = {"vocab_size": len(WORDS), "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
 ENCODER_SIZES = {
     "vocab_size": len(WORDS),
     "hidden_size": 16,

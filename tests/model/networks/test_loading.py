@@ -29,15 +29,7 @@ from model import LanguageModel, SequenceClassifier, TextLikelihood
 from model.networks.loading import load_network
 from model.networks.source import PretrainedError, find_checkpoint, hub_name
 from model.preferences import EncoderFeatures
-from tests.model.tiny import (
-    ENCODER_SIZES,
-    GPT2_SIZES,
-    encoder,
-    gpt2,
-    llama,
-    tiny,
-    tiny_tokenizer,
-)
+from tests.model.tiny import ENCODER_SIZES, GPT2_SIZES, encoder, gpt2, llama, tiny, tiny_tokenizer
 
 WEIGHTS = "model.safetensors"
 LOADERS = {

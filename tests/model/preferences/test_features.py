@@ -5,11 +5,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    Llama4ForCausalLM,
-    Llama4TextConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import Llama4ForCausalLM, Llama4TextConfig, PreTrainedTokenizerFast
 
 from model import LanguageModel
 from model.preferences import EncoderFeatures, NetworkFeatures, PriorFeatures, StandardisedFeatures

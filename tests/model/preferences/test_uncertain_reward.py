@@ -8,11 +8,7 @@ import torch
 
 from inference import Enumeration, log_likelihood_at
 from model import AlignmentModel, Constraint, Length, OtherBetaError, TextReward, Tilt, WeightedSum
-from model.factors.marginal_likelihood import (
-    MARGINAL,
-    MarginalLikelihood,
-    log_marginal_likelihood,
-)
+from model.factors.marginal_likelihood import MARGINAL, MarginalLikelihood, log_marginal_likelihood
 from model.preferences import (
     AGGREGATIONS,
     EncoderFeatures,
@@ -220,8 +216,7 @@ def test_features_of_ones_own_are_not_guessed(prior, tmp_path):
         LinearHead(1), StandardisedFeatures.fit(lengths, TEXTS), torch.ones(1, 1).double()
     ).save(tmp_path)
     with pytest.raises(
-        OtherRewardError,
-        match=r"has features of the user, function: use .RewardPosterior\.load",
+        OtherRewardError, match=r"has features of the user, function: use .RewardPosterior\.load"
     ):
         saved_features(tmp_path, prior)
     assert RewardPosterior.load(tmp_path, lengths)(TEXTS).shape == (1, 4)

@@ -43,10 +43,7 @@ def test_lengths_are_unknown_of_all_else(language_model, response):
     }
     for name, value in others.items():
         assert known_lengths(value, space) is None, name
-    for other in (
-        replace(space, end_ids=torch.tensor([2])),
-        replace(space, vocab_size=2),
-    ):
+    for other in (replace(space, end_ids=torch.tensor([2])), replace(space, vocab_size=2)):
         assert known_lengths(response, other) is None
     response[0, 0] = 2
     assert known_lengths(response, space) is None

@@ -5,14 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from model import LanguageModel, grammar_prior
-from model.prior.grammar import (
-    ADJECTIVES,
-    PROMPTS,
-    SUBJECTS,
-    WORDS,
-    _network,
-    grammar_sentences,
-)
+from model.prior.grammar import ADJECTIVES, PROMPTS, SUBJECTS, WORDS, _network, grammar_sentences
 
 
 @pytest.fixture(scope="module")

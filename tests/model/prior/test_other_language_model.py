@@ -69,8 +69,7 @@ PIECES = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_rewards_and_factors_for_another_language_model_are_refused_with_the_difference(kind, what):
     with pytest.raises(
-        OtherLanguageModelError,
-        match=rf"factor 'good' was made for another .* they have .*{what}",
+        OtherLanguageModelError, match=rf"factor 'good' was made for another .* they have .*{what}"
     ):
         AlignmentModel(tiny(), {}, 1.0, {"good": PIECES[kind](OTHERS[what]())})
 

@@ -86,14 +86,10 @@ CONFIGS = {
         rope_parameters=LONG,
     ),
     # layers with heads of different width, with inputs of their own, and without keys of their own
-    "gemma4": lambda **more: Gemma4TextConfig(
-        **SIZES | SPECIAL | SHARED | more,
-    ),
+    "gemma4": lambda **more: Gemma4TextConfig(**SIZES | SPECIAL | SHARED | more),
     # several streams of hidden states, and layers without keys of their own
     "gemma3n": lambda **more: Gemma3nTextConfig(
-        **SIZES | SPECIAL | SHARED | more,
-        laurel_rank=4,
-        activation_sparsity_pattern=[0.0] * 4,
+        **SIZES | SPECIAL | SHARED | more, laurel_rank=4, activation_sparsity_pattern=[0.0] * 4
     ),
     # one matrix for queries, keys and values, which is clipped, and experts
     "dbrx": lambda **more: DbrxConfig(

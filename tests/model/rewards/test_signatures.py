@@ -242,11 +242,7 @@ def test_function_of_texts_scores_the_response_alone_for_a_chat():
 
         TextReward(record, prior, whole=whole)(prompts, response)
     template = "<bos> <user> a b <end> <assistant>"
-    assert texts == {
-        None: ["a b", "a b a b"],
-        True: [f"{template} a b", "a b a b"],
-        False: ["a b"],
-    }
+    assert texts == {None: ["a b", "a b a b"], True: [f"{template} a b", "a b a b"], False: ["a b"]}
 
 
 @pytest.mark.parametrize(
