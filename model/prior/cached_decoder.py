@@ -18,8 +18,9 @@ from model.networks.layers import layer_checkpoints
 from model.networks.layers.attention import faster_attention
 from model.networks.layers.fused_layers import fused_layers
 from model.networks.layers.head import logits_of, splits_head, states_before_head
-from model.networks.layers.packed_layers import PackedLayers, RoundedAdapters, packs
+from model.networks.layers.packed_layers import PackedLayers, packs
 from model.networks.layers.pointwise_recomputation import pointwise_recomputation
+from model.networks.layers.rounded_adapters import RoundedAdapters, rounded_together
 from model.networks.positions import (
     first_position,
     longest_context,
@@ -323,6 +324,7 @@ class CachedDecoder(Decoder):
             batch["logits_to_keep"] = 1
         with (
             layer_checkpoints.around(self.network),
+            rounded_together(self.network),
             pointwise_recomputation(self.network),
             faster_attention(self.network),
             states_before_head(self.network, copies=last_only, skip_head=skip_head) as hidden,

@@ -15,8 +15,9 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from model.common.devices import HALF
+from model.common.devices import HALF, is_asynchronous
 from model.networks.layers.packed_layers import BASES, weight_of
+from model.networks.layers.rounded_adapters import shared_factors, stacked
 
 
 class AdaptedLinear(Linear):
@@ -37,7 +38,8 @@ class AdaptedLinear(Linear):
             return super().forward(x, *args, **kwargs)
         base = self.base_layer
         if torch.is_grad_enabled():
-            return _Adapted.apply(x, weight_of(base), base.bias, *self._factors())
+            shared = shared_factors(self) or self._factors()
+            return _Adapted.apply(x, weight_of(base), base.bias, *shared)
         y = base(x)
         factors = self.rounded or self.rounded_factors()
         assert factors is not None  # W is in half precision
@@ -61,12 +63,14 @@ class AdaptedLinear(Linear):
     def _active(self) -> list[str]:
         return [name for name in self.active_adapters if name in self.lora_A]
 
+    def parts(self) -> list[tuple[Tensor, Tensor, float]]:
+        """A, B and alpha/rank of each active adapter."""
+        a, b = ({name: part[name].weight for name in part} for part in (self.lora_A, self.lora_B))
+        return [(a[name], b[name], self.scaling[name]) for name in self._active()]
+
     def _factors(self) -> tuple[Tensor, Tensor]:
         """A of all active adapters, `[rank, in]`, and alpha/rank B, `[out, rank]`."""
-        names = self._active()
-        a = [self.lora_A[name].weight for name in names]
-        b = [self.lora_B[name].weight * self.scaling[name] for name in names]
-        return (a[0], b[0]) if len(names) == 1 else (torch.cat(a), torch.cat(b, 1))
+        return stacked([(a, b * scale) for a, b, scale in self.parts()])
 
     @torch.no_grad()
     def rounded_factors(
@@ -113,9 +117,11 @@ class _Adapted(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ weight).addmm_(grad_inner, a).view(shape)
-        grad_a, grad_b = grad_inner.t() @ flat, (inner.t() @ grad).t()
+        grad_a = grad_inner.t() @ flat
         # in the order of the parameter, or autograd copies the gradient once more
-        grad_b = grad_b.to(ctx.wide[1], memory_format=torch.contiguous_format)
+        grad_b = grad.t() @ inner if is_asynchronous(grad.device) else (inner.t() @ grad).t()
+        if grad_b.dtype != ctx.wide[1]:
+            grad_b = grad_b.to(ctx.wide[1], memory_format=torch.contiguous_format)
         return grad_x, None, None, grad_a.to(ctx.wide[0]), grad_b
 
 

@@ -243,35 +243,3 @@ class _Packed:
 
 def _has_adapters(layer: Any) -> bool:
     return hasattr(layer, "rounded_factors")
-
-
-class RoundedAdapters(Decoding):
-    """Context in which all `AdaptedLinear` layers of a network have their adapters rounded.
-
-        decoding = RoundedAdapters(network)
-        with decoding:
-            logits = network(ids).logits  # without gradient
-
-    Each entry rounds the parameters of the time, at the same places in memory, where a recorded
-    pass reads them.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._layers: list[Any] = [m for m in network.modules() if hasattr(m, "rounded_factors")]
-        self._factors: list[Any] = [None] * len(self._layers)
-        self._before: list[Any] = []
-
-    def __enter__(self) -> Self:
-        self._before = [layer.rounded for layer in self._layers]
-        self.write()
-        for layer, factors in zip(self._layers, self._factors, strict=True):
-            layer.rounded = factors
-        return self
-
-    def _write(self) -> None:
-        factors = zip(self._layers, self._factors, strict=True)
-        self._factors = [layer.rounded_factors(old) for layer, old in factors]
-
-    def __exit__(self, *_: object) -> None:
-        for layer, before in zip(self._layers, self._before, strict=True):
-            layer.rounded = before

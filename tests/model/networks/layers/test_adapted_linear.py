@@ -7,13 +7,33 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from guides import LoRA
 from model import LanguageModel, ResponseDistribution
+from model.networks.layers import adapted_linear
 from model.networks.layers.adapted_linear import AdaptedLinear
-from model.networks.layers.packed_layers import RoundedAdapters
+from model.networks.layers.rounded_adapters import RoundedAdapters, rounded_together
 from model.prior import cached_decoder
 from tests.model.tiny import PROMPTS, tiny
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations of torch by their names.
+
+    Attributes:
+        number: number of operations so far.
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__()
+        self.names, self.number = names, 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.number += function.overloadpacket.__name__ in self.names
+        return function(*args, **(kwargs or {}))
 
 
 def adapted_twice(dtype: torch.dtype, network: str = "llama") -> LoRA:
@@ -137,3 +157,36 @@ def test_gradients_are_in_the_order_of_the_parameters() -> None:
     gradients = torch.autograd.grad(loss, parameters)
     assert all(grad.is_contiguous() for grad in gradients)
     assert parameters
+
+
+@pytest.mark.parametrize("network", ["gpt2", "llama"])
+def test_adapters_rounded_together_have_the_same_gradient(network: str) -> None:
+    """By as few operations as adapters have in one layer."""
+    own = adapted_twice(torch.bfloat16, network).language_model.network
+    parameters = [p for p in own.parameters() if p.requires_grad]
+    results = []
+    for context in (nullcontext(), rounded_together(own)):
+        with Operations({"_to_copy", "_foreach_copy_", "mul", "_foreach_mul"}) as roundings:
+            with context:
+                logits = own(torch.tensor([[2, 3, 4]])).logits.float()
+            gradients = torch.autograd.grad(logits.square().sum(), parameters)
+        results.append((logits, gradients, roundings.number))
+    (expected, slopes, many), (got, own_slopes, few) = results
+    assert torch.equal(got, expected)
+    assert all(torch.equal(*pair) for pair in zip(own_slopes, slopes, strict=True))
+    assert few < many - 4 * len([m for m in own.modules() if isinstance(m, AdaptedLinear)])
+
+
+def test_a_pass_of_a_language_model_rounds_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide, shared = adapted_twice(torch.bfloat16), []
+    original = adapted_linear.shared_factors
+    monkeypatch.setattr(
+        adapted_linear,
+        "shared_factors",
+        lambda layer: (shared.append(original(layer)), shared[-1])[1],
+    )
+    prompts = guide.language_model.encode(PROMPTS)
+    response = guide.language_model(prompts).sample((2,))
+    guide.distribution(prompts).log_prob(response)
+    assert shared
+    assert None not in shared

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import LanguageModel
 from model.networks.layers import packed_layers
 from model.networks.layers.packed_layers import FEWEST, PackedLayers, packs
-from tests.model.networks.layers.test_adapted_linear import adapted_twice
+from tests.model.networks.layers.test_adapted_linear import Operations, adapted_twice
 from tests.model.tiny import PROMPTS, tiny
 
 pytestmark = pytest.mark.on_cpu
@@ -43,22 +42,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(packed_layers, "_Packed", counting)
     return counts
-
-
-class Products(TorchDispatchMode):
-    """Counts products of matrices.
-
-    Attributes:
-        number: number of products so far.
-    """
-
-    number = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.number += function.overloadpacket.__name__ in {"mm", "addmm", "addmm_"}
-        return function(*args, **(kwargs or {}))
 
 
 def error(logits: Tensor, language_model: LanguageModel) -> float:
@@ -111,7 +94,7 @@ def test_a_token_of_llama_has_two_products_for_each_input() -> None:
     network = adapted_twice(HALF).language_model.network
     with PackedLayers(network) as packing:
         network(IDS.cpu())
-        with Products() as products:
+        with Operations({"mm", "addmm", "addmm_"}) as products:
             network(IDS.cpu())
     # of two layers: queries, keys and values; their output; gate and up; down; and the head
     assert products.number == 2 * 4 * 2 + 1
