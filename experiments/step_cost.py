@@ -20,11 +20,11 @@ from typing import Annotated
 from experiments.shared.argument_types import Count, Only, Threads, chosen, count
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.cost import SVIStep, ratio_of_means, take_turns
 from experiments.shared.tables import cell, text_table
 from experiments.shared.worlds import WORLDS, WorldName
 from guides import GUIDES
 from inference import OBJECTIVES
-from inference.diagnostics.cost import SVIStep, ratio_of_means, take_turns
 
 CHEAP, MOST = "reward-to-go", 1.3
 """Objective of the claim, and its largest cost as a multiple of `trace`, as claimed."""

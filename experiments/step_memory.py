@@ -24,13 +24,13 @@ import torch
 from experiments.shared.argument_types import DISTINCT, DtypeName, Length, Name, count
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.cost import cheap_reward, forget_peak, peak_memory
 from experiments.shared.refusals import FAULTS, blamed
 from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
 from inference import LeaveOneOut_ELBO, fit
-from inference.diagnostics.cost import cheap_reward, forget_peak, peak_memory
-from inference.svi.step import Metrics
+from inference.svi.response_metrics import Metrics
 from model import AlignmentModel, LanguageModel
 from model.common.devices import named_dtype
 from model.prior.named_priors import load_prior

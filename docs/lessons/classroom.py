@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import experiments
+from experiments.shared.ascend import ascend
 from guides import GUIDES, Guide
 from inference import Enumeration
-from inference.svi.ascend import ascend
 from model import AlignmentModel, LanguageModel, Prompts, TextReward, grammar_prior, vader_sentiment
 
 PROMPT = "the film was"

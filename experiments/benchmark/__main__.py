@@ -47,7 +47,7 @@ from experiments.benchmark.startup import report_startup
 from experiments.benchmark.steps import Benchmark, ByHand, Ours
 from experiments.benchmark.trl_trainer import take_turns_with_trl
 from experiments.shared.command_line import run_script
-from inference.diagnostics.cost import Step, take_turns
+from experiments.shared.cost import Step, take_turns
 
 
 def main(args: Benchmark) -> None:

@@ -11,10 +11,10 @@ import torch
 from experiments.benchmark.report import OURS, time_parts
 from experiments.benchmark.steps import Benchmark, Ours
 from experiments.benchmark.trl_trainer import TRL, time_trl
+from experiments.shared.cost import forget_peak, peak_memory, take_turns
 from experiments.shared.tables import text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
-from inference.diagnostics.cost import forget_peak, peak_memory, take_turns
 from model import LanguageModel
 from model.prior.named_priors import load_prior
 

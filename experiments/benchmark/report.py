@@ -11,9 +11,9 @@ from torch import Tensor
 
 from experiments.benchmark.steps import LAYERS, PROMPT, WIDTH, WORDS, Benchmark, ByHand
 from experiments.benchmark.trl_trainer import TRL
+from experiments.shared.cost import Seconds, Step, medians, ratio
 from experiments.shared.tables import text_table
 from inference import FusedOptimizer
-from inference.diagnostics.cost import Seconds, Step, medians, ratio
 from model import ResponseDistribution
 
 OURS, BY_HAND = "ours, SVI.step", "by hand, torch"

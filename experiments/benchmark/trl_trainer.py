@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from experiments.benchmark.steps import BETA, PROMPT, RATE, Benchmark, reward
-from inference.diagnostics.cost import Seconds, Step, now, since, take_turns
+from experiments.shared.cost import Seconds, Step, now, since, take_turns
 
 TRL = "TRL, RLOOTrainer"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.shared.metrics_file import read_metrics, recent
 from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import mean_and_error
 from inference import Estimate
-from inference.svi.metrics_file import read_metrics, recent
 from model.common.files import text_digest
 
 Metrics = Sequence[Mapping[str, float]]

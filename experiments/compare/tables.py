@@ -12,8 +12,8 @@ from experiments.compare.runs import (
     missing_metrics,
     shown,
 )
+from experiments.shared.metrics_file import WINDOW
 from inference import Estimate
-from inference.svi.metrics_file import WINDOW
 
 MARK, UNRELIABLE = " †", " (?)"
 """Ends of a number of an interrupted run, a mean over its last steps; of an unreliable number."""

@@ -3,10 +3,10 @@
 import torch
 
 from experiments.identities.world import World, kl
+from experiments.shared.ascend import ascend
 from experiments.shared.claims import Finding, within
 from guides import FineTuned
 from inference import Enumeration
-from inference.svi.ascend import ascend
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
 STEPS = 60

@@ -8,6 +8,7 @@ import torch
 from scipy.special import rel_entr
 from torch import Tensor
 
+from experiments.shared.early_stops import early_stops, record_early_stop
 from experiments.shared.refusals import one_line
 from experiments.shared.worlds import WORLDS, World
 from experiments.shared.zoo import NUM_SAMPLES, Job, Result, measure_guide
@@ -16,7 +17,6 @@ from inference import OBJECTIVES, SAMPLERS, Posterior, fit, importance_sampling,
 from inference.diagnostics.diversity import distinct_n
 from inference.enumeration import entropy
 from inference.programs import log_likelihood_at, response_distribution
-from inference.svi.early_stops import early_stops, record_early_stop
 
 FROM_GUIDE = " from a guide"
 """End of the name of a sampler whose proposal is a trained guide."""

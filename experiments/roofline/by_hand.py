@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
+from experiments.shared.cost import Step
 from guides import FineTuned, LoRA
-from inference.diagnostics.cost import Step
 from model import LanguageModel, Prompts
 
 

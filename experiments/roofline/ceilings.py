@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import torch
 
-from inference.diagnostics.cost import Step, take_turns
+from experiments.shared.cost import Step, take_turns
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Side of the square matrices of the product."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from experiments.shared.cost import Step
 from guides import FineTuned, LoRA
-from inference.diagnostics.cost import Step
 from model import LanguageModel, Prompts
 
 

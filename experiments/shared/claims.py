@@ -10,9 +10,9 @@ import numpy as np
 
 from experiments.shared.argument_types import Out, Threads
 from experiments.shared.command_line import Arguments
+from experiments.shared.early_stops import recorded_early_stops
 from experiments.shared.tables import cell
 from inference import Estimate
-from inference.svi.early_stops import recorded_early_stops
 
 NOISY = "too noisy to say"
 """End of a finding that failed, of a number that is not clear of its limit."""

@@ -28,8 +28,8 @@ import tyro
 from transformers.utils import logging
 
 from experiments.shared.argument_types import Check, Used
+from experiments.shared.early_stops import early_stops
 from experiments.shared.refusals import is_refusal, one_line
-from inference.svi.early_stops import early_stops
 from model.common.checks import one_of
 
 

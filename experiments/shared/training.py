@@ -5,12 +5,12 @@ from typing import Any, TypeVar
 
 from pyro.infer import ELBO
 
+from experiments.shared.early_stops import record_early_stop
 from experiments.shared.refusals import blamed
 from guides import GUIDES, Guide
 from guides.guide import Options
 from inference import LeaveOneOut_ELBO, fit
 from inference.objectives.leave_one_out import RewardOnly
-from inference.svi.early_stops import record_early_stop
 from model import AlignmentModel, LanguageModel, Prompts
 
 G = TypeVar("G", bound=Guide)

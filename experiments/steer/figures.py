@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from experiments.shared import figures
 from experiments.shared.figures import GUIDE, POSTERIOR, PRIOR, new_axes, smooth
+from experiments.shared.metrics_file import read_metrics
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.views import Metrics
 from inference import Estimate, PriorSample
-from inference.svi.metrics_file import read_metrics
 
 
 def write_figures(

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments.shared.metrics_file import WINDOW, read_metrics, recent
 from experiments.steer.report import MARK, samples_text, with_rewards
 from experiments.steer.views import Metrics, RunSoFar
-from inference.svi.metrics_file import WINDOW, read_metrics, recent
 from model.common import ranks
 
 HEAD = ("nats per response", f"mean of the last {WINDOW} steps")

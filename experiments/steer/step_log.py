@@ -8,7 +8,7 @@ from typing import Any
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.live.page import LivePage
 from experiments.steer.report import Sample
-from inference.svi.step import Metrics
+from inference.svi.response_metrics import Metrics
 from inference.svi.trackers import Trackers
 
 COLUMNS = ("origin", "completion", "reward")

@@ -21,12 +21,15 @@ from inference.svi.fit_objective import elbo_of
 from inference.svi.loop import Fit, Loop
 from inference.svi.minibatches import Minibatches
 from inference.svi.options import FitOptions
-from inference.svi.step import Metrics, Stepper
+from inference.svi.response_metrics import Metrics
+from inference.svi.step import Stepper
 from model import Prompts
 from model.common import ranks
-from model.common.checks import folder_path
 from model.common.thread_lock import THREAD_LOCK
 from model.prior.division import Axis
+
+PARTS = {"model", "guide", "prompts", "objective", "optimizer"}
+"""Arguments of `fit` that are no options."""
 
 
 def fit(
@@ -131,28 +134,7 @@ def fit(
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
-    if checkpoint_folder is not None:
-        checkpoint_folder = folder_path("checkpoint_folder", checkpoint_folder)
-    options = FitOptions(
-        num_steps=num_steps,
-        num_responses=num_responses,
-        max_seconds=max_seconds,
-        stop_at_noise=stop_at_noise,
-        keep_best=keep_best,
-        step_kl=step_kl,
-        learning_rate=learning_rate,
-        clip_norm=clip_norm,
-        prompts_per_step=prompts_per_step,
-        micro_batch=micro_batch,
-        checkpoint_activations=checkpoint_activations,
-        divide=divide,
-        seed=seed,
-        checkpoint_folder=checkpoint_folder,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-        on_step=on_step,
-        progress=progress,
-    )
+    options = FitOptions(**{k: v for k, v in locals().items() if k not in PARTS})
     check_programs(model, guide, prompts)
     state = new_state(guide, objective, optimizer, options)
     budget = new_budget(options, state.objective.num_particles, len(prompts))

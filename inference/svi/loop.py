@@ -16,9 +16,9 @@ from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
 from inference.svi.options import FitOptions
-from inference.svi.response_metrics import LENGTH
+from inference.svi.response_metrics import LENGTH, Metrics
 from inference.svi.rollback import NonFiniteGuideError
-from inference.svi.step import Metrics, NonFiniteLossError, Stepper
+from inference.svi.step import NonFiniteLossError, Stepper
 from model.common import ranks
 
 STOPS = (

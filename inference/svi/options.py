@@ -67,6 +67,8 @@ class FitOptions:
         checks.one_of("divide", self.divide, AXES)
         if self.on_step is not None:
             checks.function("on_step", self.on_step, takes=1, why="the metrics of a step")
+        if self.checkpoint_folder is not None:
+            self.checkpoint_folder = checks.folder_path("checkpoint_folder", self.checkpoint_folder)
         if self.resume and self.checkpoint_folder is None:
             raise ValueError(
                 "resume is True without a checkpoint_folder, expected the folder of the checkpoint"

@@ -9,24 +9,20 @@ parameters   `optimizer/checked.py`   checks, a copy, the step (`_advance`), che
 import math
 from functools import partial
 
-import torch
 from pyro.infer import SVI
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
-from torch import nn
 
-from guides.guide import GuideRegistrationError
-from inference.objectives.parts.draws import Draws
 from inference.programs import Program
-from inference.response_site import ResponseSiteError, SameResponses
+from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
-from inference.svi.fit_objective import FitObjective, TraceObjective, elbo_of
+from inference.svi.fit_objective import TraceObjective
+from inference.svi.gradient_checks import NothingToTrainError, check_trains, no_responses
+from inference.svi.micro_batches import MicroBatches
 from inference.svi.optimizer.trust_region import LimitedSteps
 from inference.svi.options import FitOptions
 from inference.svi.response_metrics import Metrics, ModelRuns
 from inference.svi.rollback import Rollback
 from inference.svi.step_numbers import StepNumbers, step_numbers, step_size
-from model import AlignmentModel, Prompts, ResponseDistribution, ResponseSpace
+from model import Prompts
 from model.common.ranks import average_gradients
 from model.networks.layers.layer_checkpoints import checkpointed_layers
 from model.prior.division import divided
@@ -34,10 +30,6 @@ from model.prior.division import divided
 
 class NonFiniteLossError(FloatingPointError):
     """The loss is NaN or infinite. The parameters are as before the step."""
-
-
-class NothingToTrainError(ValueError):
-    """No gradient reaches any parameter."""
 
 
 class Stepper:
@@ -140,86 +132,3 @@ class Stepper:
         if isinstance(optimizer, LimitedSteps) and self._numbers.limits is not None:
             optimizer.expect(self._numbers.limits, partial(step_size, guide, draws))
         return loss
-
-
-def no_responses(space: ResponseSpace | None, draws: list[Draws]) -> str:
-    """Number of rows that a guide drew and that are no responses of the prior, in words."""
-    rows = [draw.values["response"] for draw in draws if "response" in draw.values]
-    if space is None or not rows:
-        return ""
-    is_outside = torch.cat([~space.contains(each).flatten() for each in rows])
-    if not is_outside.any():
-        return ""
-    return (
-        f". {int(is_outside.sum())} of {len(is_outside)} rows that the guide drew are no responses "
-        f"of the prior, which have the id {space.pad_id} alone after an end: draw from a "
-        "`ResponseDistribution` with `prior.space`"
-    )
-
-
-def check_trains(model: Program, guide: Program, objective: FitObjective) -> None:
-    """Refuse a first gradient that reaches no parameter in Pyro's store, or others of the guide.
-
-    Parameters of the objective's own heads do not count. A gradient of the prior of an
-    `AlignmentModel`, which is frozen, is refused.
-    """
-    registered = parameters()
-    of_model = model.prior.parameters() if isinstance(model, AlignmentModel) else ()
-    of_prior = {id(parameter) for parameter in of_model}
-    if any(p.grad is not None and id(p) in of_prior for p in registered.values()):
-        raise GuideRegistrationError(
-            "the guide trains the parameters of the model's own prior, which would move the "
-            "posterior: expected a guide of `guides`, or one with `copy.deepcopy(prior)`"
-        )
-    known = {id(parameter) for parameter in registered.values()}
-    own = dict(guide.named_parameters()) if isinstance(guide, nn.Module) else {}
-    stray = [name for name, p in own.items() if p.grad is not None and id(p) not in known]
-    if stray:
-        raise GuideRegistrationError(
-            f"Pyro does not know {len(stray)} parameters of the guide that have a gradient, first "
-            f"{stray[0]!r}, so that they would not train: call `pyro.module(NAME, guide)` where "
-            "the guide runs, or freeze them with `requires_grad_(False)`"
-        )
-    heads = [head for head in vars(elbo_of(objective)).values() if isinstance(head, nn.Module)]
-    of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
-    if any(p.grad is not None and id(p) not in of_heads for p in registered.values()):
-        return
-    trainable = any(parameter.requires_grad for parameter in own.values())
-    frozen = f" All {len(own)} parameters of the guide are frozen." if own and not trainable else ""
-    raise NothingToTrainError(
-        f"no gradient reaches any of the {len(registered)} parameters in Pyro's store, so nothing "
-        f"would be trained.{frozen} Expected a guide with `pyro.param` or `pyro.module`, and "
-        "parameters that require a gradient. A `LanguageModel` freezes the network that it is made "
-        "of, a guide's too (`requires_grad_(True)` thaws it); `detach` and `no_grad` cut the "
-        "gradient"
-    )
-
-
-class MicroBatches(Messenger):
-    """Handler that reads the responses of a program with gradient for at most `size` at a time.
-
-        grad sum_b f(log q(x_b)) = sum over micro-batches of sum_(b in it) f'_b grad log q(x_b)
-
-    Draws, scores and the loss are of the whole batch. The pass that scores a micro-batch keeps no
-    activations; the backward pass computes the micro-batch again, with f' of the whole batch. This
-    is gradient caching (Gao et al. 2021, arXiv 2101.06983), inside the distribution at the site: no
-    objective is changed, and every objective has the gradient of the whole batch.
-
-    Raises:
-        ResponseSiteError: in a run, if the program draws from another distribution than a
-            `ResponseDistribution`.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def _pyro_sample(self, msg: dict) -> None:
-        if msg["is_observed"] or site_is_subsample(msg):
-            return
-        if not isinstance(msg["fn"], ResponseDistribution):
-            raise ResponseSiteError(
-                f"the site {msg['name']!r} has a {type(msg['fn']).__name__}, which cannot be "
-                "scored in micro-batches, expected a `ResponseDistribution`: leave micro_batch out"
-            )
-        msg["fn"] = msg["fn"].in_micro_batches(self.size)

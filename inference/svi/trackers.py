@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
-from inference.svi.step import Metrics
+from inference.svi.response_metrics import Metrics
 
 PROJECT = "elbo-rl"
 Rows = Sequence[Sequence[Any]]

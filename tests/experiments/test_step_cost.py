@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from experiments.shared.cost import ratio_of_means
 from experiments.step_cost import StepCost, main
-from inference.diagnostics.cost import ratio_of_means
 
 
 @pytest.mark.parametrize(("most", "held"), [(0.0, False), (1e9, True)])

@@ -16,7 +16,7 @@ from experiments.shared.run_folder import page_of
 from experiments.steer.report import Sample
 from experiments.steer.views import RunSoFar
 from inference import PriorSample
-from inference.svi.step import Metrics
+from inference.svi.response_metrics import Metrics
 from model import AlignmentModel
 from model.common.files import write_atomically
 from model.common.sharded_tensors import is_sharded

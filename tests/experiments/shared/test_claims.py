@@ -6,7 +6,7 @@ import math
 import pytest
 
 from experiments.shared.claims import Finding, conclude, within
-from inference.svi.early_stops import early_stops
+from experiments.shared.early_stops import early_stops
 from tests.experiments.scripts import FILES, returned_by
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from experiments.agents import __main__ as agents
 from experiments.shared.command_line import run_script
+from experiments.shared.early_stops import early_stops
 from experiments.shared.training import train
 from experiments.steer.__main__ import main
 from guides import FineTuned
 from inference import OBJECTIVES
-from inference.svi.early_stops import early_stops
 from model import AlignmentModel, Pattern, TextReward
 from tests.experiments.diverges import DIVERGES, Diverges
 from tests.experiments.steer.small import SHORT

@@ -4,10 +4,10 @@ import signal
 
 import pytest
 
+from experiments.shared.metrics_file import read_metrics
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from inference.svi.metrics_file import read_metrics
 
 SHORT = Steer(
     steps=5, particles=4, samples=8, prior_draws=40, threads=1, max_new_tokens=3, guide="n-gram"

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from experiments.shared.command_line import run_script
+from experiments.shared.metrics_file import read_metrics, recent
 from experiments.shared.run_folder import RunFolder
 from experiments.steer import views
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from inference.svi.checkpoint.folder import has_checkpoint
-from inference.svi.metrics_file import read_metrics, recent
 from tests.experiments.steer.small import SHORT, ended_early
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from experiments.shared.metrics_file import read_metrics
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.live import page
@@ -14,7 +15,6 @@ from experiments.steer.live.page import LivePage
 from experiments.steer.views import RunSoFar
 from guides import FineTuned
 from inference import Estimate, sample_prior
-from inference.svi.metrics_file import read_metrics
 from model import AlignmentModel
 from model.common import files
 from model.rewards.tokens import TokenReward

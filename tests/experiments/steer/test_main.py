@@ -10,6 +10,7 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
+from experiments.shared.metrics_file import read_metrics
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.decoding import load_guide
@@ -17,7 +18,6 @@ from experiments.steer.guide_options import GuideOptions
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
-from inference.svi.metrics_file import read_metrics
 from model import LanguageModel
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 from model.prior.compiled_step import CompiledStep

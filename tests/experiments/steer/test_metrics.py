@@ -2,8 +2,8 @@
 
 import pytest
 
+from experiments.shared.metrics_file import read_metrics
 from experiments.shared.run_folder import RunFolder
-from inference.svi.metrics_file import read_metrics
 
 RECORD = {"elbo": 0.5, "log_likelihood": float("nan")}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.shared.metrics_file import read_metrics
 from experiments.steer.processes import first_speaks, joined
-from inference.svi.metrics_file import read_metrics
 from model.common import ranks
 from model.prior.grammar import PROMPTS
 

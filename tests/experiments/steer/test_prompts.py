@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.shared.metrics_file import read_metrics
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.prompts import load_prompts, measured_prompts
-from inference.svi.metrics_file import read_metrics
 from model.prior.named_priors import load_prior
 from tests.experiments.steer.small import SHORT, ended_early
 from tests.model.tokenizers import chat, language_model_of

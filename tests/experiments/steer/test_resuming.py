@@ -11,12 +11,12 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from experiments.shared.command_line import run_script
+from experiments.shared.metrics_file import read_metrics
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.resuming import check_given, read_record, resume_command
 from inference.svi.checkpoint.folder import FolderInUseError, locked
-from inference.svi.metrics_file import read_metrics
 from model.common.files import check_digests
 from model.common.input_files import code_files
 from tests.experiments.steer import small

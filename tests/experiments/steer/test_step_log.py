@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.shared.metrics_file import read_metrics
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from inference.svi.metrics_file import read_metrics
 from inference.svi.trackers import TRACKERS, TrackerEntry
 from tests.experiments.steer.small import SHORT
 

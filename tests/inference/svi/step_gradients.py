@@ -8,7 +8,7 @@ from guides import GUIDES
 from inference import OBJECTIVES
 from inference.objectives import Objective
 from inference.programs import parameter_scope
-from inference.svi.step import MicroBatches
+from inference.svi.micro_batches import MicroBatches
 from model import AlignmentModel, LanguageModel, Prompts, Reward
 from model.common.ranks import average_gradients
 from model.prior.division import Axis, divided

@@ -23,7 +23,7 @@ from inference import (
 )
 from inference.response_site import ResponseSiteError
 from inference.svi.checkpoint.folder import CheckpointError
-from inference.svi.step import NothingToTrainError
+from inference.svi.gradient_checks import NothingToTrainError
 from model import AlignmentModel, LanguageModel, TextReward, vader_sentiment
 from tests.inference.conftest import parameters_of, rows_of
 

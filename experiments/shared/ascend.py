@@ -8,7 +8,7 @@ import torch
 from guides import Guide
 from inference.enumeration import Enumeration
 from inference.programs import log_guide_at
-from inference.svi.step import Metrics
+from inference.svi.response_metrics import Metrics
 
 G = TypeVar("G", bound=Guide)
 
