@@ -1,9 +1,12 @@
 """Findings on errors of identities, and on estimates with a standard error."""
 
+from collections.abc import Iterable
+from math import inf
+
 import torch
 from torch import Tensor
 
-from experiments.shared.claims import Finding, largest
+from experiments.shared.claims import Finding, largest, within
 from experiments.shared.tables import cell
 from inference import Estimate
 from inference.estimate import REFUTED
@@ -28,3 +31,23 @@ def agrees(subject: str, estimate: Estimate, truth: float) -> Finding:
     held = abs(estimate.value - truth) <= REFUTED * estimate.standard_error
     limits = f"exact {truth:.4g} (within {REFUTED:g} errors)"
     return Finding(f"{subject}: {cell(*estimate)}, {limits}", held)
+
+
+def over_cases(
+    subject: str, *values: Iterable[float], above: float = -inf, below: float = inf
+) -> Finding:
+    """Means of numbers, each a number of every one of `world.cases`, between the limits.
+
+    The statement counts the cases whose numbers are all between the limits too.
+    """
+    every = [torch.tensor(list(each), dtype=torch.float64) for each in values]  # [C] each
+    agree = torch.stack([(above < each) & (each < below) for each in every]).all(0)
+    text = f"{subject}, in {int(agree.sum())} of {len(agree)} cases, and their mean"
+    means = [Estimate.of_mean(each[:, None]) for each in every]
+    return within(text, *means, above=above, below=below, num_runs=len(agree))
+
+
+def paired(subject: str, first: Tensor, second: Tensor, **limits: float) -> Finding:
+    """The mean difference of two numbers of each case, `[C]`, between the limits."""
+    text = f"{subject}, {first.mean():.2g} less {second.mean():.2g}"
+    return over_cases(text, (first - second).tolist(), **limits)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact
-from experiments.identities.prefixes import next_token
+from experiments.identities.prefixes import given, next_token
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, noise, scores
 from experiments.shared.claims import Finding, within
@@ -14,6 +14,12 @@ from inference.objectives.leave_one_out import leave_one_out
 
 SIZES = (2, 4, 16)
 """Numbers of draws. With the smallest, the baseline has more noise than the baseline removes."""
+
+
+def token_scores(world: World, log_guide: Tensor) -> Tensor:
+    """grad log q_t of each token of each response by the logits of all responses, `[T, S, S]`."""
+    places = range(world.truth.support.shape[-1] + 1)
+    return torch.stack([given(world, log_guide, t) for t in places]).diff(dim=0)
 
 
 def black_box(world: World) -> list[Finding]:

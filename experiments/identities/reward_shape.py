@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact
-from experiments.identities.importance_weights import CASES
+from experiments.identities.findings import exact, paired
 from experiments.identities.preferences import judged, least, preferred, won
-from experiments.identities.world import World, kl
-from experiments.shared.claims import Finding, within
-from inference import Estimate
+from experiments.identities.world import World, cases, kl
+from experiments.shared.claims import Finding
 from inference.direct_preferences import LIKELIHOODS, alpha_divergence
 from inference.roots import root
 
@@ -38,38 +36,24 @@ def powers(world: World) -> list[Finding]:
         return link(log_guide / length)
 
     end = least(world, LIKELIHOODS["dpo"], weight, beta, shaped, max_steps=2000)
-    generator, rows = torch.Generator().manual_seed(1), []
-    for reward in torch.rand(CASES, len(nats), generator=generator, dtype=torch.float64):
-        nats_of_case = reward / world.model.beta
-        own = preferred(world, (nats_of_case[:, None] - nats_of_case).sigmoid())
-        log_posterior = (world.log_prior + nats_of_case).log_softmax(0)
-        for alpha in (ALPHA, 1e-6):
-            log_guide = target(alpha, nats_of_case, length)
-            gain = own @ world.log_ratio(log_guide)
-            nats_from = [kl(log, log_posterior) for log in (log_guide, world.log_prior)]
-            rows.append([nats_from[0], gain.item(), nats_from[1]])
-    alpha_po, sim_po = torch.tensor(rows).view(CASES, 2, 3).unbind(1)
-    subjects = "KL(optimum || p*), nats", "mean log q/p0 of the preferred, nats"
-    sides: list[dict[str, float]] = [{"below": 0.0}, {"above": 0.0}]
-    over = f"mean over {CASES} rewards"
-    less = [
-        within(
-            f"AlphaPO less SimPO, {subject}, {over}, {one.mean():.2g} less {other.mean():.2g}",
-            Estimate.of_mean((one - other)[:, None]),
-            num_runs=CASES,
-            **side,
-        )
-        for subject, one, other, side in zip(subjects, alpha_po.T, sim_po.T, sides, strict=False)
-    ]
-    further = Estimate.of_mean((alpha_po[:, 0] - alpha_po[:, 2])[:, None])
+    numbers: list[list[float]] = []
+    for case in cases():
+        nats_of_case = case.reward / case.model.beta
+        own = preferred(case, (nats_of_case[:, None] - nats_of_case).sigmoid())
+        both = [target(alpha, nats_of_case, length) for alpha in (ALPHA, 1e-6)]
+        distances = [case.gap(log_guide) for log_guide in (*both, case.log_prior)]
+        gains = [(own @ case.log_ratio(log_guide)).item() for log_guide in both]
+        numbers.append([*distances, *gains])
+    alpha_po, sim_po, prior, gain, other_gain = torch.tensor(numbers).T
     return [
         exact(
             f"alpha {ALPHA:g}, KL(optimum || P = (1 - alpha (r + c))^(-1/alpha)), nats",
             kl(end, target(ALPHA, nats, length)),
             limit=1e-5,
         ),
-        *less,
-        within(
-            f"AlphaPO less the prior, KL from p*, nats, {over}", further, num_runs=CASES, above=0.0
+        paired("AlphaPO less SimPO, KL(optimum || p*), nats", alpha_po, sim_po, below=0.0),
+        paired(
+            "AlphaPO less SimPO, mean log q/p0 of the preferred, nats", gain, other_gain, above=0.0
         ),
+        paired("AlphaPO less the prior, KL from p*, nats", alpha_po, prior, above=0.0),
     ]

@@ -1,6 +1,5 @@
 """Surrogates of PPO, GRPO and their relatives as weights of tokens, on draws of another policy."""
 
-from collections.abc import Callable
 from functools import partial
 from math import expm1
 
@@ -11,18 +10,16 @@ from experiments.identities.findings import exact
 from experiments.identities.importance_weights import (
     ANGLE,
     CAP,
-    CASES,
     NOISE,
-    OVER,
+    PROBABILITY,
+    SHARE,
     Draws,
-    Weight,
-    over_cases,
+    compared,
     truncated,
 )
 from experiments.identities.residuals import minimum
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
-from inference import Estimate
 from inference.objectives.parts.surrogates import SURROGATES, Limits
 
 GAMMA = {True: (2.0, 3.0), False: (3.0, 2.0)}
@@ -47,35 +44,6 @@ clip, free, soft, limited, geometric, wide = (
 def zero(draws: Draws) -> Tensor:
     """Weights that drop all tokens, `[T, S]`."""
     return torch.zeros_like(draws.tokens)
-
-
-def share_dropped(draws: Draws, weight: Tensor) -> float:
-    """Share of the drawn tokens that have weight 0."""
-    share = draws.world.log_prior.exp() * draws.is_token
-    return (share[weight == 0].sum() / share.sum()).item()
-
-
-def probability_dropped(draws: Draws, weight: Tensor) -> float:
-    """Mean of a_t over the drawn tokens that have weight 0."""
-    share = draws.world.log_prior.exp() * draws.is_token * (weight == 0)
-    return ((share * draws.log_draw.exp()).sum() / share.sum()).item()
-
-
-SHARE, PROBABILITY = "share of dropped tokens", "mean probability of the dropped tokens"
-MEASURES: dict[str, Callable[[Draws, Tensor], float]] = {
-    ANGLE: Draws.off,
-    NOISE: Draws.noise,
-    SHARE: share_dropped,
-    PROBABILITY: probability_dropped,
-}
-"""Numbers of weights by their name in a finding."""
-
-
-def compared(pair: str, measure: str, weight: Weight, other: Weight, **limits: float) -> Finding:
-    """Finding on a number of weights less that of other weights, for the same guide and reward."""
-    first, second = (over_cases(MEASURES[measure], each) for each in (weight, other))
-    text = f"{pair}, {measure}, {OVER}, {first.mean():.2g} less {second.mean():.2g}"
-    return within(text, Estimate.of_mean(first - second), num_runs=CASES, **limits)
 
 
 def vespo(draws: Draws) -> Tensor:
@@ -113,11 +81,9 @@ def soft_gates(world: World) -> list[Finding]:
             f"VESPO, SAPO and clip, q = a, {ANGLE}",
             *(same.off(weight(same)) for weight in (vespo, soft, clip)),
         ),
-        compared(vespo_less, NOISE, vespo, truncated, below=0.0),
-        compared(vespo_less, ANGLE, vespo, truncated, above=0.0),
-        compared("SAPO less ratios without a clip", NOISE, soft, free, below=0.0),
-        compared(sapo_less, ANGLE, soft, clip, below=0.0),
-        compared(sapo_less, NOISE, soft, clip, above=0.0),
+        *compared(vespo_less, vespo, truncated, above=[ANGLE], below=[NOISE]),
+        *compared("SAPO less ratios without a clip", soft, free, below=[NOISE]),
+        *compared(sapo_less, soft, clip, above=[NOISE], below=[ANGLE]),
     ]
 
 
@@ -147,10 +113,8 @@ def trust_regions(world: World) -> list[Finding]:
             spread(geometric(draws)),
             below=spread(wide(draws)),
         ),
-        compared(at_equal, NOISE, geometric, wide, below=0.0),
-        compared(at_clip, NOISE, geometric, clip, below=0.0),
-        compared("PPO's clip less all tokens", PROBABILITY, clip, zero, below=0.0),
-        compared(dppo, SHARE, limited, clip, below=0.0),
-        compared(dppo, ANGLE, limited, clip, below=0.0),
-        compared(dppo, NOISE, limited, clip, above=0.0),
+        *compared(at_equal, geometric, wide, below=[NOISE]),
+        *compared(at_clip, geometric, clip, below=[NOISE]),
+        *compared("PPO's clip less all tokens", clip, zero, below=[PROBABILITY]),
+        *compared(dppo, limited, clip, above=[NOISE], below=[SHARE, ANGLE]),
     ]

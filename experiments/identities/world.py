@@ -11,11 +11,13 @@ from guides import FineTuned
 from inference import Enumeration, enumeration, random_state
 from inference.diagnostics.gradients import moved_guide
 from inference.targets.fixed_points import Problem
-from model import AlignmentModel, Prompts, TokenReward
+from model import AlignmentModel, LanguageModel, Prompts, TokenReward
 from model.prior.grammar import untrained_prior
 
 WORDS, TOKENS, PROMPT, BETA, DISTANCE = 5, 3, "w1", 0.25, 0.03
 """Sizes, prompt, reward per nat, and standard deviation of the noise on the guide's weights."""
+CASES = 100
+"""Number of random guides, each with a random reward: one guide or reward can favour either."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class World:
 
     @classmethod
     @cache
-    def of(cls, levels: int | None = None, reward_seed: int = 1) -> Self:
+    def of(cls, levels: int | None = None, reward_seed: int = 1, guide_seed: int = 0) -> Self:
         """The world with random rewards from 0 to 1, rounded to some levels if a number is given.
 
-        The guide is away from prior and posterior. Prior and guide are the same for all rewards.
+        The guide is away from prior and posterior. The prior is the same for all seeds.
         """
-        prior = untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0).double()
+        prior = _prior()
         generator = torch.Generator().manual_seed(reward_seed)
         table = torch.rand([WORDS] * TOKENS, generator=generator, dtype=torch.float64)
         if levels is not None:
@@ -47,7 +49,7 @@ class World:
         model = AlignmentModel(prior, TokenReward(reward, prior, upper_bound=1.0), BETA)
         prompts = prior.encode([PROMPT])
         truth = Enumeration(model, prompts)
-        with random_state.isolated(0):
+        with random_state.isolated(guide_seed):
             guide = moved_guide(prior, DISTANCE)
         return cls(model, prompts, guide, truth, truth.log_guide(guide)[:, 0])
 
@@ -117,6 +119,17 @@ class World:
         """Numbers of responses drawn from a distribution, of a shape."""
         size = int(torch.tensor(shape).prod())
         return log_prob.exp().multinomial(size, replacement=True).view(shape)
+
+
+@cache
+def cases(num_cases: int = CASES) -> list[World]:
+    """Worlds with a random guide and a random reward each."""
+    return [World.of(None, CASES + seed, seed) for seed in range(num_cases)]
+
+
+@cache
+def _prior() -> LanguageModel:
+    return untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0).double()
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> float:

@@ -286,7 +286,7 @@ TRAINERS = {
         against=("VESPO less weights truncated at 2, mean gradient",),
         caveat="The problem is (1 - k) KL(Q || a) + k KL(Q || q) + lambda E_Q[w]: at k above 1, Q "
         "is far from the draws. The sine of the angle to the gradient is three times the one that "
-        "weights truncated at 2 leave, for a third less noise.",
+        "weights truncated at 2 leave, for a fifth less noise.",
     ),
     "sapo": Paper(
         "Gao et al. 2025: soft adaptive policy optimisation (SAPO)",

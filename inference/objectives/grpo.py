@@ -40,7 +40,7 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
 from inference.objectives.parts.response_objective import Losses
-from inference.objectives.parts.surrogates import RATIOS, SURROGATES, WITHOUT_CLIP, Tokens
+from inference.objectives.parts.surrogates import SURROGATES, Tokens
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts
 from model.common.checks import finite, one_of, positive
@@ -121,10 +121,12 @@ class GRPO(RepeatedBatchObjective):
         self.ratio = one_of("ratio", ratio, SURROGATES)
         self.clip = None if clip is None else _limits(clip)
         self.dual_clip = None if dual_clip is None else finite("dual_clip", dual_clip, above=1)
-        if self.ratio in WITHOUT_CLIP and clip not in (None, CLIP):
+        surrogate = SURROGATES[self.ratio]
+        if not surrogate.has_limits and clip not in (None, CLIP):
             raise ValueError(f"clip is {clip}, expected None: ratio={ratio!r} has no limits")
-        if self.ratio not in RATIOS and dual_clip is not None:
-            why = f"ratio={ratio!r} has no ratio to limit, and one of {', '.join(RATIOS)} has"
+        if not surrogate.is_ratio and dual_clip is not None:
+            ratios = ", ".join(name for name, each in SURROGATES.items() if each.is_ratio)
+            why = f"ratio={ratio!r} has no ratio to limit, and one of {ratios} has"
             raise ValueError(f"dual_clip is {dual_clip}, expected None: {why}")
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -137,7 +139,7 @@ class GRPO(RepeatedBatchObjective):
         is_token = q.space.is_token(batch.response)
         advantage = self._advantage(batch.log_likelihood, log_proposal - log_prior)
         tokens = Tokens(log_ratio, log_proposal, advantage[..., None], is_token)
-        objective = SURROGATES[self.ratio](tokens, self.clip)
+        objective = SURROGATES[self.ratio].gain(tokens, self.clip)
         if self.dual_clip is not None:
             least = self.dual_clip * tokens.advantage
             objective = torch.where(tokens.advantage < 0, objective.maximum(least), objective)

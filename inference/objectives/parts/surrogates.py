@@ -60,8 +60,18 @@ class Tokens(NamedTuple):
         return torch.where(self.advantage > 0, value.clamp(max=high), value.clamp(min=low))
 
 
-Surrogate = Callable[[Tokens, Limits | None], Tensor]
-"""Function of tokens and limits, None for no clip, that returns the gain of each, `[K, N, T]`."""
+class Surrogate(NamedTuple):
+    """Entry of `SURROGATES`.
+
+    Attributes:
+        gain: function of tokens and limits, None for no clip: the gain of each, `[K, N, T]`.
+        has_limits: False if the gain ignores the limits.
+        is_ratio: True if the gain is a ratio times A, on which a dual clip is a bound.
+    """
+
+    gain: Callable[[Tokens, Limits | None], Tensor]
+    has_limits: bool = True
+    is_ratio: bool = True
 
 
 def token(tokens: Tokens, clip: Limits | None) -> Tensor:
@@ -130,18 +140,14 @@ def tapered(tokens: Tokens, clip: Limits | None) -> Tensor:
     return weight * tokens.advantage * tokens.log_ratio_of_support()
 
 
-SURROGATES: dict[str, Surrogate] = {
-    "token": token,
-    "response": response,
-    "geometric": geometric,
-    "constant": constant,
-    "masked": masked,
-    "divergence": divergence,
-    "soft": soft,
-    "tapered": tapered,
+SURROGATES = {
+    "token": Surrogate(token),
+    "response": Surrogate(response),
+    "geometric": Surrogate(geometric),
+    "constant": Surrogate(constant, is_ratio=False),
+    "masked": Surrogate(masked),
+    "divergence": Surrogate(divergence),
+    "soft": Surrogate(soft, has_limits=False, is_ratio=False),
+    "tapered": Surrogate(tapered, has_limits=False, is_ratio=False),
 }
 """Surrogates by name."""
-WITHOUT_CLIP = "soft", "tapered"
-"""Names of surrogates that ignore the limits."""
-RATIOS = "token", "response", "geometric", "masked", "divergence"
-"""Names of surrogates whose gain is a ratio times A, on which a dual clip is a bound."""

@@ -15,7 +15,7 @@ from experiments.identities import (
     training,
 )
 from experiments.identities.__main__ import CHECKS, Identities, main
-from experiments.identities.findings import agrees, exact
+from experiments.identities.findings import agrees, exact, over_cases
 from experiments.identities.world import World, kl, mean_gradient, noise
 from experiments.shared.claims import NOISY, within
 from inference import Estimate, random_state
@@ -108,3 +108,12 @@ def test_estimate_near_a_limit_is_too_noisy():
 def test_estimate_agrees_within_three_errors():
     assert agrees("a", Estimate(1.2, 0.1), 1.0).held
     assert not agrees("a", Estimate(1.4, 0.1), 1.0).held
+
+
+def test_means_over_cases_are_clear_of_noise_and_count_the_cases_that_agree():
+    few = over_cases("a", [1.0, 2.0, -1.0], below=3.0)
+    assert few.statement.startswith("a, in 3 of 3 cases, and their mean: 0.667 ± ")
+    assert few.statement.endswith(NOISY)
+    many = over_cases("a", [1.0, 2.0, -1.0] * 20, [2.0, -2.0, 3.0] * 20, above=0.0)
+    assert "in 20 of 60 cases" in many.statement
+    assert many.held
