@@ -28,10 +28,10 @@ from torch import Tensor
 from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, multiple, number
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.gradients import loss_gradient, moved_guide
 from experiments.shared.tables import table_of
 from guides import FineTuned
 from inference import Estimate, LeaveOneOut_ELBO, RewardToGo_ELBO, random_state
-from inference.diagnostics.gradients import loss_gradient, moved_guide
 from inference.objectives import AnalyticKL_ELBO
 from model import AlignmentModel, LanguageModel, Prompts, Reward
 from model.prior.named_priors import load_prior

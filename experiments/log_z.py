@@ -26,8 +26,8 @@ from torch import Tensor
 from experiments.shared.argument_types import Seed, count, number
 from experiments.shared.claims import Finding, conclude, largest, within
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.gradients import relative_error
 from experiments.shared.tables import table_of
-from inference.diagnostics.gradients import relative_error
 from inference.objectives.squared_residual import log_z_of_quantile
 from inference.order_statistics import level_cdf
 from inference.targets.fixed_points import Problem

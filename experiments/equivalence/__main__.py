@@ -29,8 +29,8 @@ from experiments.equivalence.trl_gradient import trl_error
 from experiments.shared.argument_types import Positive, Seed, Threads, count
 from experiments.shared.claims import Finding, conclude
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.gradients import moved_guide
 from inference import Enumeration, random_state
-from inference.diagnostics.gradients import moved_guide
 from inference.estimate import expectation
 from model import AlignmentModel, LanguageModel, TextReward, grammar_prior, vader_sentiment
 from model.prior.named_priors import load_prior

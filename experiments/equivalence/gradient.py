@@ -6,9 +6,9 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from experiments.shared.gradients import gradient_of, loss_gradient, moved_guide, relative_error
 from guides import FineTuned
 from inference import Enumeration, log_guide_at
-from inference.diagnostics.gradients import gradient_of, loss_gradient, moved_guide, relative_error
 from model import AlignmentModel, Prompts
 
 

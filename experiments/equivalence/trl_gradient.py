@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 
 from experiments.equivalence.gradient import gradient_at
+from experiments.shared.gradients import gradient_of, moved_guide, relative_error
 from guides import FineTuned
 from inference import LeaveOneOut_ELBO
-from inference.diagnostics.gradients import gradient_of, moved_guide, relative_error
 from model import AlignmentModel, Prompts
 
 

@@ -11,7 +11,7 @@ from experiments.identities.prefixes import given, next_token, soft_value
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, noise
 from experiments.shared.claims import Finding, within
-from inference.diagnostics.gradients import relative_error
+from experiments.shared.gradients import relative_error
 from inference.programs import log_guide_at
 
 

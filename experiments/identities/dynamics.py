@@ -7,7 +7,7 @@ from experiments.identities.findings import exact
 from experiments.identities.off_policy import ascended
 from experiments.identities.world import World, kl, mean_gradient
 from experiments.shared.claims import Finding, within
-from inference.diagnostics.gradients import relative_error
+from experiments.shared.gradients import relative_error
 from inference.roots import root
 
 GAMMA = 0.1

@@ -7,8 +7,8 @@ from experiments.identities.findings import exact
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, scores
 from experiments.shared.claims import Finding, within
+from experiments.shared.gradients import relative_error
 from inference import Estimate, random_state
-from inference.diagnostics.gradients import relative_error
 from inference.kl_estimators import KL_ESTIMATORS
 
 BATCHES = 40

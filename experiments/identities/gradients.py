@@ -8,8 +8,8 @@ from experiments.identities.prefixes import given, next_token
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, mean_gradient, noise, scores
 from experiments.shared.claims import Finding, within
+from experiments.shared.gradients import relative_error
 from inference import DIVERGENCES
-from inference.diagnostics.gradients import relative_error
 from inference.objectives.leave_one_out import leave_one_out
 
 SIZES = (2, 4, 16)

@@ -11,8 +11,8 @@ from experiments.identities.findings import exact
 from experiments.identities.prefixes import masses
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
+from experiments.shared.gradients import loss_gradient, relative_error
 from inference import LeaveOneOut_ELBO, SquaredResidual, random_state
-from inference.diagnostics.gradients import loss_gradient, relative_error
 from model.common.minimise import minimise
 
 

@@ -7,7 +7,7 @@ from experiments.identities.findings import exact
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, kl, mean_gradient, scores
 from experiments.shared.claims import Finding, within
-from inference.diagnostics.gradients import relative_error
+from experiments.shared.gradients import relative_error
 
 ROUNDS = 300
 """Number of rounds of self-training."""

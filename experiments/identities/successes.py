@@ -12,7 +12,7 @@ from experiments.identities.off_policy import ascended
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, mean_gradient, noise
 from experiments.shared.claims import Finding, within
-from inference.diagnostics.gradients import relative_error
+from experiments.shared.gradients import relative_error
 from inference.diagnostics.pass_at_k import exact_pass_at_k, pass_at_k
 from inference.targets.fixed_points import TARGETS, Problem
 

@@ -7,9 +7,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from experiments.shared.gradients import moved_guide
 from guides import FineTuned
 from inference import Enumeration, enumeration, random_state
-from inference.diagnostics.gradients import moved_guide
 from inference.targets.fixed_points import Problem
 from model import AlignmentModel, LanguageModel, Prompts, TokenReward
 from model.prior.grammar import untrained_prior

@@ -28,10 +28,10 @@ from experiments.kl_estimators.gradients import OF_SAMPLER, Gradients, Rows
 from experiments.shared.argument_types import Seed, count, number
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.gradients import moved_guide
 from experiments.shared.tables import table_of
 from guides import FineTuned
 from inference import random_state
-from inference.diagnostics.gradients import moved_guide
 from model import LanguageModel, grammar_prior
 from model.prior.grammar import PROMPTS
 

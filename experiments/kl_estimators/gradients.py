@@ -11,8 +11,8 @@ from experiments.kl_estimators.implementations import (
     OFF_POLICY,
     Implementation,
 )
+from experiments.shared.gradients import relative_error
 from guides import FineTuned
-from inference.diagnostics.gradients import relative_error
 from model import Prompts, ResponseDistribution
 
 Rows = dict[str, dict[str, float]]

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.shared.figures import save
+from experiments.shared.measure import Measurements, measure
 from experiments.shared.refusals import resume_hint
 from experiments.shared.run_folder import new_folder
 from experiments.shared.workers import run_all
 from experiments.shared.worlds import WORLDS, World, reference
 from guides import Guide
-from inference.diagnostics.measure import Measurements, measure
 
 NUM_SAMPLES = 1024  # guide responses behind an estimate
 Direction = Literal["reverse", "forward"]  # KL(q || p*) or KL(p* || q)

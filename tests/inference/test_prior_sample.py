@@ -17,7 +17,6 @@ from inference import (
     sample_prior,
     solve_beta,
 )
-from inference.diagnostics.measure import measure
 from inference.prior_sample import SpentSampleError
 from model import AlignmentModel, ResponseDistribution, TextReward, vader_sentiment
 from model.prior.grammar import PROMPTS
@@ -111,7 +110,7 @@ def test_spent_draws_measure_nothing_and_neither_do_their_copies(small_prior, pr
             diagnose(model, Fixed(small_prior), prompts, num_samples=20, prior_sample=spent)
     born = sample_prior(model, prompts, 20, independent=True, purpose="solving for beta")
     with pytest.raises(SpentSampleError, match="used for solving for beta, "):
-        measure(model, Fixed(small_prior), prompts, num_samples=20, prior_sample=born)
+        diagnose(model, Fixed(small_prior), prompts, num_samples=20, prior_sample=born)
     every = sample_prior(model, prompts, small_prior.space.num_responses, purpose="anything")
     every.check_unspent()
     with pytest.raises(ValueError, match="lists all responses, expected independent draws"):

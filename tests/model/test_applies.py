@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro import poutine
 
+from experiments.shared.measure import measure
 from guides import GUIDES, FineTuned
 from inference import (
     OBJECTIVES,
@@ -18,7 +19,6 @@ from inference import (
     sample_prior,
     solve_beta,
 )
-from inference.diagnostics.measure import measure
 from inference.estimate import expectation
 from inference.svi.checkpoint.description import describe
 from inference.targets.kl_budget import BudgetError

@@ -8,8 +8,8 @@ import torch
 from experiments.equivalence.__main__ import Equivalence, identity_errors, main, sentiment
 from experiments.equivalence.gradient import gradient_at, reinforce_error
 from experiments.equivalence.trl_gradient import by_prompt, one_step, trl_error
+from experiments.shared.gradients import moved_guide, relative_error
 from inference import LeaveOneOut_ELBO
-from inference.diagnostics.gradients import moved_guide, relative_error
 from model.prior.named_priors import load_prior
 
 

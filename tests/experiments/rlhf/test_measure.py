@@ -8,8 +8,8 @@ from experiments.rlhf.options import RLHF
 from experiments.rlhf.report import measure
 from experiments.rlhf.studies import two_worlds
 from experiments.rlhf.text_sample import TextSample
+from experiments.shared.gradients import moved_guide
 from inference import Enumeration
-from inference.diagnostics.gradients import moved_guide
 from inference.prior_sample import SpentSampleError
 from model import AlignmentModel, TextReward
 from tests.experiments.rlhf.small import gold

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.shared.gradients import moved_guide
+from experiments.shared.measure import measure
 from experiments.shared.worlds import eight_tokens
 from experiments.shared.zoo import measure_guide
 from inference import diagnose
-from inference.diagnostics.gradients import moved_guide
-from inference.diagnostics.measure import measure
 
 
 def test_estimates_of_a_guide_are_near_the_exact_measurements():
@@ -33,7 +33,7 @@ def test_few_effective_draws_are_a_warning(monkeypatch):
         calls.append(diagnose(*args, **options))
         return calls[-1]
 
-    monkeypatch.setattr("inference.diagnostics.measure.diagnose", record)
+    monkeypatch.setattr("experiments.shared.measure.diagnose", record)
     measurements = measure(
         drawn.model,
         moved_guide(drawn.model.prior),

@@ -11,9 +11,9 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
+from experiments.shared.gradients import moved_guide
 from guides import FineTuned
 from inference import Enumeration, LeaveOneOut_ELBO, joint_at, log_guide_at
-from inference.diagnostics.gradients import moved_guide
 from inference.objectives.leave_one_out import RewardOnly
 from inference.programs import parameter_scope
 from inference.response_site import ResponseSiteError
