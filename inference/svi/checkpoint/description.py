@@ -11,8 +11,7 @@
 | functions | closure; the user's functions also by compiled code, defaults, variables in the code |
 | settings, modules of the user | the variables whose names are in the user's code: `args.weight` |
 
-The user's code is all code outside this project, installed packages and the standard library.
-Compiled code depends on the version of Python.
+`code_of_user.py` says which code is the user's. Compiled code depends on the version of Python.
 
 The name of a private list, dict, set or None, which may be a memory, ends in "?": `_words?`.
 """
@@ -23,25 +22,29 @@ import inspect
 import json
 import logging
 import re
-import sys
-import sysconfig
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import is_dataclass
 from enum import Enum
 from numbers import Number
-from pathlib import Path, PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from pathlib import PurePath
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
-from model.common.files import tensors_digest, text_digest
+from inference.svi.checkpoint.code_of_user import (
+    compiled,
+    is_installed,
+    is_ours,
+    is_users,
+    names_in,
+)
+from inference.svi.checkpoint.value_texts import digest, plain, text_of, tokenizer_digest
+from model.common.files import text_digest
 from model.common.paths import without_folders
 from model.networks.sharded_modules import class_of
 
@@ -56,15 +59,11 @@ CACHES = {"_known", "_applied", "_cache"}
 """Attributes of the project's own objects without effect on the result."""
 PLACE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Settings of a network that depend on the place it was loaded from."""
-OURS = {"model", "guides", "inference", "experiments"}
 MEMORY = dict | list | set
 """Types of private parts that may be memories, which are filled by use."""
 DEPTH = 60  # largest depth of objects in objects
 MANY = 200  # number of texts above which a list or dict is described by their digest
 _OF_TORCH = {*vars(nn.Module()), "__dict__", "__weakref__"}  # the parts of a module, and slots
-_STANDARD = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
-_PACKAGES = {"site-packages", "dist-packages"}  # of this environment and of others
-_TEXTS = WeakIdKeyDictionary()  # versions and texts of tensors and tokenizers
 
 
 def describe(value: Any, *, trains: bool) -> dict[str, str]:
@@ -97,7 +96,7 @@ class _Description:
     def add(self, name: str, value: Any) -> None:
         """Describe an object and its parts."""
         if isinstance(value, PLAIN):
-            self.texts[name] = _plain(value)
+            self.texts[name] = plain(value)
             return
         text, parts = self._text_and_parts(name, value)
         _, first = self._objects.get(id(value), (None, "?"))
@@ -139,11 +138,11 @@ class _Description:
         """Text of an object without its parts, and its parts by name."""
         match value:
             case Tensor():
-                return _digest(value), {}
+                return digest(value), {}
             case np.ndarray() if not value.dtype.hasobject:
                 return f"{value.dtype} {value.shape} #{text_digest(value.tobytes().hex())}", {}
             case list() | tuple() if all(isinstance(item, PLAIN) for item in value):
-                return f"({', '.join(map(_plain, value))})", {}
+                return f"({', '.join(map(plain, value))})", {}
             case list() | tuple():
                 return f"{len(value)} items", {str(n): item for n, item in enumerate(value)}
             case np.ndarray():
@@ -156,7 +155,7 @@ class _Description:
             case set() | frozenset():
                 return self._item(frozenset(value)), {}
             case Enum():
-                return _repr(value), _members_of(type(value))
+                return text_of(value), _members_of(type(value))
             case type():
                 return value.__name__, _members_of(value)
             case functools.partial():
@@ -172,7 +171,7 @@ class _Description:
             case logging.Logger() | torch.device() | torch.Generator():
                 return type(value).__name__, {}
             case PreTrainedTokenizerBase():
-                return _tokenizer(value), {}
+                return tokenizer_digest(value), {}
             case transformers.PreTrainedModel():
                 return class_of(value).__name__, self._network(value)
             case nn.Module():
@@ -185,7 +184,7 @@ class _Description:
         if hasattr(value, "__wrapped__"):  # such as a cache around a function
             return type(value).__name__, {"function": value.__wrapped__}
         parts = _variables(value)
-        return (type(value).__name__ if parts else _repr(value)), parts
+        return (type(value).__name__ if parts else text_of(value)), parts
 
     def _item(self, item: Any) -> str:
         """Text of an item of a set, or of a key, that depends on no other item.
@@ -194,7 +193,7 @@ class _Description:
         graph whose nodes hold sets of nodes, every path would be described.
         """
         if isinstance(item, (*PLAIN, Enum)):
-            return _repr(item)
+            return text_of(item)
         if isinstance(item, tuple):
             return f"({', '.join(map(self._item, item))})"
         if isinstance(item, frozenset):
@@ -216,7 +215,7 @@ class _Description:
                 parts[name] = cell.cell_contents
         if not is_users(function):
             return f"{function.__module__}.{function.__qualname__}", parts
-        names, variables = _names_in(code), function.__globals__
+        names, variables = names_in(code), function.__globals__
         self._read |= names
         if function.__defaults__ or function.__kwdefaults__:
             parts["default values"] = [function.__defaults__, function.__kwdefaults__]
@@ -224,7 +223,7 @@ class _Description:
             if name != "__wrapped__":
                 parts[f"{function.__name__}.{name}"] = part
         parts |= {n: variables[n] for n in sorted(names & variables.keys() - parts.keys())}
-        return f"{code.co_name} #{text_digest(repr(_compiled(code)))}", parts
+        return f"{code.co_name} #{text_digest(repr(compiled(code)))}", parts
 
     def _network(self, network: "transformers.PreTrainedModel") -> Parts:
         """Settings, adapters and tensors of a network of `transformers`."""
@@ -244,41 +243,8 @@ class _Description:
                 text = f"{name} {tuple(tensor.shape)} {tensor.dtype}"
                 texts.setdefault("trained weights", []).append(text)
             elif isinstance(tensor, Tensor):
-                texts.setdefault("frozen weights", []).append(f"{name} {_digest(tensor)}")
+                texts.setdefault("frozen weights", []).append(f"{name} {digest(tensor)}")
         return {kind: "; ".join(each) for kind, each in texts.items()}
-
-
-def is_users(thing: Any) -> bool:
-    """True for a function, class or module of the user."""
-    return not _is_ours(thing) and not is_installed(thing)
-
-
-def _is_ours(thing: Any) -> bool:
-    return _module_of(thing).split(".")[0] in OURS
-
-
-def is_installed(thing: Any) -> bool:
-    """True for a part of the standard library or of an installed package."""
-    name = _module_of(thing)
-    if isinstance(thing, FunctionType):  # a decorated function has the module of another
-        file = thing.__code__.co_filename
-    elif name == "__main__" or name.split(".")[0] in sys.stdlib_module_names:
-        return name != "__main__"
-    else:
-        file = getattr(sys.modules.get(name), "__file__", None) or ""
-    path = Path(file).resolve()
-    folders = _STANDARD | _targets(tuple(sys.path))
-    return not _PACKAGES.isdisjoint(path.parts) or any(map(path.is_relative_to, folders))
-
-
-@functools.cache
-def _targets(folders: tuple[str, ...]) -> set[Path]:
-    """Folders of `pip install --target`; the current folder has the user's code."""
-    return {Path(f).resolve() for f in folders if any(Path(f).glob("*.dist-info"))} - {Path.cwd()}
-
-
-def _module_of(thing: Any) -> str:
-    return thing.__name__ if isinstance(thing, ModuleType) else thing.__module__ or ""
 
 
 def _is_settings(value: Any) -> bool:
@@ -299,7 +265,7 @@ def _variables(value: Any) -> Parts:
 
 def _counts(kind: type, name: str, part: Any) -> bool:
     """True if an attribute describes an object of a class. An empty memory does not."""
-    if name in _OF_TORCH or (name in COST | CACHES and any(map(_is_ours, kind.__mro__))):
+    if name in _OF_TORCH or (name in COST | CACHES and any(map(is_ours, kind.__mro__))):
         return False
     if name.startswith("_"):
         is_empty = isinstance(part, MEMORY) and not part
@@ -319,49 +285,3 @@ def _members_of(kind: type) -> Parts:
             elif not name.startswith("__") and not inspect.isdatadescriptor(member):
                 members[name] = member
     return members
-
-
-def _names_in(code: CodeType) -> set[str]:
-    """Names of variables and attributes in a function's code, inner functions included."""
-    inner = (_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
-
-
-def _compiled(code: Any) -> Any:
-    """Contents of compiled code, or of one of the constants in it."""
-    if isinstance(code, CodeType):
-        constants = [_compiled(constant) for constant in code.co_consts]
-        return (code.co_code, constants, code.co_names, code.co_varnames)
-    return sorted(map(repr, code)) if isinstance(code, frozenset) else code
-
-
-def _plain(value: Any) -> str:
-    value = value.item() if isinstance(value, np.generic) else value
-    return repr(float(f"{value:.9g}") if isinstance(value, float) else value)
-
-
-def _repr(value: Any) -> str:
-    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _digest(tensor: Tensor) -> str:
-    version = -1 if tensor.is_inference() else tensor._version
-    return _once(tensor, version, lambda: f"#{tensors_digest([('', tensor)])}")
-
-
-def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    def text() -> str:
-        content: Any = sorted(tokenizer.get_vocab().items())
-        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-            content = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
-        whole = [content, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
-        return f"#{text_digest(json.dumps(whole, sort_keys=True, default=str))}"
-
-    return _once(tokenizer, 0, text)
-
-
-def _once(value: Any, version: int, text: Callable[[], str]) -> str:
-    """Text of a large object, which is computed once for each version of the object."""
-    if _TEXTS.get(value, (None, ""))[0] != version:
-        _TEXTS[value] = version, text()
-    return _TEXTS[value][1]

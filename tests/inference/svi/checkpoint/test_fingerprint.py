@@ -29,7 +29,7 @@ from guides import FineTuned, LoRA, Twisted
 from inference import FDivergence, FusedOptimizer, SquaredResidual, cosine
 from inference.objectives.self_play import SelfPlay
 from inference.svi.anneal import soften
-from inference.svi.checkpoint.description import _targets, is_installed
+from inference.svi.checkpoint.code_of_user import _targets, is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
 from inference.svi.checkpoint.folder import (
     CheckpointError,
