@@ -125,18 +125,6 @@ def test_a_note_tells_runs_of_different_posteriors(make):
     ]
 
 
-def test_a_note_tells_runs_on_a_data_set_that_changed(make):
-    runs = []
-    for name, digest in (("a", "1f"), ("b", "2f")):
-        path = make(name, 1.0)
-        saved = json.loads((path / "arguments.json").read_text())
-        inputs = {"--dataset {run}/../q.jsonl": {"q.jsonl": digest}}
-        (path / "arguments.json").write_text(json.dumps(saved | {"inputs": inputs}))
-        runs.append(read_run(path, name))
-    (note,) = notes(runs)
-    assert note.startswith("The runs have different posteriors (content of --dataset): ELBO")
-
-
 def test_files_are_compared_by_name_and_content_in_whatever_folder(make):
     """A path in `arguments.json` is relative to the run, so that runs at other depths differ."""
     runs = []
@@ -146,16 +134,20 @@ def test_files_are_compared_by_name_and_content_in_whatever_folder(make):
         rewards = (option, second)
         path = make(name, 1.0, seed=len(runs), reward=rewards, dataset=f"{folder}/q.jsonl")
         saved = json.loads((path / "arguments.json").read_text())
-        code = {"my.py": "9f" if name == "other" else "1f"}
-        inputs = {f"--reward {option}": code, f"--reward {second}": {"my.py": "2f"}}
-        inputs[f"--dataset {folder}/q.jsonl"] = {"q": "2f"}
+        digest = "9f" if name == "other" else "1f"
+        inputs = {f"--reward {option}": {"my.py": digest}, f"--reward {second}": {"my.py": "2f"}}
+        inputs[f"--dataset {folder}/q.jsonl"] = {"q.jsonl": digest}
         (path / "arguments.json").write_text(json.dumps(saved | {"inputs": inputs}))
         runs.append(read_run(path, name))
     shortened = ["0.2*function:my.py:kind", "0.8*function:my.py:kind"]
     assert runs[0].arguments["reward"] == shortened
     assert notes(runs[:3]) == []
-    assert [len(group.runs) for group in grouped(runs)] == [3, 1]
-    assert "different posteriors (content of --reward)" in notes(runs)[0]
+    groups = grouped(runs)
+    assert [len(group.runs) for group in groups] == [3, 1]
+    assert "posteriors (content of --reward, content of --dataset)" in notes(runs)[0]
+    rows = {option: digests for option, *digests in difference_rows(groups)[1:]}
+    assert rows.keys() == {"content of --reward my.py:kind", "content of --dataset q.jsonl"}
+    assert all(len(set(digests)) == 2 for digests in rows.values())
 
 
 def test_the_terminal_tells_which_run_is_which(paths):
@@ -173,20 +165,6 @@ def test_metrics_that_a_run_lacks_are_named(make, paths):
     (old / "metrics.jsonl").write_text(text.replace('"reward"', '"other"'))
     sentences = notes([read_run(old, "old"), read_run(paths[0], "a0")])
     assert any(s.startswith("old lacks the metrics reward: ") for s in sentences)
-
-
-def test_runs_on_a_file_that_changed_are_no_group(make):
-    """The path is the same argument; the digests of the content, in any folder, are not."""
-    paths = [make(name, 1.0, seed=seed) for seed, name in enumerate(("a", "b", "c"))]
-    for path, folder, digest in zip(paths, ("x", "y", "y"), ("1f", "1f", "2f"), strict=True):
-        saved = json.loads((path / "arguments.json").read_text())
-        inputs = {f"--prompts-file {{run}}/../{folder}/p.txt": {"p.txt": digest}}
-        (path / "arguments.json").write_text(json.dumps(saved | {"inputs": inputs}))
-    groups = groups_of(paths)
-    assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"]]
-    [row] = difference_rows(groups)[1:]
-    assert row[0] == "content of --prompts-file p.txt"
-    assert row[1] != row[2]
 
 
 def test_an_unreliable_number_is_marked_and_has_its_reason(make):
