@@ -29,12 +29,8 @@ from torch.nn.functional import softplus
 
 from inference.estimate import log_mean
 from inference.objectives.parts.log_z_average import LogZAverage
-from inference.objectives.parts.response_objective import (
-    Losses,
-    ResponseObjective,
-    part_of,
-    with_prefix,
-)
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.states import part_of, with_prefix
 from inference.programs import Program, sample_and_log_prob
 from model import Prompts
 from model.common.checks import finite, one_of, whole_number

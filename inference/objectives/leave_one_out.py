@@ -16,7 +16,8 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from inference.objectives.parts.response_objective import Losses, ResponseObjective, SurrogateLoss
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.surrogate_loss import SurrogateLoss
 from inference.programs import Program
 from inference.response_site import ResponseSiteError, SameResponses, is_sample
 from model import Prompts

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO
 
-from inference.objectives.parts.response_objective import only_argument
+from inference.objectives.parts.surrogate_loss import only_argument
 from model.common.checks import finite, whole_number
 
 ONE_PLATE: dict[str, Any] = {"max_plate_nesting": 1, "vectorize_particles": True}

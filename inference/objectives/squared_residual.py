@@ -35,7 +35,8 @@ from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.off_policy import Exploration, ReplayBuffer
 from inference.objectives.parts.prior_rewards import PriorRewards
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
-from inference.objectives.parts.response_objective import Losses, part_of, with_prefix
+from inference.objectives.parts.response_objective import Losses
+from inference.objectives.parts.states import part_of, with_prefix
 from inference.programs import Program
 from model import Prompts
 from model.common.checks import finite, one_of, positive, whole_number

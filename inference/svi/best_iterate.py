@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.estimate import Estimate
-from inference.objectives.parts.response_objective import part_of, with_prefix
+from inference.objectives.parts.states import part_of, with_prefix
 from model.common.sharded_tensors import copy_all
 
 SURE = 4.0

@@ -10,6 +10,13 @@ from model.prior.division import AXES, Axis
 
 AMOUNTS = ("num_steps", "num_responses", "max_seconds")
 """Options of `fit`, of which one is the budget."""
+COUNTS = {
+    "num_steps": "",
+    "num_responses": "",
+    "prompts_per_step": "",
+    "micro_batch": "responses at a time",
+}
+"""Options that are whole numbers or None, each with a word for its error."""
 FLAGS = ("stop_at_noise", "keep_best", "checkpoint_activations", "resume", "progress")
 
 
@@ -47,20 +54,14 @@ class FitOptions:
                 f"{fault}, expected exactly one of {', '.join(AMOUNTS)}: a fit ends after so many "
                 "steps, fresh responses, or seconds"
             )
-        if self.num_steps is not None:
-            self.num_steps = checks.whole_number("num_steps", self.num_steps)
-        if self.num_responses is not None:
-            self.num_responses = checks.whole_number("num_responses", self.num_responses)
+        for name in COUNTS:
+            if (count := getattr(self, name)) is not None:
+                setattr(self, name, checks.whole_number(name, count, why=COUNTS[name]))
+        self.checkpoint_every = checks.whole_number("checkpoint_every", self.checkpoint_every)
         if self.max_seconds is not None:
             self.max_seconds = checks.positive("max_seconds", self.max_seconds, why="seconds")
         if self.stop_at_noise is None:
             self.stop_at_noise = self.num_steps is None
-        if self.prompts_per_step is not None:
-            self.prompts_per_step = checks.whole_number("prompts_per_step", self.prompts_per_step)
-        if self.micro_batch is not None:
-            why = "responses at a time"
-            self.micro_batch = checks.whole_number("micro_batch", self.micro_batch, why=why)
-        self.checkpoint_every = checks.whole_number("checkpoint_every", self.checkpoint_every)
         self.seed = checks.seed("seed", self.seed)
         for name in FLAGS:
             checks.boolean(name, getattr(self, name))

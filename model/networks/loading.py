@@ -4,6 +4,7 @@
 standard input before it runs code of a checkpoint. Here each of these is an error with a name.
 """
 
+import copy
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from model.common.checks import boolean, instance
-from model.common.devices import named_device, named_dtype
+from model.common.devices import give_back_freed_memory, named_device, named_dtype
 from model.common.files import check_digests
 from model.networks.adapter import Adapter, find_adapter
 from model.networks.checks import check_stored, check_weights
@@ -81,7 +82,23 @@ def load_pretrained(
     check_digests(source)
     checkpoint = _find(name_or_path, trust_remote_code, base, where)
     tokenizer = _tokenizer(checkpoint)
-    return _network(auto, checkpoint, dtype, unread).to(place), tokenizer
+    network = _network(auto, checkpoint, dtype, unread)
+    if "gguf_file" in where:
+        network = _without_quantization(network)
+        give_back_freed_memory()
+    return network.to(place), tokenizer
+
+
+def _without_quantization(
+    network: "transformers.PreTrainedModel",
+) -> "transformers.PreTrainedModel":
+    """The dequantized tensors of a GGUF model in a new network: the loaded one cannot be saved."""
+    config = copy.deepcopy(network.config)
+    config.__dict__.pop("quantization_config", None)
+    fresh = type(network)(config).to(device=network.device, dtype=network.dtype)
+    fresh.load_state_dict(network.state_dict())
+    fresh.generation_config = network.generation_config
+    return fresh
 
 
 def load_network(

@@ -1,6 +1,5 @@
 """A causal language model as a conditional distribution over responses, p(x | prompt)."""
 
-import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import instance, positive, whole_number
-from model.common.devices import give_back_freed_memory
 from model.common.files import saved_together
 from model.networks.adapter import forget_base
-from model.networks.checks import check_ids
 from model.networks.loading import load_pretrained
 from model.prior.cached_decoder import CachedDecoder
-from model.prior.chat import Messages, listed_prompts, text_of
 from model.prior.decoder_check import check_cached_reading
+from model.prior.encoding import encoded_prompts, warn_of_unknown_words
 from model.prior.prompts import Columns, Prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
@@ -28,8 +25,6 @@ from model.prior.tokenization import (
     continuations,
     decoded,
     default_end_ids,
-    token_rows,
-    unknown_words,
     vocabulary_digest,
 )
 
@@ -150,9 +145,6 @@ class LanguageModel(CachedDecoder):
         where["trust_remote_code"] = trust_remote_code
         causal = transformers.AutoModelForCausalLM
         network, tokenizer = load_pretrained(causal, name_or_path, dtype, device, **where)
-        if gguf_file is not None:
-            network = _without_quantization(network)
-            give_back_freed_memory()
         options: dict[str, Any] = {"temperature": temperature, "end_ids": end_ids, "pad_id": pad_id}
         options["compile_decode"] = compile_decode
         return cls(network, tokenizer, max_new_tokens=max_new_tokens, **options)
@@ -232,7 +224,9 @@ class LanguageModel(CachedDecoder):
             ValueError: if there is no prompt, an empty text and no BOS, a prompt is too long, a
                 column has other than N values, or the tokenizer has no chat template.
         """
-        messages, texts, places, rows = self._tokenized(prompts, system, places, template_options)
+        reader = self.network, self.tokenizer
+        encoded = encoded_prompts(*reader, prompts, system, places, template_options)
+        messages, texts, places, rows = encoded
         for place, text, row in zip(places, texts, rows, strict=True):
             if not row and self.tokenizer.bos_token_id is None:
                 fix = "write a text of at least one token, or set `tokenizer.bos_token`"
@@ -240,15 +234,7 @@ class LanguageModel(CachedDecoder):
             if not row:
                 row.append(self.tokenizer.bos_token_id)
             self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
-        unknown = [
-            (unknown_words(self.tokenizer, text), place)
-            for text, place in zip(texts, places, strict=True)
-        ]
-        doubted = [f"{words[0]!r} of {place}" for words, place in unknown if words]
-        if doubted:
-            fault = f"does not know words of {len(doubted)} prompts, first {doubted[0]}"
-            reading = "and reads all such words as one token"
-            warnings.warn(f"the tokenizer {fault}, {reading}", stacklevel=2)
+        warn_of_unknown_words(self.tokenizer, texts, places)
         attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
         return Prompts.from_ids(rows, texts, self.device, **attributes)
 
@@ -261,33 +247,9 @@ class LanguageModel(CachedDecoder):
         **template_options: Any,
     ) -> list[int]:
         """Number of tokens of each prompt as `encode` tokenizes it; no prompt is too long."""
-        return [len(row) for row in self._tokenized(prompts, system, places, template_options)[3]]
-
-    def _tokenized(
-        self,
-        prompts: Iterable[str | Sequence[Mapping[str, Any]]],
-        system: str | None,
-        places: Sequence[str],
-        template_options: Mapping[str, Any],
-    ) -> tuple[tuple[Messages | None, ...], list[str], Sequence[str], list[list[int]]]:
-        """Messages, texts, places in errors, and token ids of N prompts; see `encode`."""
-        if system is not None:
-            instance("system", system, str)
-        listed = listed_prompts(prompts, system)
-        messages = tuple(None if isinstance(prompt, str) else prompt for prompt in listed)
-        if template_options and not any(messages):
-            names = sorted(template_options)
-            raise TypeError(
-                f"encode got {names}, options of a chat template, and no prompt is a chat"
-            )
-        places = places or [f"prompt {index}" for index in range(len(listed))]
-        texts = [
-            text_of(self.tokenizer, *item, template_options)
-            for item in zip(listed, places, strict=True)
-        ]
-        rows = token_rows(self.tokenizer, texts, [chat is not None for chat in messages])
-        check_ids(rows, texts, self.network, self.tokenizer)
-        return messages, texts, places, rows
+        reader = self.network, self.tokenizer
+        encoded = encoded_prompts(*reader, prompts, system, places, template_options)
+        return [len(row) for row in encoded.rows]
 
     def _check_room(self, prompt: str, num_tokens: int) -> None:
         """Refuse a prompt that leaves too little of the context for a response."""
@@ -363,15 +325,3 @@ def _nested(texts: list[str], shape: Sequence[int]) -> list:
     for size in reversed(shape[1:]):
         texts = [texts[start : start + size] for start in range(0, len(texts), size)]  # type: ignore[misc]
     return texts
-
-
-def _without_quantization(
-    network: "transformers.PreTrainedModel",
-) -> "transformers.PreTrainedModel":
-    """The dequantized tensors of a GGUF model in a new network: the loaded one cannot be saved."""
-    config = copy.deepcopy(network.config)
-    config.__dict__.pop("quantization_config", None)
-    fresh = type(network)(config).to(device=network.device, dtype=network.dtype)
-    fresh.load_state_dict(network.state_dict())
-    fresh.generation_config = network.generation_config
-    return fresh

@@ -15,7 +15,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from inference.objectives.parts.response_objective import part_of
+from inference.objectives.parts.states import part_of
 from inference.programs import autoregressive
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, whole_number

@@ -12,12 +12,8 @@ from torch import Tensor
 
 from inference.objectives.parts.engine import Engine, EngineDraws, checked_draws
 from inference.objectives.parts.off_policy import tempered
-from inference.objectives.parts.response_objective import (
-    Losses,
-    ResponseObjective,
-    part_of,
-    with_prefix,
-)
+from inference.objectives.parts.response_objective import Losses, ResponseObjective
+from inference.objectives.parts.states import part_of, with_prefix
 from inference.programs import Joint, Program, autoregressive, sample_and_log_prob
 from model import Prompts
 from model.common import ranks

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from inference.objectives.parts.response_objective import part_of
+from inference.objectives.parts.states import part_of
 from model import Prompts
 
 

@@ -16,13 +16,13 @@ from weakref import WeakKeyDictionary
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
-from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
 from inference.estimate import expectation
 from inference.objectives.parts.draws import Draws
 from inference.objectives.parts.same_model import SameModel
+from inference.objectives.parts.surrogate_loss import SurrogateLoss, only_argument
 from inference.programs import (
     Joint,
     Program,
@@ -67,37 +67,6 @@ class Losses(NamedTuple):
     def mean(self, values: Tensor) -> Tensor:
         """Mean of `[K, N]` values under q, over prompts."""
         return values.mean() if self.share is None else expectation(self.share, values).mean()
-
-
-class SurrogateLoss(ELBO):
-    """An ELBO whose loss and gradient come from two scalars, the loss and a surrogate."""
-
-    ascends_elbo: bool = False
-    """True if the ELBO of the objective's target decides which of two guides is better."""
-
-    weight_power: float = 0.0
-    """Power a of the weights w^a by which the gradient weighs the draws; 0 for equal weights."""
-
-    reads_loss = True
-    """False in a `fit`, which reads the loss, a tensor then, by one wait with all other numbers."""
-
-    @abstractmethod
-    def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple:
-        """Loss, summed over prompts, without gradient; surrogate, whose gradient is descended."""
-
-    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """Add the gradient of the surrogate to `.grad`; return the loss."""
-        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
-        if surrogate.requires_grad:
-            surrogate.backward(retain_graph=self.retain_graph)
-        return loss.item() if self.reads_loss else loss
-
-    def differentiable_loss(
-        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Loss with the gradient of the surrogate."""
-        loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
-        return loss + surrogate - surrogate.detach()
 
 
 class ResponseObjective(SurrogateLoss):
@@ -301,25 +270,3 @@ def check_losses(name: str, losses: Losses) -> Losses:
                 f"{tuple(expected)} for responses of shape {tuple(losses.response.shape)}"
             )
     return losses
-
-
-def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:
-    """Return the one argument of model and guide, positional or keyword, or raise `TypeError`."""
-    values = [*args, *kwargs.values()]
-    if len(values) != 1:
-        raise TypeError(
-            f"{name} got {len(args)} arguments and the keywords {sorted(kwargs)} for model and "
-            f"guide, expected one, the prompts: bind the others; {PAIRED} pass any on"
-        )
-    return values[0]
-
-
-def with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state as a part of another, each name after `prefix`; see `part_of`."""
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Entries of a state whose names start with `prefix`, by the rest of the name."""
-    names = [name for name in state if name.startswith(prefix)]
-    return {name.removeprefix(prefix): state[name] for name in names}

@@ -1,0 +1,59 @@
+"""Prompts as token ids: texts and chats, written as texts by a template, tokenized and checked."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from model.common.checks import instance
+from model.networks.checks import check_ids
+from model.prior.chat import Messages, listed_prompts, text_of
+from model.prior.tokenization import token_rows, unknown_words
+
+
+class EncodedPrompts(NamedTuple):
+    """N prompts: messages of chats and None for texts, texts, names in errors, and token ids."""
+
+    messages: tuple[Messages | None, ...]
+    texts: list[str]
+    places: Sequence[str]
+    rows: list[list[int]]
+
+
+def encoded_prompts(
+    network: "transformers.PreTrainedModel",
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[str | Sequence[Mapping[str, Any]]],
+    system: str | None,
+    places: Sequence[str],
+    template_options: Mapping[str, Any],
+) -> EncodedPrompts:
+    """Tokenize N prompts whose ids the network knows; see `LanguageModel.encode`."""
+    if system is not None:
+        instance("system", system, str)
+    listed = listed_prompts(prompts, system)
+    messages = tuple(None if isinstance(prompt, str) else prompt for prompt in listed)
+    if template_options and not any(messages):
+        names = sorted(template_options)
+        raise TypeError(f"encode got {names}, options of a chat template, and no prompt is a chat")
+    places = places or [f"prompt {index}" for index in range(len(listed))]
+    pairs = zip(listed, places, strict=True)
+    texts = [text_of(tokenizer, *pair, template_options) for pair in pairs]
+    rows = token_rows(tokenizer, texts, [chat is not None for chat in messages])
+    check_ids(rows, texts, network, tokenizer)
+    return EncodedPrompts(messages, texts, places, rows)
+
+
+def warn_of_unknown_words(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], places: Sequence[str]
+) -> None:
+    """Warn of words that the tokenizer reads as one and the same token."""
+    pairs = zip(texts, places, strict=True)
+    unknown = [(unknown_words(tokenizer, text), place) for text, place in pairs]
+    parts = [f"{words[0]!r} of {place}" for words, place in unknown if words]
+    if parts:
+        fault = f"does not know words of {len(parts)} prompts, first {parts[0]}"
+        reading = "and reads all such words as one token"
+        warnings.warn(f"the tokenizer {fault}, {reading}", stacklevel=3)
