@@ -20,6 +20,7 @@ from model.networks.layers.fused_layers import fused_layers
 from model.networks.layers.head import logits_of, splits_head, states_before_head
 from model.networks.layers.packed_layers import PackedLayers, packs
 from model.networks.layers.pointwise_recomputation import pointwise_recomputation
+from model.networks.layers.rotary_attention import rotary_layers
 from model.networks.layers.rounded_adapters import RoundedAdapters, rounded_together
 from model.networks.positions import (
     first_position,
@@ -91,6 +92,7 @@ class CachedDecoder(Decoder):
 
             faster_adapters(network)
         fused_layers(network)
+        rotary_layers(network)
         # the search for padding in a pass without a mask waits for a GPU: there is no padding then
         vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
         self.network = network

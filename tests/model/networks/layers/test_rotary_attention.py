@@ -1,0 +1,112 @@
+"""Attention with rotary positions: the results of `transformers`, by fewer kernels."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import PreTrainedModel
+
+from model.networks.layers import rotary_attention
+from model.networks.layers.packed_layers import PackedLayers
+from model.networks.layers.rotary_attention import RotaryAttention, rotary_layers
+from tests.model.networks.layers.test_adapted_linear import Operations, adapted_twice
+
+SIZES = {
+    "vocab_size": 20,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+WINDOW = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+FAMILIES: list[tuple[str, dict[str, Any], bool | None]] = [
+    ("Llama", {}, True),
+    ("Llama", {"num_key_value_heads": 1, "attention_bias": True}, True),
+    ("Mistral", {"sliding_window": 3}, True),
+    ("Qwen2", WINDOW, True),
+    ("Qwen3", {}, True),
+    ("Gemma", {}, True),
+    ("Olmo", {"clip_qkv": 0.01}, False),  # clips queries
+    ("Olmo2", {}, False),  # a norm of all heads together
+    ("SmolLM3", {"no_rope_layer_interval": 2}, None),  # some layers have positions
+    ("Cohere", {}, False),  # rotates neighbours
+    ("Phi3", {}, False),  # one projection
+    ("GPTNeoX", {}, False),  # one projection, a part rotates
+]
+
+
+def network_of(family: str, settings: dict[str, Any]) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**SIZES | settings)
+    network = getattr(transformers, f"{family}ForCausalLM")(config).double().eval()
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, 0.5 * (weight.dim() == 1), 0.3)
+    return network
+
+
+def results(network: PreTrainedModel) -> list[Tensor]:
+    """Logits and gradients with and without padding, and logits of a token by the cache."""
+    ids = torch.arange(2, 20).view(2, 9)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    tensors = []
+    for own, longer in ((None, None), (mask, torch.cat([mask, mask[:, -1:]], 1))):
+        out = network(ids, attention_mask=own)
+        logits = out.logits[:, 3:]
+        weights = list(network.parameters())
+        tensors += [logits.detach(), *torch.autograd.grad(logits.square().sum(), weights)]
+        options = {"past_key_values": out.past_key_values, "attention_mask": longer}
+        with torch.no_grad():
+            tensors.append(network(ids[:, :1], **options).logits)
+    return tensors
+
+
+@pytest.mark.parametrize(("family", "settings", "fits"), FAMILIES)
+def test_results_are_those_of_transformers(
+    family: str, settings: dict[str, Any], fits: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of(family, settings)
+    expected = results(network)
+    rotary_layers(network)
+    layers = [layer for layer in network.modules() if isinstance(layer, RotaryAttention)]
+    assert fits is None or len(layers) == 2 * fits
+    monkeypatch.setattr(rotary_attention, "is_asynchronous", lambda device: True)
+    assert_close(results(network), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_token_of_packed_layers_has_three_operations_for_its_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rotary_attention, "is_asynchronous", lambda device: True)
+    network = adapted_twice(torch.bfloat16).language_model.network
+    ids = torch.tensor([[2], [3]])
+    counts = []
+    with torch.no_grad(), PackedLayers(network):
+        for _ in range(2):
+            with Operations({"mul", "addcmul_", "neg", "add", "cat"}) as operations:
+                logits = network(ids).logits
+            counts.append(operations.number)
+    # of two layers: three each, two residuals and the activation; and the tables of positions
+    assert counts[1] == counts[0] - 2 * 3
+    assert logits.isfinite().all()
+
+
+def test_the_first_keys_and_values_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of("Llama", {})
+    rotary_layers(network)
+    ids = torch.arange(2, 20).view(2, 9)
+    counts = []
+    for is_gpu in (False, True):
+        monkeypatch.setattr(rotary_attention, "is_asynchronous", lambda device, gpu=is_gpu: gpu)
+        with torch.no_grad(), Operations({"cat"}) as copies:
+            network(ids)
+        counts.append(copies.number)
+    # of two layers: keys, values, and halves of queries and of keys; one of the table of positions
+    assert counts == [2 * 4 + 1, 1]
