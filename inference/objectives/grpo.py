@@ -10,8 +10,10 @@ GRPO (Shao et al. 2024, arXiv 2402.03300) has std scaling and the estimator k3 a
 al. 2025, arXiv 2503.14476) clips further above than below, averages over all tokens, and as
 published has c = 0; REINFORCE++ (Hu et al. 2025, arXiv 2501.03262) has mean and std of all prompts
 together, and the KL in the reward. GSPO, CISPO, SAPO, GMPO, DPPO and TOPR have other terms than the
-minimum, by name in `parts/surrogates.py`. DAPO's dynamic sampling, which draws again where all
-rewards of a group are equal, changes which prompts a step has: such a group has no advantage.
+minimum, by name in `parts/surrogates.py`. The baselines `length` and `greedy` are those of OPO (Hao
+et al. 2025, arXiv 2505.23585) and of ReMax (Li et al. 2023, arXiv 2310.10505). DAPO's dynamic
+sampling, which draws again where all rewards of a group are equal, changes which prompts a step
+has: such a group has no advantage.
 
 The posterior is the target if k1 is in the reward, with any scale: all log-weights of a prompt are
 one number there. The other targets are in `inference.targets.fixed_points`, by `TARGETS`, with
@@ -40,18 +42,20 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
 from inference.objectives.parts.response_objective import Losses
-from inference.objectives.parts.surrogates import SURROGATES, Tokens
+from inference.objectives.parts.surrogates import SURROGATES, Gain, Surrogate, Tokens
 from inference.programs import Joint, Program, autoregressive
-from model import Prompts
-from model.common.checks import finite, one_of, positive
+from model import Prompts, ResponseDistribution
+from model.common.checks import finite, function, one_of, positive
 
 Scale = Literal["std", "batch", "none"]
-Baseline = Literal["mean", "leave-one-out", "batch"]
+Baseline = Literal["mean", "leave-one-out", "length", "greedy", "batch"]
 Place = Literal["loss", "reward"]
 Average = Literal["none", "response", "batch"]
 
 EPSILON = 1e-4
 """Added to the standard deviation of a group's rewards, nats, as trainers do."""
+GREEDY = 1e-6
+"""Temperature of the greedy response."""
 CLIP = 0.2
 """PPO's limit of the ratio of a token."""
 
@@ -66,8 +70,9 @@ class GRPO(RepeatedBatchObjective):
         num_particles: K, number of responses in the group of a prompt, at least 2.
         scale: `std` to divide advantages by the standard deviation of their group, `batch` by that
             of all prompts; or `none`.
-        baseline: mean of the group, with or without the response itself; or mean of the `batch`,
-            of all prompts. Where prompts differ in log Z, the latter is noise at the posterior.
+        baseline: mean of the group, with or without the response itself, or weighed by `length`;
+            the signal of the guide's `greedy` response, one more draw; or mean of the `batch`, of
+            all prompts. Where prompts differ in log Z, the latter is noise at the posterior.
             Refused with `std`, which would divide the noise by nearly 0: 10,000 times the nats.
         kl: place of the KL penalty: `loss`, differentiated, or `reward`.
         estimator: estimator of the KL of a token, by its name in `KL_ESTIMATORS`.
@@ -75,13 +80,16 @@ class GRPO(RepeatedBatchObjective):
             to advantages in nats, which the model has divided by beta. 0 for no penalty.
         average: `none` to add the losses of tokens; `response` to divide the sum by the length of
             the response; or `batch`, by the mean length over all responses of the step.
-        ratio: weight q/a of a token in several steps on a batch, by its name in `SURROGATES`.
+        ratio: weight q/a of a token in several steps on a batch, by its name in `SURROGATES`; or a
+            function of tokens and limits, such as `partial(soft, temperatures=(1.0, 1.2))`.
         clip: limit, or two, below and above, of a number by the name of `ratio`, in the column
             "limits of" of `surrogates.py`; None for no clip. Without limits of `ratio`, the default
             has no effect, and another clip is refused.
         dual_clip: ratio, of the response for `response` and `geometric`, from which an advantage
             below 0 has no gradient, since the clip does not bound its weight (Ye et al. 2019,
             arXiv 1912.09729); None for no limit. Refused if the gain is not a ratio times A.
+        off_policy_mask: mean of log a/q over the tokens of a response, nats, from which an
+            advantage below 0 has no gradient (DeepSeek-V3.2, arXiv 2512.02556); None for no limit.
         epochs: number of steps on each batch.
         engine: other program that draws the batches, see `engine.py`; None for the guide. A token
             of an engine that the guide cannot draw has no penalty.
@@ -99,9 +107,10 @@ class GRPO(RepeatedBatchObjective):
         estimator: str = "k3",
         kl_weight: float = 0.04,
         average: Average = "none",
-        ratio: str = "token",
+        ratio: str | Gain = "token",
         clip: float | tuple[float, float] | None = CLIP,
         dual_clip: float | None = None,
+        off_policy_mask: float | None = None,
         epochs: int = 1,
         engine: Engine | None = None,
     ) -> None:
@@ -118,15 +127,22 @@ class GRPO(RepeatedBatchObjective):
         self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
         self.kl_weight = finite("kl_weight", kl_weight, at_least=0)
         self.average = one_of("average", average, get_args(Average))
-        self.ratio = one_of("ratio", ratio, SURROGATES)
+        self.ratio = ratio
+        self.surrogate = (
+            SURROGATES[one_of("ratio", ratio, SURROGATES)]
+            if isinstance(ratio, str)
+            else Surrogate(function("ratio", ratio, takes=2), is_ratio=False)
+        )
         self.clip = None if clip is None else _limits(clip)
         self.dual_clip = None if dual_clip is None else finite("dual_clip", dual_clip, above=1)
-        surrogate = SURROGATES[self.ratio]
-        if not surrogate.has_limits and clip not in (None, CLIP):
-            raise ValueError(f"clip is {clip}, expected None: ratio={ratio!r} has no limits")
-        if not surrogate.is_ratio and dual_clip is not None:
+        self.off_policy_mask = (
+            None if off_policy_mask is None else finite("off_policy_mask", off_policy_mask, above=0)
+        )
+        if not self.surrogate.has_limits and clip not in (None, CLIP):
+            raise ValueError(f"clip is {clip}, expected None: ratio={self.ratio!r} has no limits")
+        if not self.surrogate.is_ratio and dual_clip is not None:
             ratios = ", ".join(name for name, each in SURROGATES.items() if each.is_ratio)
-            why = f"ratio={ratio!r} has no ratio to limit, and one of {ratios} has"
+            why = f"ratio={self.ratio!r} has no ratio to limit, and one of {ratios} has"
             raise ValueError(f"dual_clip is {dual_clip}, expected None: {why}")
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -137,12 +153,18 @@ class GRPO(RepeatedBatchObjective):
         log_proposal = batch.per_token.setdefault("proposal", log_guide.detach().double())
         log_ratio = log_guide - log_proposal
         is_token = q.space.is_token(batch.response)
-        advantage = self._advantage(batch.log_likelihood, log_proposal - log_prior)
+        signal = self._signal(batch.log_likelihood, log_proposal - log_prior)
+        if self.baseline == "greedy" and "greedy" not in batch.per_token:
+            batch.per_token["greedy"] = self._greedy_signal(model, batch.prompts, q)
+        advantage = self._advantage(signal, is_token.sum(-1), batch.per_token.get("greedy"))
         tokens = Tokens(log_ratio, log_proposal, advantage[..., None], is_token)
-        objective = SURROGATES[self.ratio].gain(tokens, self.clip)
+        objective = self.surrogate.gain(tokens, self.clip)
         if self.dual_clip is not None:
             least = self.dual_clip * tokens.advantage
             objective = torch.where(tokens.advantage < 0, objective.maximum(least), objective)
+        if self.off_policy_mask is not None:
+            is_stale = tokens.mean(-log_ratio.detach()) > self.off_policy_mask
+            objective = objective.masked_fill(is_stale & (tokens.advantage < 0), 0.0)
         if self.kl == "loss" and self.kl_weight > 0:  # 0 times infinite is NaN
             change = (log_guide - log_prior).masked_fill(log_guide == -torch.inf, 0.0)
             objective = objective - self.kl_weight * self._penalty(change)
@@ -165,13 +187,28 @@ class GRPO(RepeatedBatchObjective):
             log_prior = autoregressive(prior).log_prob_per_token(response).double()
         return Joint(log_prior.sum(-1), log_likelihood), {"prior": log_prior}
 
-    def _advantage(self, log_likelihood: Tensor, log_ratio: Tensor) -> Tensor:
-        """Advantages, `[K, N]`, for log a/p0 of each token, `[K, N, T]`."""
-        signal = log_likelihood
-        if self.kl == "reward":
-            signal = signal - self.kl_weight * self._penalty(log_ratio).sum(-1)
+    def _signal(self, log_likelihood: Tensor, log_ratio: Tensor) -> Tensor:
+        """s, `[K, N]`, for log a/p0 of each token, `[K, N, T]`."""
+        if self.kl == "loss":
+            return log_likelihood
+        return log_likelihood - self.kl_weight * self._penalty(log_ratio).sum(-1)
+
+    @torch.no_grad()
+    def _greedy_signal(self, model: Program, prompts: Prompts, q: ResponseDistribution) -> Tensor:
+        """s of the most likely token after each token, `[1, N]`."""
+        response = q.at_temperature(GREEDY).sample(torch.Size([1]))
+        joint, tokens = self.score_batch(model, prompts, response)
+        log_guide = q.log_prob_per_token(response).double()
+        return self._signal(joint.log_likelihood, log_guide - tokens["prior"])
+
+    def _advantage(self, signal: Tensor, length: Tensor, greedy: Tensor | None) -> Tensor:
+        """Advantages, `[K, N]`, for lengths `[K, N]`."""
         if self.baseline == "leave-one-out":
             advantage = leave_one_out(signal)
+        elif self.baseline == "length":
+            advantage = signal - (length * signal).sum(0) / length.sum(0)
+        elif greedy is not None:
+            advantage = signal - greedy
         else:
             advantage = signal - (signal.mean(0) if self.baseline == "mean" else signal.mean())
         if self.scale == "none":

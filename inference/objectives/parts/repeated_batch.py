@@ -28,8 +28,8 @@ class DrawnBatch:
 
     `log_proposal` is the log density of the distribution that the responses were drawn from; None
     before the first step, if that distribution is the guide. `log_start` is log q in the first
-    step, `[K, N]`, nats; None if no step needed it. `per_token` holds tensors by name, `[K, N, T]`,
-    that an objective computes once for the batch.
+    step, `[K, N]`, nats; None if no step needed it. `per_token` holds tensors by name, mostly
+    `[K, N, T]`, that an objective computes once for the batch.
     """
 
     prompts: Prompts

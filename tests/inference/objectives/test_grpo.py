@@ -1,12 +1,16 @@
 """GRPO's losses on a batch of an older guide, written out response by response."""
 
+import math
+from functools import partial
+
+import pyro
 import pytest
 import torch
 
 from inference import Enumeration, LeaveOneOut_ELBO, log_guide_at
 from inference.objectives.grpo import EPSILON, GRPO
 from inference.objectives.parts.engine import EngineDraws
-from inference.objectives.parts.surrogates import SURROGATES
+from inference.objectives.parts.surrogates import SURROGATES, Tokens, clip_cov, kl_cov, soft, token
 from tests.inference.objectives.table import (
     ONE,
     SPACE,
@@ -35,6 +39,7 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
         length = int(SPACE.is_token(response[k]).sum())
         gains, sign = [], 1 if advantage > 0 else -1
         whole = sum(new[k, t] - log_old[k, t] for t in range(length)) / length
+        of_response = (whole * length).exp().item()
         for t in range(length):
             change = new[k, t] - log_old[k, t]
             ratio = (whole if choices["ratio"] == "response" else change).exp()
@@ -42,13 +47,25 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
             if choices["ratio"] == "constant":
                 gain = min(ratio.item(), 1 + above) * advantage * new[k, t]
             elif choices["ratio"] == "tapered":
-                weight = 1.0 if advantage >= 0 else min((whole * length).detach().exp().item(), 1.0)
+                weight = 1.0 if advantage >= 0 else min(of_response, 1.0)
+                gain = weight * advantage * new[k, t]
+            elif choices["ratio"] == "response-constant":
+                gain = min(of_response, 1 + above) * advantage * new[k, t]
+            elif choices["ratio"] == "response-masked":
+                is_near = 1 - below <= of_response <= 1 + above
+                gain = of_response * advantage * new[k, t] if is_near else 0.0
+            elif choices["ratio"] == "kernel":
+                power, rate = (2.0, 3.0) if advantage >= 0 else (3.0, 2.0)
+                weight = of_response**power * math.exp(rate * (1 - of_response))
                 gain = weight * advantage * new[k, t]
             elif choices["ratio"] == "masked":
                 gain = ratio * advantage if 1 - below <= ratio <= 1 + above else 0.0
-            elif choices["ratio"] == "divergence":
-                limit = above if sign > 0 else below
-                gain = ratio * advantage if moved * sign <= limit else 0.0
+            elif choices["ratio"] in ("divergence", "binary-kl"):
+                limit, p = above if sign > 0 else below, log_old[k, t].exp().item()
+                nats = p * math.log(p / (p + moved))
+                nats += (1 - p) * math.log((1 - p) / (1 - p - moved))
+                far = nats if choices["ratio"] == "binary-kl" else abs(moved)
+                gain = ratio * advantage if moved * sign <= 0 or far <= limit else 0.0
             elif choices["ratio"] == "soft":
                 tau = 1.0 if advantage > 0 else 1.05
                 gain = 4 / tau / (1 + (tau * (1 - ratio)).exp()) * advantage
@@ -61,6 +78,8 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
                 gain = torch.minimum(ratio * advantage, bounded * advantage)
             if advantage < 0 and ratio > choices.get("dual_clip", torch.inf):
                 gain = choices["dual_clip"] * advantage
+            if advantage < 0 and -whole > choices.get("off_policy_mask", torch.inf):
+                gain = 0.0
             to_prior = log_prior[k, t] - new[k, t]
             gains.append(gain - WEIGHT * (to_prior.exp() - 1 - to_prior))
         divisor = {"none": 1, "response": length, "batch": mean_length}
@@ -74,13 +93,18 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
         {"scale": "std", "ratio": "token", "average": "none"},
         {"scale": "none", "ratio": "token", "average": "response"},
         {"scale": "std", "ratio": "response", "average": "response"},
-        {"scale": "none", "ratio": "constant", "average": "none"},
+        {"scale": "none", "ratio": "constant", "average": "none", "clip": (0.3, 0.1)},
         {"scale": "none", "ratio": "tapered", "average": "none", "clip": None},
         {"scale": "std", "ratio": "token", "average": "batch", "clip": (0.05, 0.3)},
         {"scale": "none", "ratio": "token", "average": "none", "dual_clip": 1.3},
         {"scale": "none", "ratio": "response", "average": "response", "dual_clip": 1.3},
         {"scale": "none", "ratio": "masked", "average": "none", "clip": (0.2, 0.1)},
         {"scale": "none", "ratio": "divergence", "average": "none", "clip": (0.02, 0.05)},
+        {"scale": "none", "ratio": "binary-kl", "average": "none", "clip": (0.01, 0.02)},
+        {"scale": "none", "ratio": "response-constant", "average": "none", "clip": (0.2, 0.1)},
+        {"scale": "none", "ratio": "response-masked", "average": "none", "clip": (0.4, 0.5)},
+        {"scale": "none", "ratio": "kernel", "average": "none", "clip": None},
+        {"scale": "std", "ratio": "token", "average": "none", "off_policy_mask": 0.1},
         {"scale": "none", "ratio": "soft", "average": "none", "clip": None},
         {"scale": "none", "ratio": "geometric", "average": "response", "clip": (0.05, 0.1)},
     ],
@@ -139,7 +163,7 @@ def test_all_surrogates_have_one_gradient_on_draws_of_the_guide(average):
 
     expected = of("token")
     assert expected.norm() > 0.01
-    for name in SURROGATES:
+    for name in SURROGATES.keys() - {"clip-cov"}:
         assert torch.allclose(of(name), expected, atol=1e-12), name
 
 
@@ -158,6 +182,57 @@ def test_a_token_of_an_engine_that_the_guide_cannot_draw_has_a_finite_loss(ratio
     assert actual.norm() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("share", "expected_held"), [(0.01, [0.5, 0, 0, 0]), (0.7, [0.5, 0, 0.2, 0])]
+)
+def test_tokens_of_the_highest_covariance_are_dropped_or_held(share, expected_held):
+    """Tokens between the limits are dropped, here one, and no clipped token."""
+    log_ratio = torch.tensor([[[0.5, 0.1]], [[-0.2, 0.3]]]).double().requires_grad_()
+    is_token = torch.tensor([[[True, True]], [[True, False]]])
+    log_proposal = torch.tensor([[[-0.5, -3.0]], [[-2.0, 0.0]]]).double()
+    tokens = Tokens(log_ratio, log_proposal, torch.tensor([[[1.5]], [[-1.0]]]).double(), is_token)
+    guide = [0.0, -2.9, -2.2]
+    centred = [value - sum(guide) / 3 for value in guide]
+    expected = [a * b for a, b in zip([5 / 6, 5 / 6, -5 / 3], centred, strict=True)]
+    assert tokens.covariance()[is_token].tolist() == pytest.approx(expected)
+    assert sorted(expected)[0] < 0 < 0.8 < expected[2] < 1.0 < 1.4 < expected[0]
+    plain = token(tokens, (0.2, 0.2)).detach()
+    for limits, rows in (((0.8, 1.0), [1]), ((1.0, 5.0), []), ((0.8, 5.0), [1])):
+        gain = clip_cov(tokens, (0.2, 0.2), share=share, covariances=limits)
+        assert (gain != plain).flatten().nonzero().flatten().tolist() == [2 * row for row in rows]
+    held = (log_ratio.exp() * tokens.advantage - kl_cov(tokens, None, share=share)).flatten()
+    assert held.tolist() == pytest.approx(expected_held)
+
+
+def test_greedy_baseline_is_the_log_weight_of_the_most_likely_tokens():
+    model, guide = Target(), Table(1)
+    choices = {"scale": "none", "kl": "reward", "estimator": "k1", "kl_weight": 1.0}
+    objective = GRPO(8, baseline="greedy", **choices)
+    with pyro.get_param_store().scope():
+        objective.loss_and_grads(model, guide, TWO)
+    first = guide.first[[1, 2]].argmax(-1)
+    second = guide.then[torch.tensor([1, 2]), first].argmax(-1)
+    response = torch.stack([first, second.where(first != 0, 0)], -1)[None]
+    truth = Enumeration(model, TWO)
+    log_weight = truth.log_joint - truth.log_guide(guide)
+    index = (truth.support == response).all(-1).int().argmax(0)
+    actual = objective._batch.per_token["greedy"]
+    assert torch.allclose(actual, log_weight.gather(0, index[None]), atol=1e-9)
+
+
+def test_a_surrogate_is_a_function_too():
+    model, guide = Target(), Table(1)
+    response = Enumeration(model, TWO).support
+
+    def second(ratio):
+        objective = GRPO(len(response), ratio=ratio, epochs=2)
+        gradient(objective, model, guide, TWO, response)
+        return gradient(objective, model, Table(2), TWO, response)[1]
+
+    assert torch.equal(second(soft), second("soft"))
+    assert not torch.equal(second(partial(soft, temperatures=(1.0, 2.0))), second("soft"))
+
+
 def test_equal_rewards_have_no_advantage():
     model, guide = Target(lambda _, response: 0.3 + response[..., 0] * 0.0), Table(1)
     response = guide.distribution(TWO).sample((6,))
@@ -173,6 +248,7 @@ REFUSED = {
     "kl_weight is -1": {"kl_weight": -1.0},
     "clip is 0": {"clip": 0.0},
     "dual_clip is 1": {"dual_clip": 1.0},
+    "off_policy_mask is 0": {"off_policy_mask": 0.0},
     "dual_clip is 3.0, expected None": {"ratio": "constant", "dual_clip": 3.0},
     "clip is 0.1, expected None": {"ratio": "soft", "clip": 0.1},
     "clip is -0.1": {"clip": (0.2, -0.1)},
@@ -207,4 +283,5 @@ def test_a_pooled_mean_leaves_the_spread_of_log_z_at_the_posterior(scale):
     expected = autograd(-(advantage * log_guide).mean(0).sum(), guide)
     assert expected.norm() > 0.1
     assert torch.allclose(of("batch"), expected, rtol=1e-9, atol=1e-9)
-    assert of("mean").norm() < 1e-9
+    for name in ("mean", "length", "greedy"):
+        assert of(name).norm() < 1e-9
