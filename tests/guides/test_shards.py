@@ -6,11 +6,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, distributed
 
 from guides import GUIDES, Guide
 from guides.shards import shard
 from inference import LeaveOneOut_ELBO, fit
+from inference.svi.best_iterate import BestIterate
 from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.fused import FusedOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion
@@ -120,14 +122,29 @@ def test_a_sharded_fit_is_that_of_one_process(group, tmp_path, name, network):
         torch.testing.assert_close(*scores, rtol=tolerance, atol=tolerance)
 
 
+def trained_in_another_order(*args, **options) -> None:
+    """`trained` on shards, with the best parameters in another order on each rank."""
+    get_state = BestIterate.get_state
+
+    def ordered(self: BestIterate) -> dict[str, Tensor]:
+        items = list(get_state(self).items())
+        return dict(items if is_first() else reversed(items))
+
+    with patch.object(BestIterate, "get_state", ordered):
+        trained(*args, sharded=True, **options)
+
+
 def test_a_checkpoint_is_resumed_with_and_without_shards(group, tmp_path):
     name, network, step = "fine-tuned", "gpt2", {"objective": None}
     for folder, sharded in ((tmp_path / "one", False), (tmp_path / "two", True)):
         options = {"checkpoint_folder": folder, "num_steps": 1, **step}
         if sharded:
-            group.run(trained, name, network, tmp_path / "guide", sharded=True, **options)
+            group.run(trained_in_another_order, name, network, tmp_path / "guide", **options)
         else:
             trained(name, network, tmp_path / "guide", sharded=False, **options)
+    best = [load_file(next((tmp_path / n).glob("*/health.safetensors"))) for n in ("one", "two")]
+    assert "best" in best[0]
+    torch.testing.assert_close(*best, rtol=1e-9, atol=1e-9)
     options = {"num_steps": 2, "resume": True, **step}
     args = (name, network, tmp_path / "guide")
     one = trained(*args, sharded=False, checkpoint_folder=tmp_path / "two", **options)

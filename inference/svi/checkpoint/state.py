@@ -86,8 +86,9 @@ class FitState:
             "random": plain,
             "fingerprint": {} if self.fingerprint is None else self.fingerprint.to_json(),
         }
+        # sorted: ranks exchange the tensors in one order, and dicts may differ from rank to rank
         gathered = {
-            name: {key: _gathered(tensor) for key, tensor in part.items()}
+            name: {key: _gathered(part[key]) for key in sorted(part)}
             for name, part in tensors.items()
         }
         if ranks.is_first():
