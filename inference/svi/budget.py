@@ -3,7 +3,7 @@
 progress = spent / amount,   the share by which a trust region shrinks
 """
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from time import perf_counter
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from model.common import ranks
 
 
 class Budget(ABC):
-    """A budget that a fit spends step by step. A number that `FitState` counts is spent.
+    """A budget that a fit spends step by step.
 
     Args:
         amount: size of the budget.
@@ -24,20 +24,22 @@ class Budget(ABC):
     Attributes:
         name: argument of `fit` that sets the budget.
         unit: unit of the amount.
+        counter: attribute of `FitState` that counts the amount that is spent.
         limits_resumes: True if a checkpoint that has spent more is refused.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str]
+    counter: ClassVar[str]
     limits_resumes: ClassVar[bool] = True
 
     def __init__(self, amount: float) -> None:
         self.amount = amount
         self._start = 0.0
 
-    @abstractmethod
     def spent(self, state: FitState) -> float:
         """Amount that the fit has spent."""
+        return getattr(state, self.counter)
 
     def progress(self, state: FitState) -> float:
         """Share of the budget that is spent before the next step, between 0 and 1."""
@@ -75,10 +77,7 @@ class Budget(ABC):
 class Steps(Budget):
     """A number of steps."""
 
-    name, unit = "num_steps", "step"
-
-    def spent(self, state: FitState) -> float:
-        return state.step
+    name, unit, counter = "num_steps", "step", "step"
 
 
 class Responses(Budget):
@@ -89,14 +88,11 @@ class Responses(Budget):
         per_step: number of responses of a step that draws.
     """
 
-    name, unit = "num_responses", "response"
+    name, unit, counter = "num_responses", "response", "num_responses"
 
     def __init__(self, amount: float, per_step: int) -> None:
         super().__init__(amount)
         self.per_step = per_step
-
-    def spent(self, state: FitState) -> float:
-        return state.num_responses
 
     def progress(self, state: FitState) -> float:
         """Share of the responses drawn before those of the next step."""
@@ -112,10 +108,7 @@ class Responses(Budget):
 class Seconds(Budget):
     """A number of seconds, those before a resume included. The last step may end later."""
 
-    name, unit, limits_resumes = "max_seconds", "second", False
-
-    def spent(self, state: FitState) -> float:
-        return state.seconds
+    name, unit, counter, limits_resumes = "max_seconds", "second", "seconds", False
 
 
 def new_budget(options: FitOptions, num_particles: int, num_prompts: int) -> Budget:

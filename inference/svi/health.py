@@ -109,10 +109,10 @@ class Health:
 
     def check(self, *, ascends_elbo: bool) -> list[str]:
         """Return the warnings that are new after the last step."""
-        faults = {"entropy": self._collapse(), "gradient": self._idleness()}
+        now = {"entropy": self._collapse(), "gradient": self._idleness()}
         if ascends_elbo:
-            faults["elbo"] = self._fall()
-        new = {kind: text for kind, text in faults.items() if text and kind not in self.warnings}
+            now["elbo"] = self._fall()
+        new = {kind: text for kind, text in now.items() if text and kind not in self.warnings}
         self.warnings |= new
         return list(new.values())
 
