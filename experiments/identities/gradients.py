@@ -79,11 +79,11 @@ def greedy(world: World) -> list[Finding]:
 
     def ratio(log_guide: Tensor) -> float:
         log_weight = world.log_joint - log_guide
-        baseline = log_weight[_greedy(world, log_guide)]
+        baseline = log_weight[greedy_response(world, log_guide)]
         return noise(log_guide, log_weight - baseline) / noise(log_guide, log_weight)
 
     log_guide, log_weight = world.log_guide, world.log_joint - world.log_guide
-    centred = log_weight - log_weight[_greedy(world, log_guide)]
+    centred = log_weight - log_weight[greedy_response(world, log_guide)]
     mean = mean_gradient(log_guide, log_guide, centred)
     by_mean = noise(log_guide, log_weight - log_guide.exp() @ log_weight)
     of_mean = by_mean / noise(log_guide, log_weight)
@@ -99,7 +99,7 @@ def greedy(world: World) -> list[Finding]:
     ]
 
 
-def _greedy(world: World, log_guide: Tensor) -> int:
+def greedy_response(world: World, log_guide: Tensor) -> int:
     """Number of the response whose tokens are each the most likely next token."""
     response = world.truth.support[:, 0]
     best = torch.ones(len(response), dtype=torch.bool)
