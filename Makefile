@@ -43,7 +43,7 @@ gpu: .venv/test
 
 # Without a GPU: a device that refuses tensors of the CPU, as a GPU does. Needs a C++ compiler.
 pretend: .venv/pretend
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --device pretend -m "not slow" $(or $(FOLDERS),tests/model tests/guides tests/inference) tests/test_pretend_device.py \
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) --device pretend -m "not slow and not on_cpu" $(or $(FOLDERS),tests/model tests/guides tests/inference) tests/test_pretend_device.py \
 		--ignore tests/model/preferences --ignore tests/inference/reward_posterior
 
 bench: .venv/bench smollm2

@@ -1,15 +1,12 @@
 """An interrupted fit leaves a checkpoint, a report of its steps, and the command that goes on."""
 
-import re
 import signal
 import sys
 from dataclasses import replace
 
 import pytest
 
-from experiments.shared.command_line import run_script
 from experiments.shared.metrics_file import read_metrics, recent
-from experiments.shared.run_folder import RunFolder
 from experiments.steer import views
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
@@ -77,19 +74,3 @@ def test_an_interrupt_before_the_first_step_has_no_report(args, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         main(args)
     assert [*tmp_path.iterdir()] == []
-
-
-def test_the_line_of_an_interrupt_ends_the_output(monkeypatch, capsys, tmp_path):
-    append = RunFolder.append_metrics
-
-    def append_and_interrupt(folder, record):
-        append(folder, record)
-        raise KeyboardInterrupt(signal.SIGINT)
-
-    monkeypatch.setattr(RunFolder, "append_metrics", append_and_interrupt)
-    words = "--steps 5 --particles 4 --samples 8 --prior-draws 40 --threads 1 --guide n-gram"
-    with pytest.raises(SystemExit) as end:
-        run_script(main, Steer, [*words.split(), "--out", str(tmp_path)])
-    assert end.value.code == 130
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"Ended by SIGINT\. To go on: python -m .* --resume \S+", last)

@@ -257,12 +257,6 @@ def test_budget_is_spent_and_kept_for_a_resume(args, capsys):
     assert "E[r] = 0.100 ± 0.000" in capsys.readouterr().out
 
 
-def test_micro_batches_are_the_same_run(args):
-    runs = [read_metrics(main(each).metrics) for each in (args, replace(args, micro_batch=3))]
-    losses, divided = ([record["loss"] for record in metrics] for metrics in runs)
-    assert divided == pytest.approx(losses, rel=1e-5)
-
-
 def test_prompts_from_a_file(args, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("the film\n\nthe plot was\n")
     main(replace(args, prompts_file=tmp_path / "prompts.txt", steps=1))

@@ -59,9 +59,9 @@ def replaying(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "damage", [flip, cut, link, Path.unlink], ids=["flip", "cut", "link", "delete"]
+    ("name", "damage"),
+    [*((name, flip) for name in FILES), *(("state.json", way) for way in (cut, link, Path.unlink))],
 )
-@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     name, damage, tmp_path, replaying
 ):
