@@ -32,14 +32,14 @@ docs: .venv/docs
 lessons: .venv/lessons
 	$(BIN)/marimo edit docs/lessons
 
-# On a machine with a GPU: the tests there, and a step beside its floor. The claim of the roofline may
-# fail.
+# On a machine with a GPU: first a step beside its floor, whose claim may fail, then the tests there.
+# A limit of time cuts off tests of scripts, which come last.
 gpu: .venv/test
+	-$(BIN)/python -m experiments.roofline --networks gpt2-small smollm2-135m --responses 512 \
+		--max-new-tokens 40 --dtype bfloat16 --compile
 	$(PYTEST) --device cuda -m "not slow" tests/model tests/guides tests/inference \
 		--ignore tests/model/preferences --ignore tests/inference/reward_posterior
 	$(PYTEST) -m "not slow" tests/experiments
-	-$(BIN)/python -m experiments.roofline --networks gpt2-small smollm2-135m --responses 512 \
-		--max-new-tokens 40 --dtype bfloat16 --compile
 
 # Without a GPU: a device that refuses tensors of the CPU, as a GPU does. Needs a C++ compiler.
 pretend: .venv/pretend

@@ -1,11 +1,11 @@
-"""Attention with rotary positions in fewer kernels, on a GPU, where each costs microseconds.
+"""Attention with rotary positions in fewer kernels, in half precision on a GPU.
 
     y = x cos + (-x_2, x_1) sin,   x = (x_1, x_2) in halves of its last dimension
 
 Su et al. 2021 (arXiv 2104.09864). Queries and keys that lie beside each other in memory, as those
 of `PackedLayers`, are rotated in three kernels, and others in six, where `transformers` runs ten.
-In half precision the result is rounded once less. The first keys and values of a cache are not
-copied.
+The result is rounded once less. The first keys and values of a cache are not copied. Other numbers
+have the code of `transformers`, which `torch.func` can transform.
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.common.devices import is_asynchronous
+from model.common.devices import HALF, is_asynchronous
 
 TOLERANCE = 0.03
 """Largest difference between `rotary_attention` and a layer of `transformers`, of its norm."""
@@ -29,6 +29,7 @@ class RotaryAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         is_plain = self.config._attn_implementation == "sdpa" and not (self.training or args)
+        is_plain = is_plain and hidden_states.dtype in HALF
         if is_plain and is_asynchronous(hidden_states.device):
             return rotary_attention(self, hidden_states, **kwargs)
         return super().forward(hidden_states, *args, **kwargs)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
@@ -78,6 +79,7 @@ def test_results_are_those_of_transformers(
     layers = [layer for layer in network.modules() if isinstance(layer, RotaryAttention)]
     assert fits is None or len(layers) == 2 * fits
     monkeypatch.setattr(rotary_attention, "is_asynchronous", lambda device: True)
+    monkeypatch.setattr(rotary_attention, "HALF", (torch.float64,))
     assert_close(results(network), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -105,8 +107,24 @@ def test_the_first_keys_and_values_are_not_copied(monkeypatch: pytest.MonkeyPatc
     counts = []
     for is_gpu in (False, True):
         monkeypatch.setattr(rotary_attention, "is_asynchronous", lambda device, gpu=is_gpu: gpu)
+        monkeypatch.setattr(rotary_attention, "HALF", (torch.float64,))
         with torch.no_grad(), Operations({"cat"}) as copies:
             network(ids)
         counts.append(copies.number)
     # of two layers: keys, values, and halves of queries and of keys; one of the table of positions
     assert counts == [2 * 4 + 1, 1]
+
+
+def test_attention_in_float64_can_be_vectorised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a GPU, as `GaussNewton` needs it."""
+    network = network_of("Llama", {})
+    rotary_layers(network)
+    monkeypatch.setattr(rotary_attention, "is_asynchronous", lambda device: True)
+    ids = torch.arange(2, 20).view(2, 1, 9)
+
+    def logits(row: Tensor) -> Tensor:
+        mask = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
+        return network(row, attention_mask=mask, use_cache=False).logits
+
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        assert_close(torch.func.vmap(logits)(ids), torch.stack([logits(row) for row in ids]))
