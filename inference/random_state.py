@@ -53,14 +53,20 @@ def is_still(state: tuple[dict[str, Tensor], dict[str, Any]]) -> bool:
 
 
 @contextmanager
-def isolated(seed: int) -> Iterator[None]:
+def isolated(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed all generators inside the context, and restore them after it; locks as `preserved`.
 
-    On a machine without an accelerator the order of sums is fixed as well, so that the same seed
-    gives the same numbers on any number of runs with the same number of threads.
+    On a CPU the order of sums is fixed as well, so that the same seed gives the same numbers on any
+    number of runs with the same number of threads.
+
+    Args:
+        seed: random seed.
+        device: device of the computation; by default an accelerator if there is one.
     """
     seed = checks.seed("seed", seed)
-    with preserved(), contextlib.nullcontext() if accelerators() else _ordered_sums():
+    devices = accelerators() if device is None else [device]
+    is_on_cpu = all(each.type == "cpu" for each in devices)
+    with preserved(), _ordered_sums() if is_on_cpu else contextlib.nullcontext():
         pyro.set_rng_seed(seed)
         yield
 

@@ -66,8 +66,8 @@ def fit_preferences(
     metrics = []
     if program.prior is not None:
         pairs = pairs.scored(program.prior)
-    scope = pyro.get_param_store().scope()
-    with THREAD_LOCK, scope, random_state.isolated(checked_seed("seed", seed)):
+    isolated = random_state.isolated(checked_seed("seed", seed), pairs.outcome.device)
+    with THREAD_LOCK, pyro.get_param_store().scope(), isolated:
         svi = SVI(program, _nothing, optimizer, Trace_ELBO())
         bar = trange(num_steps, disable=not progress)
         for step in bar:

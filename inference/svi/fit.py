@@ -64,9 +64,9 @@ def fit(
         print(result.metrics[-1]["elbo"], *result.warnings)
 
     A fit has its own scope of Pyro's parameter store and its own random state, and restores both.
-    On a machine without a GPU the result depends on the arguments and torch's number of threads
-    alone, also after a kill and a resume, unless the budget is `max_seconds`. A fit in a second
-    thread waits for the end of the first.
+    On a CPU the result depends on the arguments and torch's number of threads alone, also after a
+    kill and a resume, unless the budget is `max_seconds`. A fit in a second thread waits for the
+    end of the first.
 
     If the ELBO of the last steps is below the ELBO of earlier steps by four standard errors, the
     guide returns to the parameters of the best of these. The copy takes the memory of the
@@ -155,7 +155,8 @@ def fit(
     stepper = Stepper(model, state, len(prompts), options)
     loop = Loop(Fit(state), stepper, minibatches, budget, options)
     scope = pyro.get_param_store().scope(loop.result.parameters)
-    with THREAD_LOCK, locked_by_first(folder), scope, random_state.isolated(options.seed):
+    isolated = random_state.isolated(options.seed, prompts.ids.device)
+    with THREAD_LOCK, locked_by_first(folder), scope, isolated:
         with ranks.failing_together():
             if folder is not None and resumes(folder, options.resume):
                 resume_from(state, folder, minibatches.after(0))

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from inference import random_state
+from guides import FineTuned
+from inference import fit, random_state
+from model import AlignmentModel, Length
+from tests.model.tiny import tiny
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def test_gradients_on_two_threads_are_those_of_the_seed(two_threads):
     """torch lets threads race for the gradient of an index unless it is told not to."""
     gradients = []
     for _ in range(6):
-        with random_state.isolated(0):
+        with random_state.isolated(0, torch.device("cpu")):
             gradients.append(gradient_of_an_indexed_tensor())
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])
 
@@ -33,8 +36,23 @@ def test_gradients_on_two_threads_are_those_of_the_seed(two_threads):
 def test_settings_of_the_caller_come_back(mode):
     torch.set_deterministic_debug_mode(mode)
     try:
-        with random_state.isolated(0):
+        with random_state.isolated(0, torch.device("cpu")):
             assert torch.get_deterministic_debug_mode() == (2 if mode == "error" else 1)
         assert torch.get_deterministic_debug_mode() == ["default", "warn", "error"].index(mode)
     finally:
         torch.set_deterministic_debug_mode("default")
+
+
+@pytest.mark.on_cpu
+def test_a_fit_on_the_cpu_fixes_the_order_of_sums_beside_an_accelerator_too():
+    """An accelerator has few sums of a fixed order."""
+    prior, modes = tiny(), []
+    guide, model = FineTuned(prior), AlignmentModel(prior, Length(prior), 1.0)
+
+    def record(_):
+        modes.append(torch.get_deterministic_debug_mode())
+
+    fit(model, guide, prior.encode(["a"]), num_steps=1, on_step=record, progress=False)
+    with random_state.isolated(0, torch.device("cuda")):
+        record(None)
+    assert modes == [1, 0]
