@@ -7,8 +7,8 @@ from torch import Tensor
 
 from guides.guide import Guide, check_prior
 from model import LanguageModel, Prompts, ResponseDistribution, ResponseSpace
-from model.common.checks import instance
 from model.prior.decoder import Decoder
+from model.prior.prompts import check_prompts
 
 
 def like(prior: LanguageModel) -> Tensor:
@@ -55,7 +55,7 @@ class PromptIndex:
     """Map from `prompts`, all that the guide will be called with, to numbers; equal ones share."""
 
     def __init__(self, prompts: Prompts) -> None:
-        instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
+        check_prompts(prompts)
         self.number: dict[tuple[int, ...], int] = {}
         for row in prompts.rows():
             self.number.setdefault(tuple(row), len(self.number))

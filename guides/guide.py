@@ -17,6 +17,7 @@ from model.common.checks import finite, instance
 from model.common.files import check_digests, saved_together
 from model.common.sharded_tensors import sharded_like
 from model.networks.source import read_tensors
+from model.prior.prompts import check_prompts
 
 FILE = "guide.safetensors"
 Options = dict[str, Any]
@@ -60,7 +61,7 @@ class Guide(nn.Module, ABC):
         self.eval()
         pyro.module("guide", self)
         _check_registered(self)
-        with pyro.plate("prompts", len(prompts), dim=-1):
+        with pyro.plate("prompts", len(check_prompts(prompts)), dim=-1):
             return pyro.sample("response", self.distribution(prompts))
 
     def train(self, mode: bool = True) -> Self:

@@ -21,6 +21,7 @@ from model import LanguageModel, OtherLanguageModelError, Prompts, ResponseDistr
 from model.common.checks import finite, instance, one_of, whole_number
 from model.prior.decoder import Decoder
 from model.prior.logits import log_softmax
+from model.prior.prompts import check_prompts
 
 LOWEST = -1e30  # nats; replaces -inf, at which `logsumexp` has no gradient
 
@@ -61,7 +62,7 @@ class Mixture(Guide):
 
     def __init__(self, guides: Sequence[Guide]) -> None:
         super().__init__()
-        if isinstance(guides, Guide):
+        if not isinstance(guides, Sequence):
             raise TypeError(f"guides is one {type(guides).__name__}, expected a list of guides")
         if not (guides := list(guides)):
             raise ValueError("got no guides, expected at least one component")
@@ -102,7 +103,7 @@ def mixture_of(
         component, num_components, noise: See `MixtureOptions`.
     """
     check_prior(prior)
-    instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
+    check_prompts(prompts)
     make = COMPONENTS[one_of("component", component, COMPONENTS)]
     noise = finite("noise", noise, at_least=0, at_most=1e6)
     number = whole_number("num_components", num_components, at_most=1_000)

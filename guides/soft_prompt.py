@@ -22,6 +22,7 @@ from guides.prior_match import match_prior
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import instance, one_of, whole_number
 from model.prior.cached_state import CachedState
+from model.prior.prompts import check_prompts
 from model.prior.tokenization import token_rows
 
 Kind = Literal["prompt", "prefix"]
@@ -191,7 +192,7 @@ def soft_prompt_of(
     if match_micro_batch is not None:
         match_micro_batch = whole_number("match_micro_batch", match_micro_batch)
     guide = SoftPrompt(prior, kind=kind, num_virtual_tokens=num_virtual_tokens, text=text)
-    instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
+    check_prompts(prompts)
     match_prior(guide, prior, prompts, 0 if text is not None else number, match_micro_batch)
     return guide
 

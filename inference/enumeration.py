@@ -159,7 +159,8 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Infinite if p gives probability to a response that q excludes.
     """
-    return expectation(log_p.exp(), log_p - log_q)
+    instance("log_q", log_q, Tensor)
+    return expectation(instance("log_p", log_p, Tensor).exp(), log_p - log_q)
 
 
 def entropy(log_prob: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class PriorSample:
     @classmethod
     def of_enumeration(cls, truth: Enumeration) -> Self:
         """All responses, with their probabilities."""
+        instance("truth", truth, Enumeration)
         return cls(truth.support, truth.log_prior, truth.log_likelihood, exact=True)
 
     @classmethod

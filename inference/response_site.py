@@ -28,6 +28,7 @@ from torch import Tensor
 from model import Prompts, ResponseDistribution, ResponseSpace
 from model.common.checks import function, instance
 from model.common.thread_lock import THREAD_LOCK
+from model.prior.prompts import check_prompts
 
 PAIRED = "`LeaveOneOut_ELBO` and `Trace_ELBO`"
 
@@ -114,13 +115,6 @@ def check_arguments(program: object, prompts: object, role: str = "program") -> 
     """Check that a program and prompts can be run: a `TypeError` or a `ValueError` otherwise."""
     function(f"the {role}", program, why="a Pyro program over prompts")
     check_prompts(prompts)
-
-
-def check_prompts(prompts: object) -> None:
-    """Check that there is at least one prompt."""
-    why = "`LanguageModel.encode` makes them of texts"
-    if not len(instance("prompts", prompts, Prompts, why=why)):
-        raise ValueError("there are no prompts, expected at least one")
 
 
 def check_response_site(trace: Trace, prompts: Prompts, role: str = "program") -> dict[str, Any]:

@@ -16,9 +16,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from model.common.checks import finite, first_index, function
+from model.common.checks import finite, first_index, function, instance
 from model.common.texts import quoted
-from model.prior.prompts import Prompts
+from model.prior.prompts import Prompts, check_prompts
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
 
 
@@ -101,10 +101,10 @@ def check_made_for_beta(label: str, factor: object, beta: float | Mapping[str, f
 
 def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
     """Responses `[..., N, T]`, expanded from `[..., 1, T]`; a `ValueError` for other shapes."""
-    if response.dim() < 2 or response.shape[-2] not in (1, len(prompts)):
-        shape, expected = tuple(response.shape), f"(..., {len(prompts)}, T)"
-        raise ValueError(f"response has shape {shape}, expected {expected}")
-    return response.expand(*response.shape[:-2], len(prompts), -1)
+    num, shape = len(check_prompts(prompts)), instance("response", response, Tensor).shape
+    if len(shape) < 2 or shape[-2] not in (1, num):
+        raise ValueError(f"response has shape {tuple(shape)}, expected (..., {num}, T)")
+    return response.expand(*shape[:-2], num, -1)
 
 
 def is_partial(piece: object) -> bool:
@@ -114,7 +114,8 @@ def is_partial(piece: object) -> bool:
 
 def applies_to(label: str, piece: object, prompts: Prompts) -> Tensor:
     """True for the prompts to which a reward or factor applies, `[N]`; by default all."""
-    everywhere = torch.ones(len(prompts), dtype=torch.bool, device=prompts.ids.device)
+    num_prompts = len(check_prompts(prompts))
+    everywhere = torch.ones(num_prompts, dtype=torch.bool, device=prompts.ids.device)
     if not is_partial(piece):
         return everywhere
     applies = piece.applies(prompts)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
-from model.common.checks import finite
+from model.common.checks import finite, instance
 from model.common.checks import seed as checked_seed
 from model.common.files import write_atomically
 from model.data.reading import Source, read_records
@@ -164,7 +164,9 @@ def split_preferences(
         PreferenceError: if there is one pair alone, or a side has nothing but ties.
     """
     held_out, seed = finite("held_out", held_out, above=0, below=1), checked_seed("seed", seed)
-    pairs = list(dict.fromkeys(preference.pair for preference in preferences))
+    instance("preferences", preferences, Sequence)  # type: ignore[type-abstract]
+    listed = [instance("one of preferences", each, Preference) for each in preferences]
+    pairs = list(dict.fromkeys(preference.pair for preference in listed))
     if len(pairs) < 2:
         raise PreferenceError(f"there are {len(pairs)} different pairs, expected at least two")
     random.Random(seed).shuffle(pairs)

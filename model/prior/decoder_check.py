@@ -60,8 +60,6 @@ def check_cached_reading(
     """
     context = longest_context(network)
     room = max(LENGTHS) if context is None else context - max_new_tokens
-    if room < 1:
-        return True  # no prompt is ever read
     lengths, num_steps = [min(length, room) for length in LENGTHS], min(STEPS, max_new_tokens - 1)
     size = max(LENGTHS) + STEPS
     spread_ids = [

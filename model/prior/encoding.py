@@ -39,6 +39,8 @@ def encoded_prompts(
         names = sorted(template_options)
         raise TypeError(f"encode got {names}, options of a chat template, and no prompt is a chat")
     places = places or [f"prompt {index}" for index in range(len(listed))]
+    if isinstance(places, str) or len(instance("places", places, Sequence)) != len(listed):  # type: ignore[type-abstract]
+        raise ValueError(f"places is {places!r}, expected {len(listed)} names of prompts")
     pairs = zip(listed, places, strict=True)
     texts = [text_of(tokenizer, *pair, template_options) for pair in pairs]
     rows = token_rows(tokenizer, texts, [chat is not None for chat in messages])

@@ -109,6 +109,7 @@ def grammar_prior(
         raise ValueError("sentences is empty, expected sentences with their probabilities")
     for text, probability in sentences.items():
         checks.probability(f"the probability of {instance('a sentence', text, str)!r}", probability)
+    instance("words", words, Sequence)  # type: ignore[type-abstract]
     if unknown := {word for text in sentences for word in text.split()} - {*words}:
         raise ValueError(f"a sentence has the word {min(unknown)!r}, expected words of `words`")
     network = copy.deepcopy(_network(tuple(sentences.items()), tuple(words), steps, seed))

@@ -17,7 +17,7 @@ from model.networks.loading import load_pretrained
 from model.prior.cached_decoder import CachedDecoder
 from model.prior.decoder_check import check_cached_reading
 from model.prior.encoding import encoded_prompts, warn_of_unknown_words
-from model.prior.prompts import Columns, Prompts
+from model.prior.prompts import Columns, Prompts, check_prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
 from model.prior.tokenization import (
@@ -57,8 +57,8 @@ class LanguageModel(CachedDecoder):
             one gradient.
 
     Raises:
-        ValueError: if no end id is known, an id is outside the vocabulary, or the network cannot be
-            read with a cache.
+        ValueError: if no end id is known, an id is outside the vocabulary, the context has no room
+            for a response, or the network cannot be read with a cache.
         CachedReadingError: if the network reads a few tokens otherwise with a cache than without.
     """
 
@@ -76,6 +76,9 @@ class LanguageModel(CachedDecoder):
         compile_decode: bool = False,
     ) -> None:
         super().__init__(network, whole_number("max_new_tokens", max_new_tokens))
+        if self.context is not None:
+            why = f"a prompt has a token, within the network's context of {self.context}"
+            whole_number("max_new_tokens", max_new_tokens, at_most=self.context - 1, why=why)
         self.temperature = positive("temperature", temperature)
         self.tokenizer = instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         network = self.network
@@ -281,8 +284,6 @@ class LanguageModel(CachedDecoder):
     def _check_decodable(self, response: Tensor, prompts: Prompts | None) -> None:
         """Refuse anything but responses of this language model, `[..., N, T]`, to N prompts."""
         instance("response", response, Tensor)
-        if prompts is not None:
-            instance("prompts", prompts, Prompts, why="`encode([...])` makes them of texts")
         if response.is_floating_point() or response.is_complex() or response.dim() < 2:
             got = f"responses of shape {tuple(response.shape)} and type {response.dtype}"
             raise ValueError(f"got {got}, expected token ids [..., N, T]")
@@ -303,7 +304,7 @@ class LanguageModel(CachedDecoder):
             OtherLanguageModelError: for prompts that another language model encoded.
             ValueError: for prompts that leave too little of the context, or have unknown ids.
         """
-        instance("prompts", prompts, Prompts, why="`encode([...])` makes them of texts")
+        check_prompts(prompts)
         # the number of columns bounds the longest prompt without a look at the mask
         if self.context is not None and prompts.ids.shape[1] + self.max_new_tokens > self.context:
             longest = int(prompts.mask.sum(1).max())

@@ -202,3 +202,11 @@ def _checked_columns(columns: object, num_prompts: int) -> dict[str, tuple[Any, 
             plain(value, f"{where} of prompt {n}") for n, value in enumerate(values)
         )
     return checked
+
+
+def check_prompts(prompts: object) -> Prompts:
+    """The prompts, at least one; a `TypeError` for texts, and a `ValueError` for none."""
+    checked = instance("prompts", prompts, Prompts, why="`prior.encode([...])` makes them of texts")
+    if not len(checked):
+        raise ValueError("there are no prompts, expected at least one")
+    return checked

@@ -16,7 +16,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from model.common.checks import whole_number
+from model.common.checks import instance, whole_number
 from model.common.provenance import through
 from model.common.thread_lock import one_thread
 from model.prior.batch import Batch
@@ -189,7 +189,7 @@ class ResponseDistribution(TorchDistribution):
     def sample_suffix(self, value: Tensor, start: Tensor) -> Tensor:
         """Draw the suffix of responses `[..., N, T]` from `start` `[..., N]`, given the prefix."""
         value, batch, shape = self._flat(value)
-        start = start.expand(shape[:-1]).reshape(-1)
+        start = instance("start", start, Tensor).expand(shape[:-1]).reshape(-1)
         return draw(batch, Prefix(value, start)).response.view(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class ResponseDistribution(TorchDistribution):
         -inf if a row is no response. Log likelihoods are float64 too: Pyro multiplies the two.
         """
         if self._validate_args:
-            self._validate_sample(value)
+            self._validate_sample(instance("value", value, Tensor))
         return through(self._log_prob, value)
 
     def _validate_sample(self, value: Tensor) -> None:
@@ -254,7 +254,8 @@ class ResponseDistribution(TorchDistribution):
 
     def _flat(self, value: Tensor) -> tuple[Tensor, Batch, torch.Size]:
         """B responses `[B, T]`, their batch, and the full shape."""
-        batch_shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        own_shape = instance("value", value, Tensor).shape[:-1]
+        batch_shape = torch.broadcast_shapes(own_shape, self.batch_shape)
         shape = batch_shape + self.event_shape
         batch = replace(self._batch, rows=self._batch.rows.expand(batch_shape).reshape(-1))
         return value.expand(shape).reshape(-1, shape[-1]), batch, shape

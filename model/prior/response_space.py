@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from model.prior.prompts import Prompts
+from model.common.checks import instance
+from model.prior.prompts import Prompts, check_prompts
 
 MAX_ENUMERABLE = 1_000_000
 """Largest number of responses that are enumerated."""
@@ -73,7 +74,7 @@ class ResponseSpace:
 
     def check(self, prompts: Prompts, response: Tensor | None = None) -> None:
         """Refuse prompts and responses of another model, by an `OtherLanguageModelError`."""
-        if _differ(self.vocabulary, prompts.vocabulary):
+        if _differ(self.vocabulary, check_prompts(prompts).vocabulary):
             raise OtherLanguageModelError(
                 f"the prompts, of which the first is {prompts.texts[0][:40]!r}, were encoded by "
                 "the tokenizer of another language model: encode them with this language model"
@@ -84,8 +85,10 @@ class ResponseSpace:
                 f"{self.end_ids.device}, expected one device: take "
                 f"`prompts.to({str(self.end_ids.device)!r})`"
             )
-        if response is not None and response.shape[-1] != self.max_new_tokens:
-            got = f"the responses have {response.shape[-1]} positions"
+        if response is None:
+            return
+        if (num := instance("response", response, Tensor).shape[-1]) != self.max_new_tokens:
+            got = f"the responses have {num} positions"
             expected = f"those of the language model have {self.max_new_tokens}"
             raise OtherLanguageModelError(f"{got} where {expected}")
 

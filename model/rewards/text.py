@@ -16,7 +16,7 @@ from model.common.texts import quoted
 from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
 from model.networks.text_network import Chat
 from model.prior.language_model import LanguageModel
-from model.prior.prompts import Prompts
+from model.prior.prompts import Prompts, check_prompts
 from model.rewards.exchange import Exchange, answered, checked_numbers, exchanges, settled
 from model.rewards.signatures import ForeignFunction
 
@@ -97,7 +97,8 @@ class TextReward:
 
         A function that may return None scores the empty response to a prompt that is new.
         """
-        applies = torch.ones(len(prompts), dtype=torch.bool, device=prompts.ids.device)
+        num_prompts = len(check_prompts(prompts))
+        applies = torch.ones(num_prompts, dtype=torch.bool, device=prompts.ids.device)
         if self.foreign is None:
             return applies
         names, space = prompts.names(), self.language_model.space

@@ -28,7 +28,7 @@ def test_the_peak_grows_with_the_number_of_responses_but_not_in_micro_batches(mo
     ("change", "fault"),
     [
         ({"prior": "no-such-folder"}, "^--prior no-such-folder: "),
-        ({"max_new_tokens": 4000}, "^--max-new-tokens 4000: .*context of 128"),
+        ({"max_new_tokens": 4000}, "^--prior .*: max_new_tokens is 4000, .*context of 128"),
     ],
 )
 def test_refusals_name_the_option(change, fault):

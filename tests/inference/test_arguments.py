@@ -39,6 +39,7 @@ from inference import (
 from inference.diagnostics.diversity import distinct_n, self_bleu
 from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
 from inference.direct_preferences import PreferenceProgram, ResponseLabels, fit_preferences
+from inference.enumeration import kl
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_estimators import KL_ESTIMATORS
 from inference.objectives import Proximal_ELBO
@@ -185,6 +186,8 @@ CALLS: dict[str, Call] = {
         {"factors": [3, None, [0], [-1.0], [NAN], ["1"], [True]]},
     ),
     "PriorSample.frontier_at": (SAMPLE.frontier_at, {"kl": 0.1}, {}),
+    "of_enumeration": (PriorSample.of_enumeration, {"truth": TRUTH}, {"truth": [SAMPLE]}),
+    "kl": (kl, {"log_p": ZERO, "log_q": ZERO}, {"log_p": TENSOR, "log_q": TENSOR}),
     "PriorSample.of_draws": (
         PriorSample.of_draws,
         {"response": RESPONSE, "log_likelihood": ZERO},

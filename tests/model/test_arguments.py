@@ -34,7 +34,7 @@ from model.preferences.data import split_preferences
 from model.preferences.heads import MLPHead
 from tests.model.rewards.test_networks import bert
 from tests.model.tiny import llama, tiny, tiny_tokenizer
-from tests.refusals import Call, assert_refuses
+from tests.refusals import TENSOR, Call, assert_refuses
 
 HEAD, TEXTS = LinearHead(2), ["a", "b b"]
 PRIOR, TOKENIZER = {"language_model": tiny()}, tiny_tokenizer(pad_token="<pad>")
@@ -42,6 +42,9 @@ CENTER, PROJECTION = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=tor
 STANDARDISED = StandardisedFeatures(lambda texts: torch.ones(len(texts), 2), CENTER, PROJECTION)
 SAMPLES = torch.ones(3, 2, dtype=torch.float64)
 NO_REWARD = [3, int]
+PROMPTS = tiny().encode(["a"])
+DISTRIBUTION, ENDED = tiny()(PROMPTS), torch.zeros(1, 3, dtype=torch.long)
+MODEL = AlignmentModel(tiny(), Length(tiny()), 1.0)
 
 
 def lengths(texts):
@@ -72,7 +75,10 @@ CALLS: dict[str, Call] = {
     "encode": (
         partial(tiny().encode, ["a"]),
         {},
-        {"columns": [{"columns": 3}, {"columns": ["x", "y"]}, {"columns": [object()]}]},
+        {
+            "columns": [{"columns": 3}, {"columns": ["x", "y"]}, {"columns": [object()]}],
+            "places": [3, "x", ["x", "y"]],
+        },
     ),
     "Prompts.from_ids": (
         Prompts.from_ids,
@@ -83,6 +89,16 @@ CALLS: dict[str, Call] = {
         },
     ),
     "sample": (tiny()(tiny().encode(["a"])).sample, {}, {}),
+    "log_prob": (DISTRIBUTION.log_prob, {"value": ENDED}, {"value": TENSOR}),
+    "log_prob_per_token": (DISTRIBUTION.log_prob_per_token, {"value": ENDED}, {"value": TENSOR}),
+    "sample_suffix": (
+        DISTRIBUTION.sample_suffix,
+        {"value": ENDED, "start": ENDED[:, 0]},
+        {"value": TENSOR, "start": TENSOR},
+    ),
+    "AlignmentModel.reward": (MODEL.reward, {"prompts": PROMPTS, "response": ENDED}, {}),
+    "AlignmentModel.applies": (MODEL.applies, {"prompts": PROMPTS}, {}),
+    "TextReward.applies": (TextReward(len, tiny()).applies, {"prompts": PROMPTS}, {}),
     "Preference": (
         Preference,
         {"prompt": "a", "chosen": " b", "rejected": " c"},
@@ -91,7 +107,7 @@ CALLS: dict[str, Call] = {
     "split_preferences": (
         split_preferences,
         {"preferences": [Preference("", "a", "b"), Preference("", "a", "c")]},
-        {"held_out": [0, 1, "0.5", float("nan")]},
+        {"preferences": [None, 3, ["a"]], "held_out": [0, 1, "0.5", float("nan")]},
     ),
     "AlignmentModel": (
         AlignmentModel,
@@ -128,7 +144,7 @@ CALLS: dict[str, Call] = {
     "grammar_prior": (
         grammar_prior,
         {},
-        {"steps": [-1, 10**12], "sentences": [["a"], {}, {"sentences": -1.0}]},
+        {"words": [None, 3], "steps": [-1, 10**12], "sentences": [["a"], {}, {"sentences": -1.0}]},
     ),
     "decode": (
         tiny().decode,
@@ -162,7 +178,7 @@ CALLS: dict[str, Call] = {
     "LanguageModel": (
         LanguageModel,
         {"network": tiny().network, "tokenizer": tiny_tokenizer(), "max_new_tokens": 3},
-        {},
+        {"max_new_tokens": [16]},
     ),
 }
 

@@ -352,7 +352,7 @@ def test_encode_refuses_an_empty_prompt_without_bos() -> None:
 
 
 def test_a_call_on_texts_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"prompts is a list, expected a Prompts: .encode"):
+    with pytest.raises(TypeError, match=r"prompts is a list, expected a Prompts: .prior.encode"):
         tiny()(["a b"])
 
 
