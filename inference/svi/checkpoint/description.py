@@ -43,7 +43,7 @@ from inference.svi.checkpoint.code_of_user import (
     is_users,
     names_in,
 )
-from inference.svi.checkpoint.value_texts import digest, plain, text_of, tokenizer_digest
+from inference.svi.checkpoint.value_texts import digest, plain, repr_of, tokenizer_digest
 from model.common.files import text_digest
 from model.common.paths import without_folders
 from model.networks.sharded_modules import class_of
@@ -155,7 +155,7 @@ class _Description:
             case set() | frozenset():
                 return self._item(frozenset(value)), {}
             case Enum():
-                return text_of(value), _members_of(type(value))
+                return repr_of(value), _members_of(type(value))
             case type():
                 return value.__name__, _members_of(value)
             case functools.partial():
@@ -184,7 +184,7 @@ class _Description:
         if hasattr(value, "__wrapped__"):  # such as a cache around a function
             return type(value).__name__, {"function": value.__wrapped__}
         parts = _variables(value)
-        return (type(value).__name__ if parts else text_of(value)), parts
+        return (type(value).__name__ if parts else repr_of(value)), parts
 
     def _item(self, item: Any) -> str:
         """Text of an item of a set, or of a key, that depends on no other item.
@@ -193,7 +193,7 @@ class _Description:
         graph whose nodes hold sets of nodes, every path would be described.
         """
         if isinstance(item, (*PLAIN, Enum)):
-            return text_of(item)
+            return repr_of(item)
         if isinstance(item, tuple):
             return f"({', '.join(map(self._item, item))})"
         if isinstance(item, frozenset):

@@ -21,7 +21,7 @@ def plain(value: Any) -> str:
     return repr(float(f"{value:.9g}") if isinstance(value, float) else value)
 
 
-def text_of(value: Any) -> str:
+def repr_of(value: Any) -> str:
     """The `repr` of an object without its place in memory."""
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
