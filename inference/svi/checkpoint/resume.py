@@ -14,6 +14,7 @@ from inference.svi.checkpoint.folder import CheckpointError, newest_whole
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.fit_objective import elbo_of
 from model import Prompts
+from model.common import ranks
 from model.common.sharded_tensors import sharded_like
 
 COUNTS = {"step", "num_responses", "seconds"}
@@ -86,12 +87,17 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _check_fingerprint(state: FitState, saved: dict[str, Any], path: Path, *, guide: bool) -> None:
-    """Refuse the checkpoint of another fit, by the names of the differences."""
+    """Refuse the checkpoint of another fit, by the names of the differences.
+
+    The first rank compares, as its fingerprint is saved: a reward of another rank has, for example,
+    another device.
+    """
     if state.fingerprint is None or not saved:
         return
-    if differences := state.fingerprint.differences(saved, guide=guide):
-        fix = "Resume with the arguments of that fit, or name another folder"
-        raise CheckpointError(f"{path} is of a fit with {differences}. {fix}")
+    with ranks.failing_together():
+        if ranks.is_first() and (new := state.fingerprint.differences(saved, guide=guide)):
+            fix = "Resume with the arguments of that fit, or name another folder"
+            raise CheckpointError(f"{path} is of a fit with {new}. {fix}")
     state.fingerprint.changed |= set(saved["changed"])
 
 

@@ -116,6 +116,20 @@ def test_a_rank_that_fails_stops_all_and_any_number_of_ranks_resumes(group, tmp_
     assert torch.allclose(row, trained(Fallible())[0], rtol=0, atol=1e-9)
 
 
+def on_own_device(name: str, **options) -> None:
+    piece = Fallible()
+    piece.device = f"{name}:{ranks.rank()}"
+    trained(piece, **options)
+
+
+def test_a_reward_with_a_device_of_its_own_on_each_rank_is_resumed(group, tmp_path):
+    for num_steps in (1, 2):
+        options = {"checkpoint_folder": tmp_path, "num_steps": num_steps, "resume": num_steps > 1}
+        group.run(on_own_device, "cuda", **options)
+    with pytest.raises(AssertionError, match=r"is of a fit with 'cuda:0', got 'cpu:0' \("):
+        group.run(on_own_device, "cpu", **options | {"num_steps": 3})
+
+
 def timed() -> tuple[Tensor, int]:
     """Parameters and number of steps of a fit of 3 seconds, by a clock that each look moves.
 
