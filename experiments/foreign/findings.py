@@ -19,7 +19,8 @@ def findings(runs: Sequence[Run]) -> list[Finding]:
     """Statements about all runs: none is refused, none rises, and the median share is small."""
     refused = [f"{run.name}: {run.note}" for run in runs if run.note]
     reverse = [run for run in runs if run.cell.objective in REVERSE and not run.note]
-    risen = sorted((run for run in reverse if is_above(run.rise)), key=lambda run: -run.rise.value)
+    risen = [run for run in reverse if is_above(run.rise)]
+    risen.sort(key=lambda run: _unknown_as_infinite(run.rise), reverse=True)
     ends = (
         f"{len(risen)} of {len(reverse)} runs of objectives of KL(q || p*) end above KL(p0 || p*)"
     )
@@ -51,11 +52,17 @@ def is_above(rise: Estimate) -> bool:
 
 
 def shares_left(runs: Sequence[Run], largest: float = math.inf) -> list[float]:
-    """Shares of runs that start between `SMALLEST` and `largest` nats."""
-    return [run.share_left.value for run in by_share(runs) if run.start.value <= largest]
+    """Shares of runs that start between `SMALLEST` and `largest` nats, infinite if unknown."""
+    started = [run for run in by_share(runs) if run.start.value <= largest]
+    return [_unknown_as_infinite(run.share_left) for run in started]
 
 
 def by_share(runs: Sequence[Run]) -> list[Run]:
     """Runs that start over `SMALLEST`, the largest share left first."""
     known = [run for run in runs if run.start.value >= SMALLEST]
-    return sorted(known, key=lambda run: -run.share_left.value)
+    return sorted(known, key=lambda run: _unknown_as_infinite(run.share_left), reverse=True)
+
+
+def _unknown_as_infinite(estimate: Estimate) -> float:
+    """The value; infinity for NaN, which has no place in an order."""
+    return math.inf if math.isnan(estimate.value) else estimate.value

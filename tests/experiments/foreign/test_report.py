@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.foreign.design import Cell
-from experiments.foreign.findings import findings, is_above
+from experiments.foreign.findings import by_share, findings, is_above
 from experiments.foreign.records import Run, ratio
 from experiments.foreign.report import strip_figure, tables, write_markdown
 from inference import Estimate
@@ -63,6 +63,17 @@ def test_large_shares_and_refused_runs_fail():
     assert not refused.held
     assert "seed 1: the guide is NaN" in refused.statement
     assert risen.held
+
+
+def test_an_unknown_number_is_the_worst_wherever_its_run_stands():
+    """NaN compares as False with all numbers, so that a sort leaves it, and others, in between."""
+    ends = (3.0, math.nan, 2.5, 5.0)
+    runs = [ended(2.0, end, guide=f"guide-{n}") for n, end in enumerate(ends)]
+    _, risen, share = findings(runs)
+    assert "by up to nan nats" in str(risen)
+    assert "guide-1" in str(risen)
+    assert "guide-1" in str(share)
+    assert [run.share_left.value for run in by_share(runs)[1:]] == [2.5, 1.5, 1.25]
 
 
 @pytest.mark.parametrize("end", [0.5, 3.0, math.nan])
