@@ -1,18 +1,20 @@
 """Credit for single tokens: values of prefixes by more draws, and baselines by length."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact
-from experiments.identities.gradients import elbo_of
+from experiments.identities.findings import exact, over_cases, paired
+from experiments.identities.gradients import elbo_of, token_scores
 from experiments.identities.prefixes import given, next_token, soft_value
 from experiments.identities.residuals import pairs
-from experiments.identities.world import World, noise
+from experiments.identities.world import World, cases, noise
 from experiments.shared.claims import Finding, within
 from experiments.shared.gradients import relative_error
+from inference import Estimate
 from inference.programs import log_guide_at
+
+NETWORKS = 24
+"""Number of cases with gradients by the parameters of a network."""
 
 
 def rollouts(world: World) -> list[Finding]:
@@ -21,35 +23,48 @@ def rollouts(world: World) -> list[Finding]:
     The error of a value multiplies the score of the token before less that of the token after. The
     baseline of all draws is the mean of log w, of very many draws.
     """
+    errors, shares = zip(*map(_with_rollouts, (world, *cases())), strict=True)
+    of_exact, of_one, of_nine, *cost = zip(*shares[1:], strict=True)
+    subject = "noise over that of the mean of all draws as the baseline, log"
+    return [
+        exact("mean gradient - grad ELBO", *errors),
+        over_cases(f"9 draws of each prefix, {subject}", of_nine, below=0.0),
+        over_cases(f"exact values, {subject}", of_exact, below=0.0),
+        over_cases(f"1 draw of each prefix, {subject}", of_one, above=0.0),
+        over_cases(f"1 and 9 draws, at equal tokens drawn, {subject}", *cost, above=0.0),
+    ]
+
+
+def _with_rollouts(world: World) -> tuple[float, list[float]]:
+    """Error of the mean gradient, and logs of shares of the noise with the mean as the baseline.
+
+    The shares: exact values; 1 and 9 draws of each prefix; the same two at equal tokens drawn.
+    """
     log_weight, prob = world.log_joint - world.log_guide, world.log_guide.exp()
     tables = [given(world, world.log_guide, t) for t in range(world.truth.support.shape[-1] + 1)]
     values = [table @ log_weight for table in tables]
     variances = [table @ log_weight.square() - (table @ log_weight).square() for table in tables]
-    steps = [after - before for before, after in pairwise(tables)]  # scores of tokens
-    gains = [after - before for before, after in pairwise(values)]
-    gain = torch.stack([g[:, None] * step for g, step in zip(gains, steps, strict=True)]).sum(0)
-    mean = prob @ gain
-    of_exact = (prob @ gain.square().sum(-1) - mean.square().sum()).item()
-    before = [torch.zeros_like(steps[0]), *steps[:-1]]
-    changes = [(last - step).square().sum(-1) for last, step in zip(before, steps, strict=True)]
+    steps = torch.stack(tables).diff(dim=0)  # scores of tokens
+    mean, of_exact = _moments(prob, torch.stack(values).diff(dim=0), steps)
+    before = torch.cat([torch.zeros_like(steps[:1]), steps[:-1]])
+    changes = (before - steps).square().sum(-1)
     of_draws = sum((prob * v) @ change for v, change in zip(variances, changes, strict=False))
     plain = noise(world.log_guide, log_weight - prob @ log_weight)
     length = world.length
     # A prefix of t tokens of a response of n tokens goes on for as many as a response has after t.
     tokens, of_prefixes = prob @ length, prob @ (length * (length + 1) / 2)
+    num_draws = torch.tensor([1.0, 9.0], dtype=torch.float64)
+    shares = (of_exact + of_draws / num_draws) / plain
+    cost = shares * (1 + num_draws * of_prefixes / tokens)
+    every = torch.cat([torch.tensor([of_exact / plain], dtype=torch.float64), shares, cost])
+    return relative_error(mean, elbo_of(world)), every.log().tolist()
 
-    def share(draws: int) -> float:
-        return float(of_exact + of_draws / draws) / plain
 
-    cost = [share(draws) * (1 + draws * of_prefixes / tokens).item() for draws in (1, 9)]
-    subject = "noise over that of the mean of all draws as the baseline"
-    return [
-        exact("mean gradient - grad ELBO", relative_error(mean, elbo_of(world))),
-        within(f"9 draws of each prefix, {subject}", share(9), below=1.0),
-        within(f"exact values, {subject}", of_exact / plain, below=1.0),
-        within(f"1 draw of each prefix, {subject}", share(1), above=1.0),
-        within(f"1 and 9 draws, at equal tokens drawn, {subject}", *cost, above=1.0),
-    ]
+def _moments(prob: Tensor, advantage: Tensor, steps: Tensor) -> tuple[Tensor, float]:
+    """Mean and noise of the gradient of one draw, for an advantage of each token, `[T, S]`."""
+    gain = (advantage[..., None] * steps).sum(0)
+    mean = prob @ gain
+    return mean, (prob @ gain.square().sum(-1) - mean.square().sum()).item()
 
 
 def token_rewards(world: World) -> list[Finding]:
@@ -60,56 +75,49 @@ def token_rewards(world: World) -> list[Finding]:
     the prefix: token rewards are a baseline. The noise of a reward at the end depends on the zero
     of r. With the mean of r/beta - KL as the baseline it does not.
     """
-    prob, places = world.log_guide.exp(), range(world.truth.support.shape[-1])
-    tables = [given(world, world.log_guide, t) for t in (*places, len(places))]
-    steps = [after - before for before, after in pairwise(tables)]
 
-    def moments(advantage: list[Tensor]) -> tuple[Tensor, float]:
-        """Mean and noise of the gradient of one draw of the guide."""
-        terms = [a[:, None] * step for a, step in zip(advantage, steps, strict=True)]
-        gain = torch.stack(terms).sum(0)
-        mean = prob @ gain
-        return mean, (prob @ gain.square().sum(-1) - mean.square().sum()).item()
+    def moments(world: World) -> list[tuple[Tensor, float]]:
+        """Moments with token rewards, a reward at the end, and the latter with its mean."""
+        prob, steps = world.log_guide.exp(), token_scores(world, world.log_guide)
+        of_tokens, of_end = _advantages(world, world.log_guide)
+        every = (of_tokens, of_end, of_end - prob @ of_end[0])
+        return [_moments(prob, advantage, steps) for advantage in every]
 
-    both = _advantages(world, world.log_guide)
-    (of_tokens, noise_of_tokens), (of_end, noise_of_end) = map(moments, both)
-    baseline = prob @ both[1][0]
-    _, noise_with_baseline = moments([advantage - baseline for advantage in both[1]])
-    values = [soft_value(world, world.log_joint, t) for t in places]
-    gaps = [end - own - value for own, end, value in zip(*both, values, strict=True)]
+    own, end = _advantages(world, world.log_guide)
+    places = range(world.truth.support.shape[-1])
+    values = torch.stack([soft_value(world, world.log_joint, t) for t in places])
     at_target = _advantages(world, world.log_posterior)
-    largest = [max(a.abs().max().item() for a in part) for part in at_target]
-    truth = elbo_of(world)
-    errors = [relative_error(mean, truth) for mean in (of_tokens, of_end)]
+    errors = [relative_error(mean, elbo_of(world)) for mean, _ in moments(world)[:2]]
+    noises = [[noise for _, noise in moments(case)] for case in cases()]
+    of_tokens, of_end, with_mean = torch.tensor(noises, dtype=torch.float64).log().T
+    subject = "away from p*, log of the noise, token rewards less a reward at the end"
     return [
         exact("mean gradient - grad ELBO, token rewards and a reward at the end", *errors),
-        exact("difference of the two advantages - soft value of the tokens so far, nats", *gaps),
-        exact("largest advantage at q = p*, token rewards, nats", largest[0]),
-        within("largest advantage at q = p*, a reward at the end, nats", largest[1], above=1.0),
-        within(
-            "noise with token rewards over noise with a reward at the end, away from p*",
-            noise_of_tokens / noise_of_end,
-            below=1.0,
+        exact(
+            "difference of the two advantages - soft value of the tokens so far, nats",
+            end - own - values,
         ),
+        exact("largest advantage at q = p*, token rewards, nats", at_target[0]),
         within(
-            "noise with token rewards over noise with a reward at the end and its mean as the "
-            "baseline, away from p*",
-            noise_of_tokens / noise_with_baseline,
+            "largest advantage at q = p*, a reward at the end, nats",
+            at_target[1].abs().max(),
             above=1.0,
         ),
+        paired(subject, of_tokens, of_end, below=0.0),
+        paired(f"{subject} and its mean as the baseline", of_tokens, with_mean, above=0.0),
     ]
 
 
-def _advantages(world: World, log_guide: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Advantages of each token, by token rewards and by the reward at the end, nats."""
+def _advantages(world: World, log_guide: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages of each token, `[T, S]`, by token rewards and by the reward at the end, nats."""
     places = range(world.truth.support.shape[-1])
     of_guide, of_prior, of_target = (
         torch.stack([next_token(world, log, t) for t in places])
         for log in (log_guide, world.log_prior, world.log_posterior)
     )
     tokens, sparse = of_target - of_guide, of_prior - of_guide
-    at_end = world.reward / world.model.beta
-    return [tokens[t:].sum(0) for t in places], [sparse[t:].sum(0) + at_end for t in places]
+    by_tokens, by_end = (each.flip(0).cumsum(0).flip(0) for each in (tokens, sparse))
+    return by_tokens, by_end + world.reward / world.model.beta
 
 
 def optimal_baseline(world: World) -> list[Finding]:
@@ -117,32 +125,43 @@ def optimal_baseline(world: World) -> list[Finding]:
 
     Scores are gradients of log q by the parameters of the network.
     """
-    reward, prob = world.reward, world.log_guide.exp()
-    length = world.length
-    score = _scores_of_network(world)
-    squares = score.square().sum(-1)
-
-    def left(weight: Tensor) -> float:
-        baseline = (prob @ (weight * reward)) / (prob @ weight)
-        second = prob @ ((reward - baseline).square() * squares)
-        return (second - (prob @ (reward[:, None] * score)).square().sum()).item()
-
-    by_score, by_length, plain = map(left, (squares, length, torch.ones_like(reward)))
+    score, reward, prob = _scores_of_network(world), world.reward, world.log_guide.exp()
     exact_mean = prob @ (reward[:, None] * score)
-    weight, (first, second), (one, other) = prob[:, None] * prob, pairs(reward), pairs(length)
+    weight, (first, second), (one, other) = (
+        prob[:, None] * prob,
+        pairs(reward),
+        pairs(world.length),
+    )
     baseline = (one * first + other * second) / (one + other)
     coefficient = (weight * (first - baseline)).sum(1) + (weight * (second - baseline)).sum(0)
     cosine = torch.cosine_similarity(coefficient @ score, exact_mean, dim=0).item()
-    gain, subject = plain - by_score, "share of the noise that the mean reward as the baseline has"
+    by_score, by_length = torch.tensor([_gains(case) for case in cases(NETWORKS)]).T
+    subject = "share of the noise taken that the mean reward as the baseline has"
+    adds_noise = Estimate.of_share((by_length < 0)[:, None].double())
     return [
+        over_cases(f"weights of squared scores, the least noise, {subject}", by_score, above=0.0),
         within(
-            f"weights of squared scores, the largest gain by a theorem, {subject}",
-            gain / plain,
-            above=0.0,
+            f"weights of length add noise, share of {NETWORKS} cases (mean {subject}: "
+            f"{by_length.mean():.2g})",
+            adds_noise,
+            above=0.1,
         ),
-        within("weights of length, share of this gain", (plain - by_length) / gain, above=0.5),
         within("groups of 2, 1 - cosine of mean gradient and gradient", 1 - cosine, above=1e-6),
     ]
+
+
+def _gains(world: World) -> tuple[float, float]:
+    """Shares of the noise taken by weights of squared scores, and by weights of length."""
+    reward, prob, score = world.reward, world.log_guide.exp(), _scores_of_network(world)
+    squares = score.square().sum(-1)
+    of_mean = (prob @ (reward[:, None] * score)).square().sum()
+
+    def left(weight: Tensor) -> Tensor:
+        baseline = (prob @ (weight * reward)) / (prob @ weight)
+        return prob @ ((reward - baseline).square() * squares) - of_mean
+
+    by_score, by_length, plain = map(left, (squares, world.length, torch.ones_like(reward)))
+    return (1 - by_score / plain).item(), (1 - by_length / plain).item()
 
 
 def _scores_of_network(world: World) -> Tensor:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import agrees, exact
+from experiments.identities.findings import agrees, exact, over_cases, paired
 from experiments.identities.prefixes import next_token, soft_value, token_by_token, twist_of
 from experiments.identities.targets import THRESHOLD
-from experiments.identities.world import World, kl
+from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
 from inference import Estimate, random_state, sequential_monte_carlo
 from model import AlignmentModel, TokenReward
@@ -17,50 +17,77 @@ RUNS = 200
 """Number of runs of a sampler behind a mean."""
 
 
-def realignment(world: World) -> list[Finding]:
+Parts = list[tuple[float, Tensor]]
+"""Powers, and logs of distributions `[S]`."""
+
+
+def realignment(_: World) -> list[Finding]:
     """p0^(1 - lam) p*^lam is the posterior at beta/lam (DeRa, arXiv 2402.02992)."""
     share = 0.5
-    log_exact = (world.log_prior + share * world.reward / world.model.beta).log_softmax(0)
-    parts = [(1 - share, world.log_prior), (share, world.log_posterior)]
-    return product_of_experts(world, parts, log_exact, above=1e-4, below=0.05)
+
+    def parts(case: World) -> tuple[Parts, Tensor]:
+        log_exact = case.posterior_at(case.model.beta / share)
+        return [(1 - share, case.log_prior), (share, case.log_posterior)], log_exact
+
+    return product_of_experts(parts, above=1e-4, below=0.05)
 
 
-def emulated(world: World) -> list[Finding]:
+def emulated(_: World) -> list[Finding]:
     """A large model times the ratio of a small model tuned and not (arXiv 2310.12962, 2401.08565).
 
     The small model is prior and posterior, the large model is the guide.
     """
-    log_exact = (world.log_guide + world.reward / world.model.beta).log_softmax(0)
-    parts = [(1.0, world.log_guide), (1.0, world.log_posterior), (-1.0, world.log_prior)]
-    return product_of_experts(world, parts, log_exact, above=1e-3, below=0.1)
+
+    def parts(case: World) -> tuple[Parts, Tensor]:
+        log_exact = (case.log_guide + case.reward / case.model.beta).log_softmax(0)
+        small = [(1.0, case.log_posterior), (-1.0, case.log_prior)]
+        return [(1.0, case.log_guide), *small], log_exact
+
+    return product_of_experts(parts, above=1e-3, below=0.1)
 
 
 def objectives(world: World) -> list[Finding]:
     """p1^w p2^(1 - w) of two posteriors, the posterior of the mixed reward (arXiv 2406.18853)."""
-    share, second = 0.5, World.of(reward_seed=2)
-    reward = share * world.reward + (1 - share) * second.reward
-    log_exact = (world.log_prior + reward / world.model.beta).log_softmax(0)
-    parts = [(share, world.log_posterior), (1 - share, second.log_posterior)]
-    return product_of_experts(world, parts, log_exact, above=1e-3, below=0.1)
+    share = 0.5
+
+    def parts(case: World) -> tuple[Parts, Tensor]:
+        reward = share * case.reward + (1 - share) * world.reward
+        log_exact = (case.log_prior + reward / case.model.beta).log_softmax(0)
+        return [(share, case.log_posterior), (1 - share, world.log_posterior)], log_exact
+
+    return product_of_experts(parts, above=1e-3, below=0.1)
 
 
 def product_of_experts(
-    world: World, parts: list[tuple[float, Tensor]], log_exact: Tensor, above: float, below: float
+    parts_of: Callable[[World], tuple[Parts, Tensor]], above: float, below: float
 ) -> list[Finding]:
-    """Product of powers of distributions, of whole responses and of each next token alone."""
-    log_whole = torch.stack([power * part for power, part in parts]).sum(0).log_softmax(0)
+    """Product of powers of distributions, of whole responses and of each next token alone.
 
-    def of_tokens(t: int) -> Tensor:
-        return torch.stack([power * next_token(world, part, t) for power, part in parts]).sum(0)
-
-    log_tokens = token_by_token(world, of_tokens)
-    nats = kl(log_tokens, log_exact)
+    The parts of a case come with the exact posterior.
+    """
+    errors, sums, nats = [], [], []
+    for case in cases():
+        parts, log_exact = parts_of(case)
+        log_whole = torch.stack([power * part for power, part in parts]).sum(0).log_softmax(0)
+        log_tokens = _of_tokens(case, parts)
+        errors.append(log_whole - log_exact)
+        sums.append(log_tokens.logsumexp(0))
+        nats.append(kl(log_tokens, log_exact))
     subject = "token by token, KL(q || posterior), nats"
     return [
-        exact("whole responses, log q - log posterior", log_whole - log_exact),
-        exact("token by token, sum of q - 1", log_tokens.logsumexp(0)),
-        within(subject, nats, above=above, below=below),
+        exact("whole responses, log q - log posterior", *errors),
+        exact("token by token, sum of q - 1", *sums),
+        over_cases(subject, nats, above=above, below=below),
     ]
+
+
+def _of_tokens(world: World, parts: Parts) -> Tensor:
+    """log q of responses whose tokens are each drawn from the product of next tokens, `[S]`."""
+
+    def score(t: int) -> Tensor:
+        return torch.stack([power * next_token(world, part, t) for power, part in parts]).sum(0)
+
+    return token_by_token(world, score)
 
 
 def controlled(world: World) -> list[Finding]:
@@ -70,29 +97,34 @@ def controlled(world: World) -> list[Finding]:
     success (FUDGE, arXiv 2104.05218); E_p0[r]/beta gives another distribution (controlled decoding,
     arXiv 2310.17022).
     """
-    success = world.log_prior.masked_fill(world.reward < THRESHOLD, -torch.inf)
-    log_mean = world.log_prior + world.reward.log()
-
-    def guided(value: Callable[[int], Tensor]) -> Tensor:
-        return token_by_token(world, lambda t: next_token(world, world.log_prior, t) + value(t + 1))
-
-    soft, given, by_mean = (
-        guided(value)
-        for value in (
-            lambda t: soft_value(world, world.log_joint, t),
-            lambda t: soft_value(world, success, t),
-            lambda t: soft_value(world, log_mean, t).exp() / world.model.beta,
+    errors, of_success, nats = [], [], []
+    for case in cases():
+        success = case.log_prior.masked_fill(case.reward < THRESHOLD, -torch.inf)
+        soft, given = (_guided(case, log) for log in (case.log_joint, success))
+        by_mean = _guided(
+            case, case.log_prior + case.reward.log(), lambda soft: soft.exp() / world.model.beta
         )
-    )
-    nats, of_prior = (world.gap(log) for log in (by_mean, world.log_prior))
-    is_good = success.isfinite()
-    error = (given - success.log_softmax(0))[is_good]
+        errors.append(soft - case.log_posterior)
+        of_success.append((given - success.log_softmax(0))[success.isfinite()])
+        nats.append([case.gap(log) for log in (by_mean, case.log_prior)])
+    of_mean, of_prior = torch.tensor(nats, dtype=torch.float64).T
     return [
-        exact("log E[exp(r/beta)], log q - log p*", soft - world.log_posterior),
-        exact("log P(success), log q - log p0 given success", error),
-        within("E[r]/beta, KL(q || p*), nats", nats, above=0.01),
-        within("KL(p0 || p*), nats (above that of E[r]/beta)", of_prior, above=nats),
+        exact("log E[exp(r/beta)], log q - log p*", *errors),
+        exact("log P(success), log q - log p0 given success", *of_success),
+        over_cases("E[r]/beta, KL(q || p*), nats", of_mean, above=0.01),
+        paired("KL(p0 || p*) less that of E[r]/beta, nats", of_prior, of_mean, above=0.0),
     ]
+
+
+def _guided(
+    world: World, log_joint: Tensor, value: Callable[[Tensor], Tensor] = torch.clone
+) -> Tensor:
+    """log q of next tokens in proportion to p0 exp(value of the soft value of tokens so far)."""
+
+    def score(t: int) -> Tensor:
+        return next_token(world, world.log_prior, t) + value(soft_value(world, log_joint, t + 1))
+
+    return token_by_token(world, score)
 
 
 def particles(world: World) -> list[Finding]:

@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import exact, over_cases, paired
 from experiments.identities.residuals import pairs
-from experiments.identities.world import World, mean_gradient, scores
+from experiments.identities.world import World, cases, mean_gradient, scores
 from experiments.shared.claims import Finding, within
 from experiments.shared.gradients import relative_error
-from inference import Estimate, random_state
+from inference import random_state
 from inference.kl_estimators import KL_ESTIMATORS
 
-BATCHES = 40
-"""Number of independent batches behind a standard error."""
+ESTIMATES = 2000
+"""Number of estimates behind a mean."""
 ORDERS = (0.0, 0.25, 0.5, 0.75)
 """Orders of the Renyi bound below 1, where the bound is the ELBO."""
 
@@ -83,23 +83,23 @@ def rao_blackwell(world: World) -> list[Finding]:
     ]
 
 
-def wake(world: World) -> list[Finding]:
+def wake(_: World) -> list[Finding]:
     """Self-normalised gradient of KL(p* || q): bias against K (arXiv 1406.2751)."""
-    truth = mean_gradient(world.log_posterior, world.log_guide, torch.ones_like(world.log_prior))
-    log_weight, score = world.log_joint - world.log_guide, scores(world.log_guide)
-    along = score @ truth / truth.square().sum()  # of each response, 1 in the mean under p*
-    bias = {}
     with random_state.isolated(0):
-        for size in (4, 64):
-            draws = world.draws(world.log_guide, size, BATCHES * 500)
-            estimates = (log_weight[draws].softmax(0) * along[draws]).sum(0)
-            bias[size] = Estimate.of_mean(estimates.view(BATCHES, -1).mean(1)[:, None] - 1)
-    few, many = bias.values()
-    quarter = few.times(-0.25).minus(many.times(-1))
+        few, many = torch.tensor([[_bias(case, size) for size in (4, 64)] for case in cases()]).T
     return [
-        within("bias along the gradient over its size, 4 draws", few, below=0.0),
-        within("a quarter of the bias of 4 draws less the bias of 64", quarter, above=0.0),
+        over_cases("bias along the gradient over its size, 4 draws", few, below=0.0),
+        paired("bias of 64 draws less a quarter of the bias of 4", many, few / 4, above=0.0),
     ]
+
+
+def _bias(world: World, size: int) -> float:
+    """Bias of the estimate of a number of draws along the gradient, over the gradient's size."""
+    truth = mean_gradient(world.log_posterior, world.log_guide, torch.ones_like(world.log_prior))
+    along = scores(world.log_guide) @ truth / truth.square().sum()  # 1 in the mean under p*
+    draws = world.draws(world.log_guide, size, ESTIMATES)
+    log_weight = (world.log_joint - world.log_guide)[draws]
+    return ((log_weight.softmax(0) * along[draws]).sum(0).mean() - 1).item()
 
 
 def self_normalised_baseline(world: World) -> list[Finding]:

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import exact, over_cases, paired
 from experiments.identities.prefixes import given, next_token
 from experiments.identities.residuals import pairs
-from experiments.identities.world import World, mean_gradient, noise, scores
+from experiments.identities.world import World, cases, mean_gradient, noise, scores
 from experiments.shared.claims import Finding, within
 from experiments.shared.gradients import relative_error
 from inference import DIVERGENCES
 from inference.objectives.leave_one_out import leave_one_out
 
 SIZES = (2, 4, 16)
-"""Numbers of draws. With the smallest, the baseline has more noise than the baseline removes."""
+"""Numbers of draws."""
 
 
 def token_scores(world: World, log_guide: Tensor) -> Tensor:
@@ -52,23 +52,31 @@ def baseline_for_free(world: World) -> list[Finding]:
     For K draws the estimate is the mean of h(x, y) = (log w(x) - log w(y)) (s(x) - s(y))/2 over
     pairs of draws, for the score s: the noise follows from the noise of h, and of its mean given x.
     """
+    means, ratios = zip(*map(_of_pairs, (world, *cases())), strict=True)
+    over = "noise with leave-one-out over noise without, log"
+    return [
+        exact("mean over all pairs - grad ELBO", *means),
+        *(
+            over_cases(f"{k} draws, {over}", each[1:], below=0.0)
+            for k, each in zip(SIZES, zip(*ratios, strict=True), strict=True)
+        ),
+    ]
+
+
+def _of_pairs(world: World) -> tuple[float, list[float]]:
+    """Error of the mean over pairs, and logs of noise over noise without a baseline, by `SIZES`."""
     log_weight = world.log_joint - world.log_guide
     score, prob = scores(world.log_guide), world.log_guide.exp()
     first, second = leave_one_out(pairs(log_weight))
     weight = prob[:, None] * prob
     mean = ((weight * first).sum(1) @ score + (weight * second).sum(0) @ score) / 2
-    differences = (score[:, None] - score).square().sum(-1)
+    differences = torch.cdist(score, score).square()
     of_pair = (weight * first.square() * differences / 4).sum() - mean.square().sum()
-    given = (first * prob)[:, :, None] * (score[:, None] - score) / 2
-    of_one = prob @ given.sum(1).square().sum(-1) - mean.square().sum()
+    given_first = ((first @ prob)[:, None] * score - (first * prob) @ score) / 2
+    of_one = prob @ given_first.square().sum(-1) - mean.square().sum()
     plain = noise(world.log_guide, log_weight)
-    findings = [exact("mean over all pairs - grad ELBO", relative_error(mean, elbo_of(world)))]
-    for k in SIZES:
-        left = (4 * (k - 2) * of_one + 2 * of_pair) / (k * (k - 1))
-        subject = f"{k} draws, noise with leave-one-out over noise without"
-        side = {"above": 1.0} if k == min(SIZES) else {"below": 1.0}
-        findings.append(within(subject, left * k / plain, **side))
-    return findings
+    left = [(4 * (k - 2) * of_one + 2 * of_pair) / (k - 1) / plain for k in SIZES]
+    return relative_error(mean, elbo_of(world)), [each.log().item() for each in left]
 
 
 def greedy(world: World) -> list[Finding]:
@@ -77,24 +85,25 @@ def greedy(world: World) -> list[Finding]:
     Here with the KL in the reward, and in the baseline.
     """
 
-    def ratio(log_guide: Tensor) -> float:
+    def noises(world: World, log_guide: Tensor) -> list[float]:
+        """Noise with the greedy baseline, and without."""
         log_weight = world.log_joint - log_guide
-        baseline = log_weight[greedy_response(world, log_guide)]
-        return noise(log_guide, log_weight - baseline) / noise(log_guide, log_weight)
+        baselines = (log_weight[greedy_response(world, log_guide)], 0.0)
+        return [noise(log_guide, log_weight - each) for each in baselines]
 
     log_guide, log_weight = world.log_guide, world.log_joint - world.log_guide
     centred = log_weight - log_weight[greedy_response(world, log_guide)]
     mean = mean_gradient(log_guide, log_guide, centred)
-    by_mean = noise(log_guide, log_weight - log_guide.exp() @ log_weight)
-    of_mean = by_mean / noise(log_guide, log_weight)
-    subject = "noise with the greedy baseline over noise without"
+    numbers = [noises(case, case.log_guide) for case in cases()]
+    with_greedy, plain = torch.tensor(numbers, dtype=torch.float64).log().T
     return [
         exact("mean with the baseline - grad ELBO", relative_error(mean, elbo_of(world))),
-        exact(f"{subject}, at q = p*", ratio(world.log_posterior)),
-        within(
-            f"{subject}, away from p* (the mean as the baseline: {of_mean:.2g})",
-            ratio(log_guide),
-            above=1.0,
+        exact("noise with the greedy baseline, at q = p*", noises(world, world.log_posterior)[0]),
+        paired(
+            "away from p*, log of the noise, greedy baseline less none",
+            with_greedy,
+            plain,
+            below=0.0,
         ),
     ]
 

@@ -7,7 +7,9 @@ import torch
 
 from experiments.identities import (
     chains,
+    credit,
     distillation,
+    judges,
     on_policy_pairs,
     sampling,
     soups,
@@ -23,6 +25,8 @@ from inference import Estimate, random_state
 SLOW = {
     "trajectory-balance": (training, {"STEPS": 20, "SEEDS": 3}),
     "proximal": (training, {"SEEDS": 3}),
+    "optimal-baseline": (credit, {}),
+    "sppo": (judges, {}),
     "smc-bounds": (sampling, {}),
     "token-rejection": (token_rejection, {"PARTICLES": 2000}),
     "gkd": (distillation, {"STEPS": 150}),
