@@ -20,20 +20,19 @@ from experiments.identities.importance_weights import (
 from experiments.identities.residuals import minimum
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
-from inference.objectives.parts.surrogates import SURROGATES, Limits
+from inference.objectives.parts.surrogates import KERNELS, SURROGATES, Limits
 
-GAMMA = {True: (2.0, 3.0), False: (3.0, 2.0)}
-"""VESPO's power k and rate lambda for advantages above 0, and below."""
 CLIP: Limits = (0.2, 0.2)
 """PPO's limits of the ratio of a token, and DPPO's of the change of a probability."""
 WIDTH = 0.4
 """GMPO's limit of the log ratio of a token, as in the authors' code."""
-clip, free, soft, limited, geometric, wide = (
+clip, free, soft, vespo, limited, geometric, wide = (
     partial(Draws.weights, name=name, clip=limits)
     for name, limits in (
         ("token", CLIP),
         ("token", None),
         ("soft", None),
+        ("kernel", None),
         ("divergence", CLIP),
         ("geometric", (WIDTH, WIDTH)),
         ("token", (-expm1(-WIDTH), expm1(WIDTH))),
@@ -46,15 +45,6 @@ def zero(draws: Draws) -> Tensor:
     return torch.zeros_like(draws.tokens)
 
 
-def vespo(draws: Draws) -> Tensor:
-    """VESPO's weights w^k exp(lambda (1 - w)), `[S]`."""
-
-    def kernel(power: float, rate: float) -> Tensor:
-        return (power * draws.whole + rate * (1 - draws.whole.exp())).exp()
-
-    return torch.where(draws.is_good, kernel(*GAMMA[True]), kernel(*GAMMA[False]))
-
-
 def soft_gates(world: World) -> list[Finding]:
     """SAPO's gate (arXiv 2511.20347), VESPO's kernel (arXiv 2602.10693), and PPO's clip.
 
@@ -62,7 +52,7 @@ def soft_gates(world: World) -> list[Finding]:
     w = k/lambda.
     """
     draws = Draws(world, world.log_guide)
-    power, rate = GAMMA[True]
+    power, rate = KERNELS[0]
 
     def objective(log_proposal: Tensor) -> Tensor:
         log_ratio = log_proposal - world.log_prior

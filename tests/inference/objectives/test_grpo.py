@@ -221,16 +221,12 @@ def test_greedy_baseline_is_the_log_weight_of_the_most_likely_tokens():
 
 
 def test_a_surrogate_is_a_function_too():
-    model, guide = Target(), Table(1)
-    response = Enumeration(model, TWO).support
-
-    def second(ratio):
-        objective = GRPO(len(response), ratio=ratio, epochs=2)
-        gradient(objective, model, guide, TWO, response)
-        return gradient(objective, model, Table(2), TWO, response)[1]
-
-    assert torch.equal(second(soft), second("soft"))
-    assert not torch.equal(second(partial(soft, temperatures=(1.0, 2.0))), second("soft"))
+    assert GRPO(2, ratio=token).surrogate.gain is SURROGATES["token"].gain
+    log_ratio, sign = torch.full((1, 1, 1), 0.5), torch.ones(1, 1, 1)
+    tokens = Tokens(log_ratio, -log_ratio, -sign, sign.bool())
+    gains = [GRPO(2, ratio=partial(soft, temperatures=(1.0, tau))) for tau in (1.05, 2.0)]
+    first, second = (each.surrogate.gain(tokens, None) for each in gains)
+    assert first == SURROGATES["soft"].gain(tokens, None) != second
 
 
 def test_equal_rewards_have_no_advantage():
