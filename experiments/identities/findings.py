@@ -51,3 +51,9 @@ def paired(subject: str, first: Tensor, second: Tensor, **limits: float) -> Find
     """The mean difference of two numbers of each case, `[C]`, between the limits."""
     text = f"{subject}, {first.mean():.2g} less {second.mean():.2g}"
     return over_cases(text, (first - second).tolist(), **limits)
+
+
+def either_order(subject: str, first: Tensor, second: Tensor) -> Finding:
+    """Two numbers of each case, `[C]`, each the smaller one in a good part of the cases."""
+    share = Estimate.of_share((first < second).double()[:, None])
+    return within(f"{subject}, share of {len(first)} cases", share, above=0.2, below=0.8)

@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact, paired
+from experiments.identities.findings import either_order, exact, paired
 from experiments.identities.gradients import token_scores
 from experiments.identities.prefixes import next_token
 from experiments.identities.world import World, cases, kl, mean_gradient
@@ -98,20 +98,29 @@ MEASURES: dict[str, Callable[[Draws, Tensor], float]] = {
 @cache
 def draws_of_cases() -> list[Draws]:
     """Draws of p0 for the random guide and reward of each case."""
-    return [Draws(world, world.log_guide) for world in cases()]
+    return [Draws(world, world.log_guide) for world in cases(priors=True)]
 
 
 def compared(
-    pair: str, weight: Weight, other: Weight, above: Sequence[str] = (), below: Sequence[str] = ()
+    pair: str,
+    weight: Weight,
+    other: Weight,
+    above: Sequence[str] = (),
+    below: Sequence[str] = (),
+    either: Sequence[str] = (),
 ) -> list[Finding]:
-    """Findings on numbers of weights less those of others, in each case, above 0 or below."""
+    """Findings on numbers of weights less those of others, in each case: above 0, below, either."""
     both = [(draws, weight(draws), other(draws)) for draws in draws_of_cases()]
     findings = []
-    for name in (*above, *below):
+    for name in (*above, *below, *either):
         measure = MEASURES[name]
         values = torch.tensor([[measure(d, one), measure(d, two)] for d, one, two in both])
-        limits = {"above": 0.0} if name in above else {"below": 0.0}
-        findings.append(paired(f"{pair}, {name}", values[:, 0], values[:, 1], **limits))
+        text, first, second = f"{pair}, {name}", values[:, 0], values[:, 1]
+        if name in either:
+            findings.append(either_order(f"{text} below 0", first, second))
+        else:
+            limits = {"above": 0.0} if name in above else {"below": 0.0}
+            findings.append(paired(text, first, second, **limits))
     return findings
 
 

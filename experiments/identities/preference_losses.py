@@ -8,10 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
-from experiments.identities.findings import exact
-from experiments.identities.preferences import judged, loss_of, optimum, preferred, won
+from experiments.identities.findings import exact, over_cases, paired
+from experiments.identities.preferences import (
+    FEW,
+    judged,
+    less_prior,
+    loss_of,
+    optimum,
+    preferred,
+    soft_filter,
+    won,
+)
 from experiments.identities.residuals import minimum, pairs
-from experiments.identities.world import World, kl
+from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, kto
 from inference.direct_preferences.likelihoods import discovered as score
@@ -104,13 +113,16 @@ def anchored(world: World) -> list[Finding]:
     both = _least(world, lambda c, r: 1 - c.sigmoid() + r.sigmoid())
     down = optimum(world, LIKELIHOODS["apo-down"], wins, beta)
     prior = world.gap(world.log_prior)
-    subject = f"KL(optimum || p*), nats (the prior's: {prior:.2g})"
-    nats = [world.gap(log) for log in (both, down)]
+    optima = (soft_filter(case, 0.0) for case in cases(priors=True))
     return [
         exact("APO-zero, KL(optimum || optimum of KTO at z 0), nats", kl(both, zero), limit=1e-5),
-        within(f"APO-zero, {subject}", nats[0], below=prior),
-        within("APO-zero, KL(optimum || p*), nats", nats[0], above=0.01),
-        within(f"APO-down, {subject}", nats[1], above=prior),
+        less_prior("APO-zero, optimum", optima, below=0.0),
+        within("APO-zero, KL(optimum || p*), nats", world.gap(both), above=0.01),
+        within(
+            f"APO-down, KL(optimum || p*), nats (the prior's: {prior:.2g})",
+            world.gap(down),
+            above=prior,
+        ),
     ]
 
 
@@ -158,25 +170,26 @@ def discovered(world: World) -> list[Finding]:
 
     The loss rises from log 2 to 1 where h passes 0. The descent from p0 ends before the rise.
     """
-    wins, beta = judged(world)
-    loss = partial(loss_of, LIKELIHOODS["discopop"], won(world, wins), beta, world.log_ratio)
     h = torch.zeros((), dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(-score(h, 1.0), h)
-    starts = world.log_prior, world.log_posterior
-    from_prior, from_posterior = (minimum(loss, world, start=start) for start in starts)
-    rewards = [world.mean_reward(log) for log in (world.log_prior, from_prior)]
-    prior = world.gap(world.log_prior)
+    of_cases = cases(FEW, priors=True)
+    rewards, ends = [], []
+    for case in of_cases:
+        wins, beta = judged(case)
+        loss = partial(loss_of, LIKELIHOODS["discopop"], won(case, wins), beta, case.log_ratio)
+        starts = case.log_prior, case.log_posterior
+        both = [minimum(loss, case, start=start) for start in starts]
+        ends.append(both[1])
+        rewards.append([case.mean_reward(log) for log in (*both, case.log_prior)])
+    from_prior, from_posterior, prior = torch.tensor(rewards).T
     return [
-        within(
-            f"from p*, KL(end || p*), nats (the prior's: {prior:.2g})",
-            world.gap(from_posterior),
-            below=prior,
-        ),
+        less_prior("from p*, end", ends, below=0.0),
         within("slope of the loss at h = 0 (of DPO: -0.5)", slope.item(), above=0.0),
-        within(
-            f"from p0, E[r] at the end (the prior's: {rewards[0]:.3g})",
-            rewards[1],
-            below=rewards[0],
+        paired("from p0 less from p*, E[r] at the end", from_prior, from_posterior, below=0.0),
+        over_cases(
+            "from p0, share of the gain in E[r] from p*",
+            ((from_prior - prior) / (from_posterior - prior)).tolist(),
+            below=0.2,
         ),
     ]
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import exact, over_cases, paired
 from experiments.identities.preferences import judged, least, loss_of, optimum, preferred, won
 from experiments.identities.prefixes import given, next_token, soft_value, token_by_token
 from experiments.identities.residuals import minimum, pairs
-from experiments.identities.world import World, kl
+from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, positive_dpo, with_chosen
 from inference.direct_preferences.likelihoods import Likelihood, odds, of_chosen
@@ -128,21 +128,33 @@ def token_level(world: World) -> list[Finding]:
             reward = reward + given(world, world.log_prior, t) @ log_ratio
         return reward
 
-    log_mean = world.log_prior + world.reward.log()
-    log_target = token_by_token(
-        world, lambda t: of_prior[t] + soft_value(world, log_mean, t + 1).exp() / world.model.beta
-    )
     log_guide = least(world, LIKELIHOODS["dpo"], weight, beta, head)
-    nats = [kl(world.log_prior, log) for log in (log_guide, world.log_posterior)]
+    ends = [_by_mean_reward(case) for case in cases(priors=True)]
+    nats = [
+        [kl(case.log_prior, log) for log in (end, case.log_posterior)]
+        for case, end in zip(cases(priors=True), ends, strict=True)
+    ]
+    gaps = [case.gap(end) for case, end in zip(cases(priors=True), ends, strict=True)]
     return [
         exact(
             "KL(optimum || tokens in proportion to p0 exp(E_p0[r]/beta)), nats",
-            kl(log_guide, log_target),
+            kl(log_guide, _by_mean_reward(world)),
             limit=1e-6,
         ),
-        within(f"KL(p0 || optimum), nats (of DPO: {nats[1]:.3g})", nats[0], below=nats[1]),
-        within("KL(optimum || p*), nats", world.gap(log_guide), above=0.01),
+        paired("TDPO less DPO, KL(p0 || optimum), nats", *torch.tensor(nats).T, above=0.0),
+        over_cases("KL(optimum || p*), nats", gaps, above=1e-3),
     ]
+
+
+def _by_mean_reward(world: World) -> Tensor:
+    """log q of tokens in proportion to p0 exp(E_p0[r]/beta), `[S]`, nats."""
+    log_mean = world.log_prior + world.reward.log()
+
+    def score(t: int) -> Tensor:
+        value = soft_value(world, log_mean, t + 1).exp()
+        return next_token(world, world.log_prior, t) + value / world.model.beta
+
+    return token_by_token(world, score)
 
 
 def offsets(world: World) -> list[Finding]:

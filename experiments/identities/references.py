@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import either_order, exact, paired
 from experiments.identities.preferences import judged, least, loss_of, won
-from experiments.identities.residuals import pairs
-from experiments.identities.world import World, kl
+from experiments.identities.residuals import minimum, pairs
+from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LIKELIHOODS, margin
 from inference.targets.fixed_points import TARGETS
@@ -124,23 +124,41 @@ def sources(world: World) -> list[Finding]:
     derivatives by the logits of the guide at p*: H_KL of the KL, H of the loss of a pair.
     """
     wins, beta = judged(world)
-    draws = {"p*": world.log_posterior, "p0": world.log_prior, "all alike": world.uniform}
-
-    def distance(logits: Tensor) -> Tensor:
-        return -(world.log_posterior.exp() @ logits.log_softmax(0))
-
-    of_kl = hessian(distance, world.log_posterior)
-    errors, nats = [], {}
-    for name, log_draw in draws.items():
+    errors, differences = [], []
+    for log_draw in _sources(world):
         weight = 2 * pairs(log_draw).sum(0).exp() * wins  # of a pair, the winner first
-        errors.append(world.gap(least(world, LIKELIHOODS["dpo"], weight, beta, world.log_ratio)))
         loss = partial(loss_of, LIKELIHOODS["dpo"], weight, beta, world.log_ratio)
-        inverse = torch.linalg.pinv(hessian(loss, world.log_posterior), hermitian=True)
-        nats[name] = torch.trace(of_kl @ inverse).item() / 2
-    best, prior, alike = nats.values()
-    subject = "pairs times E[KL(p* || q)], nats"
-    return [
-        within(f"pairs from p*, {subject} (from p0: {prior:.0f})", best, below=prior),
-        within(f"from all alike, {subject}", alike, below=best),
-        exact("pairs without end from p*, p0, all alike, KL(optimum || p*)", *errors, limit=1e-6),
+        errors.append(world.gap(minimum(loss, world)))
+        differences.append(hessian(loss, world.log_posterior) - _curvature(world, log_draw))
+    nats = [
+        [_nats_by_pairs(case, log_draw) for log_draw in _sources(case)]
+        for case in cases(priors=True)
     ]
+    best, prior, alike = torch.tensor(nats).log().T
+    subject = "log of pairs times E[KL(p* || q)]"
+    return [
+        either_order(f"pairs from p* less than from p0, {subject}", best, prior),
+        paired(f"pairs from all alike less from p*, {subject}", alike, best, below=0.0),
+        exact("pairs without end from p*, p0, all alike, KL(optimum || p*)", *errors, limit=1e-6),
+        exact("second derivatives of the loss of a pair - H", *differences),
+    ]
+
+
+def _sources(world: World) -> tuple[Tensor, Tensor, Tensor]:
+    """log of p*, of p0 and of all responses alike, `[S]` each."""
+    return world.log_posterior, world.log_prior, world.uniform
+
+
+def _curvature(world: World, log_draw: Tensor) -> Tensor:
+    """H of pairs of draws, `[S, S]`: 2 beta^2 a(x) a(y) P(x beats y) P(y beats x) for x, y."""
+    wins, beta = judged(world)
+    edges = 2 * beta**2 * pairs(log_draw).sum(0).exp() * wins * wins.T
+    return edges.sum(1).diag() - edges
+
+
+def _nats_by_pairs(world: World, log_draw: Tensor) -> float:
+    """Number of pairs times E[KL(p* || q)], nats."""
+    prob = world.log_posterior.exp()
+    of_kl = prob.diag() - prob.outer(prob)
+    inverse = torch.linalg.pinv(_curvature(world, log_draw), hermitian=True)
+    return torch.trace(of_kl @ inverse).item() / 2

@@ -53,7 +53,7 @@ def _of_hint(world: World, subject: str, log_right: Tensor) -> list[Finding]:
             f"{subject}, hint, teacher that moves {RATE:.0%} to the student in each of {STEPS} "
             "steps, KL(q || p0 given right), nats",
             kl(_followed(world.log_prior, log_right), log_teacher),
-            above=0.2,
+            above=0.01,
         ),
     ]
 

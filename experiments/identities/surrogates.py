@@ -73,7 +73,7 @@ def soft_gates(world: World) -> list[Finding]:
         ),
         *compared(vespo_less, vespo, truncated, above=[ANGLE], below=[NOISE]),
         *compared("SAPO less ratios without a clip", soft, free, below=[NOISE]),
-        *compared(sapo_less, soft, clip, above=[NOISE], below=[ANGLE]),
+        *compared(sapo_less, soft, clip, below=[ANGLE], either=[NOISE]),
     ]
 
 

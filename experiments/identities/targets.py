@@ -26,7 +26,7 @@ def of(world: World, target: str, **options: float) -> Tensor:
 def reached(name: str, log_target: Tensor, world: World) -> Finding:
     """Distance of a target from the posterior, more than rounding."""
     subject = f"KL({name} || p*), nats"
-    return within(subject, world.gap(log_target), above=0.01)
+    return within(subject, world.gap(log_target), above=1e-3)
 
 
 def chi_po(world: World) -> list[Finding]:

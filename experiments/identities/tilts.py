@@ -88,9 +88,10 @@ def filtering(world: World) -> list[Finding]:
 
     A share of the draws of the last guide, the best, as in the authors' code; or a threshold.
     """
-    share = 0.2
+    share, best = 0.2, world.reward.argmax()
+    needed = math.ceil(world.log_prior[best].item() / math.log(share))
     rounds = [world.log_prior]
-    for _ in range(3):
+    for _ in range(max(needed, 2)):
         rounds.append(_best(world, rounds[-1], share))
     is_good = world.reward >= THRESHOLD
     log_given = world.log_prior.masked_fill(~is_good, -torch.inf).log_softmax(0)
@@ -105,7 +106,10 @@ def filtering(world: World) -> list[Finding]:
             rounds[2].exp() - _best(world, world.log_prior, share**2).exp(),
         ),
         within(f"{subject}, one round, KL(q || p*), nats", world.gap(rounds[1]), above=0.01),
-        within(f"{subject}, three rounds, largest q(x)", rounds[3].max().exp(), above=0.99),
+        exact(
+            f"{subject}, {needed} rounds, {share:g}^n below p0 of the best response, 1 - q of it",
+            1 - rounds[needed][best].exp(),
+        ),
         exact("threshold, one round and two rounds, log q - log p0 given accepted", *errors),
         within("threshold, KL(q || p*), nats", world.gap(log_target), above=0.01),
     ]
@@ -177,7 +181,7 @@ def moments(world: World) -> list[Finding]:
     def tilted(slope: float) -> Tensor:
         return (world.log_prior + slope * world.reward).log_softmax(0)
 
-    slope = brentq(lambda x: tilted(x)[is_good].exp().sum().item() - SHARE, 0.0, 50.0)
+    slope = brentq(lambda x: tilted(x)[is_good].exp().sum().item() - SHARE, -50.0, 50.0)
     nats = kl(tilted(slope), world.log_prior)
     subject = f"share {SHARE:g} from {share:.2f}, KL(p* || p0), nats"
     return [

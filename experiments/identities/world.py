@@ -17,7 +17,7 @@ from model.prior.grammar import untrained_prior
 WORDS, TOKENS, PROMPT, BETA, DISTANCE = 5, 3, "w1", 0.25, 0.03
 """Sizes, prompt, reward per nat, and standard deviation of the noise on the guide's weights."""
 CASES = 100
-"""Number of random guides, each with a random reward: one guide or reward can favour either."""
+"""Number of random rewards and guides: one reward or guide can favour either of two numbers."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,18 @@ class World:
 
     @classmethod
     @cache
-    def of(cls, levels: int | None = None, reward_seed: int = 1, guide_seed: int = 0) -> Self:
+    def of(
+        cls,
+        levels: int | None = None,
+        reward_seed: int = 1,
+        guide_seed: int = 0,
+        prior_seed: int = 0,
+    ) -> Self:
         """The world with random rewards from 0 to 1, rounded to some levels if a number is given.
 
-        The guide is away from prior and posterior. The prior is the same for all seeds.
+        The guide is away from prior and posterior.
         """
-        prior = _prior()
+        prior = _prior(prior_seed)
         generator = torch.Generator().manual_seed(reward_seed)
         table = torch.rand([WORDS] * TOKENS, generator=generator, dtype=torch.float64)
         if levels is not None:
@@ -122,14 +128,14 @@ class World:
 
 
 @cache
-def cases(num_cases: int = CASES) -> list[World]:
-    """Worlds with a random guide and a random reward each."""
-    return [World.of(None, CASES + seed, seed) for seed in range(num_cases)]
+def cases(num_cases: int = CASES, *, priors: bool = False) -> list[World]:
+    """Worlds with a random reward and guide each, and each with a random prior if `priors`."""
+    return [World.of(None, CASES + seed, seed, seed if priors else 0) for seed in range(num_cases)]
 
 
 @cache
-def _prior() -> LanguageModel:
-    return untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=0).double()
+def _prior(seed: int) -> LanguageModel:
+    return untrained_prior(WORDS, TOKENS, initializer_range=0.15, seed=seed).double()
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> float:

@@ -90,10 +90,10 @@ PREFERENCES = {
         "end, and two reference points: 0, at which the estimate of the authors' code is for such "
         "draws, and KL(q || p0), that of the paper.",
         paper("2402.01306"),
-        supports=("the prior's",),
-        against=("z 0 and KL(q || p0)",),
-        caveat="The optimum is a soft filter: nearer to the posterior than the prior is, and not "
-        "the posterior.",
+        supports=("optimum less prior",),
+        against=("soft filter", "KL(optimum || p*)"),
+        caveat="The optimum is a soft filter: nearer to the posterior than the prior is on most "
+        "random worlds, not on all, and not the posterior.",
     ),
     "nca": Paper(
         "Chen et al. 2024: noise contrastive alignment (InfoNCA, NCA)",
@@ -146,8 +146,9 @@ PREFERENCES = {
         "D'Oosterlinck et al. 2024: anchored preference optimisation (APO)",
         "Anchors say whether both responses of a pair are to rise or to fall. Here: pairs of the "
         "prior without end, where APO-zero is KTO with the reference point 0. Its optimum is "
-        "nearer to the posterior than the prior is, and not the posterior. That of APO-down, which "
-        "is for pairs worse than the model's own draws, is further away.",
+        "nearer to the posterior than the prior is, in the mean over random worlds, and not the "
+        "posterior. That of APO-down, which is for pairs worse than the model's own draws, is "
+        "further away.",
         paper("2408.06266"),
         "identities --only anchored",
     ),
@@ -171,11 +172,11 @@ PREFERENCES = {
         "Here: pairs of the prior without end, all logits free.",
         paper("2406.08414"),
         "identities --only discovered",
-        supports=("from p*",),
+        supports=("from p*, end",),
         against=("from p0",),
         caveat="A minimum is near the posterior. The loss is not convex and rises where the margin "
-        "passes 0, as the paper notes. A descent from the prior ends before the rise, below the "
-        "prior's reward.",
+        "passes 0, as the paper notes. A descent from the prior ends before the rise, on most "
+        "random worlds below the prior's reward.",
     ),
     "displacement": Paper(
         "Razin et al. 2024: likelihood displacement",
@@ -265,6 +266,9 @@ PREFERENCES = {
         "is smaller than that of DPO. Here: TDPO_1. The optimum is the target of controlled "
         "decoding, and not the posterior. The stopped gradient of TDPO_2 was not tried.",
         paper("2404.11999"),
+        against=("TDPO less DPO",),
+        caveat="In the mean over random worlds KL(p0 || optimum) is larger than that of DPO. It is "
+        "smaller on a third of them.",
     ),
     "bco": Paper(
         "Jung et al. 2024: binary classifier optimisation (BCO)",
@@ -305,11 +309,11 @@ PREFERENCES = {
         "The maximum likelihood estimate of the optimal policy needs preference pairs drawn from "
         "that policy.",
         abstract("2309.06657"),
-        supports=("pairs from p*",),
-        against=("from all alike,", "pairs without end"),
-        caveat="Pairs from the posterior teach more than pairs from the prior, and pairs of all "
-        "responses alike more still. With enough pairs from any of them a rich guide reaches the "
-        "posterior.",
+        supports=("pairs from p* less",),
+        against=("from all alike", "pairs without end"),
+        caveat="Either pairs from the posterior or pairs from the prior can teach more, and pairs "
+        "of all responses alike teach more than both. With enough pairs from any of them a rich "
+        "guide reaches the posterior.",
     ),
     "gao-2022": Paper(
         "Gao et al. 2022: scaling laws for reward model over-optimisation",

@@ -43,7 +43,7 @@ SAMPLING = {
     "bond": Paper(
         "BOND, 2024: best-of-n distillation",
         "Best of n is p0 F^(n-1) times a correction for ties: nearly the posterior of the reward "
-        "log F at beta 1/(n-1).",
+        "log F at beta 1/(n-1), in the mean over random worlds.",
         paper("2407.14622"),
     ),
     "verdun-2025": Paper(

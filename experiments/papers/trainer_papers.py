@@ -280,7 +280,7 @@ TRAINERS = {
         "of tokens, capped as in TIS or not, have less noise and a bias, and a cap on the weight "
         "of a response takes noise. IcePop (arXiv 2510.18855) drops tokens whose weight is out of "
         "range, with a bias too. Here: draws of the prior for guides away from it, and the KL in "
-        "the reward. Noise and bias are means over random guides and rewards: a single case can "
+        "the reward. Noise and bias are means over random worlds: a single case can "
         "have the other order. The posterior is a fixed point with any of these weights, with no "
         "noise.",
         paper(),
@@ -290,8 +290,7 @@ TRAINERS = {
         "Shen et al. 2026: variational sequence-level soft policy optimisation (VESPO)",
         "A kernel of the weight of a response, w^k exp(lambda (1 - w)), is the solution of a "
         "variational problem and bounded, and so trains on stale draws. Here: draws of the prior, "
-        "the KL in the reward, the kernels of the authors, and means over random guides and "
-        "rewards.",
+        "the KL in the reward, the kernels of the authors, and means over random worlds.",
         paper("2602.10693"),
         "identities --only soft-gates",
         supports=(
@@ -300,28 +299,27 @@ TRAINERS = {
         ),
         against=("VESPO less weights truncated at 2, mean gradient",),
         caveat="The problem is (1 - k) KL(Q || a) + k KL(Q || q) + lambda E_Q[w]: at k above 1, Q "
-        "is far from the draws. The sine of the angle to the gradient is three times the one that "
-        "weights truncated at 2 leave, for a fifth less noise.",
+        "is far from the draws. The sine of the angle to the gradient is twice the one that "
+        "weights truncated at 2 leave, for a third less noise.",
     ),
     "sapo": Paper(
         "Gao et al. 2025: soft adaptive policy optimisation (SAPO)",
         "A soft gate on the ratio of each token learns from tokens that a hard clip drops, and "
         "tames large ratios. Here: draws of the prior for guides away from it, the clip at 0.2, "
-        "and means over random guides and rewards. On draws of the guide the gradient is that of "
-        "GRPO.",
+        "and means over random worlds. On draws of the guide the gradient is that of GRPO.",
         abstract("2511.20347"),
         "identities --only soft-gates",
         supports=("q = a", "SAPO less ratios without a clip", "SAPO less PPO's clip, mean"),
         against=("SAPO less PPO's clip, log of the noise",),
-        caveat="The mean gradient is nearer to that of the ELBO than with the clip, and its noise "
-        "is larger. Which of the two is nearer depends on the guide and on the reward.",
+        caveat="In the mean the gradient is nearer to that of the ELBO than with the clip. Which "
+        "of the two is nearer, and which has less noise, depends on the world.",
     ),
     "gmpo": Paper(
         "Zhao et al. 2025: geometric-mean policy optimisation (GMPO)",
         "The geometric mean of the ratios of a response, each clipped, has more stable weights "
         "than the ratios of tokens, and allows a wider clip. Here: draws of the prior for guides "
         "away from it, clips at 0.4, as in the authors' code, and at GRPO's 0.2, and means over "
-        "random guides and rewards. The gradient has less noise than with GRPO's clip, at the same "
+        "random worlds. The gradient has less noise than with GRPO's clip, at the same "
         "limits and at the wider ones. On draws of the guide the gradient is that of GRPO.",
         paper("2507.20673"),
         "identities --only trust-regions",
@@ -331,14 +329,14 @@ TRAINERS = {
         "Qi et al. 2026: divergence proximal policy optimisation (DPPO)",
         "A clip of the ratio drops rare tokens whose probability hardly changes. A limit on the "
         "change of the probability is a better trust region. Here: draws of the prior for guides "
-        "away from it, both limits 0.2, and means over random guides and rewards. On draws of the "
+        "away from it, both limits 0.2, and means over random worlds. On draws of the "
         "guide the gradient is that of GRPO.",
         paper("2602.04879"),
         "identities --only trust-regions",
         supports=("q = a", "PPO's clip less all tokens", "0.2, share of", "0.2, mean gradient"),
         against=("DPPO less PPO's clip, both at 0.2, log of the noise",),
         caveat="Fewer tokens are dropped: the mean gradient is nearer to that of the ELBO, and its "
-        "noise is larger. Which of the two is nearer depends on the guide and on the reward.",
+        "noise is larger. Which of the two is nearer depends on the world.",
     ),
     "gdpo": Paper(
         "Liu et al. 2026: decoupled normalisation of several rewards (GDPO)",
@@ -346,7 +344,7 @@ TRAINERS = {
         "GRPO makes equal. Here: two rewards of 0 or 1 that 90% and half of the prior's draws "
         "meet, an exact KL penalty, groups without end, and the fixed point reached from the "
         "prior. The reward that nearly all draws meet has the larger weight. At another fixed "
-        "point it is met always, and with a small penalty GDPO ends there, where GRPO does not.",
+        "point it is met always, and with a small penalty GDPO ends there.",
         paper("2601.05242"),
         "identities --only decoupled",
     ),
