@@ -27,8 +27,9 @@ The start of a process is timed too: `import model` is claimed to take at most 1
 With `--smollm2` a step of SmolLM2-135M with LoRA in bfloat16 is measured beside TRL's, each alone
 in a process: CPU seconds and peak memory, claimed to be at most 0.38 of TRL's.
 
-A round is a step of each, so that other load on the machine falls on all alike. Ratios are medians
-over rounds. TRL's trainer owns its loop, so the others take their turns in its `on_step_end`.
+A round is a step of each, so that other load on the machine falls on all alike. Ratios are of means
+over rounds, with standard errors. TRL's trainer owns its loop, so the others take their turns in
+its `on_step_end`.
 
     make bench
     python -m experiments.benchmark --rounds 50

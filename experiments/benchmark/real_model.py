@@ -11,8 +11,8 @@ import torch
 from experiments.benchmark.report import OURS, time_parts
 from experiments.benchmark.steps import Benchmark, Ours
 from experiments.benchmark.trl_trainer import TRL, time_trl
-from experiments.shared.cost import forget_peak, peak_memory, take_turns
-from experiments.shared.tables import text_table
+from experiments.shared.cost import forget_peak, peak_memory, ratio_of_means, take_turns
+from experiments.shared.tables import cell, text_table
 from experiments.shared.workers import run_all
 from guides import LoRA
 from model import LanguageModel
@@ -106,13 +106,12 @@ def time_trl_lora(prior: LanguageModel, rounds: int, args: Benchmark) -> list[fl
 def _table(tokens: int, costs: Mapping[str, Cost]) -> str:
     """Cost of a step, ours as a fraction of TRL's, and the parts of ours."""
     rows: dict[str, list[str] | str] = {}
-    medians = {name: statistics.median(cost.seconds) for name, cost in costs.items()}
     for name, cost in costs.items():
         fractions = ["-", "-", "-"]
         if name == TRL:
-            fractions = [f"{medians[OURS] / medians[TRL]:.2f}"]
+            fractions = [cell(*ratio_of_means(costs[OURS].seconds, cost.seconds))]
             fractions += [f"{costs[OURS].peak / cost.peak:.2f}", f"<= {AT_MOST:.2f}"]
-        rows[name] = [f"{medians[name]:.2f}", f"{cost.peak:.0f}", *fractions]
+        rows[name] = [f"{statistics.fmean(cost.seconds):.2f}", f"{cost.peak:.0f}", *fractions]
     total = sum(costs[OURS].parts.values())
     parts = {
         part: [f"{seconds:.2f} {seconds / total:4.0%}"]
@@ -121,5 +120,6 @@ def _table(tokens: int, costs: Mapping[str, Cost]) -> str:
     columns = ["CPU, s", "peak, MB", "ours / this, CPU", "peak", "claimed"]
     return (
         f"SmolLM2-135M, LoRA of rank {RANK}, bfloat16: 32 responses of {tokens} tokens\n"
+        f"Means of {len(costs[OURS].seconds)} steps; of the ratio ± its standard error\n"
         f"{text_table(columns, rows)}\n\n{text_table([OURS], parts)}"
     )

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from experiments.benchmark.steps import LAYERS, PROMPT, WIDTH, WORDS, Benchmark, ByHand
 from experiments.benchmark.trl_trainer import TRL
-from experiments.shared.cost import Seconds, Step, medians, ratio
-from experiments.shared.tables import text_table
+from experiments.shared.cost import Seconds, Step, ratio_of_means
+from experiments.shared.tables import cell, text_table
 from inference import FusedOptimizer
 from model import ResponseDistribution
 
@@ -86,12 +86,13 @@ def report(
 ) -> str:
     """Both tables as a text."""
     rows: dict[str, list[str] | str] = {}
-    for name, seconds in times.items():
+    clocks = {name: list(zip(*seconds, strict=True)) for name, seconds in times.items()}
+    for name, both in clocks.items():  # CPU and wall
         fractions = ["-", "-", "-"]
         if name in AT_MOST:
-            fractions = [f"{ratio(times[OURS], seconds, clock):.2f}" for clock in (0, 1)]
-            fractions.append(f"<= {AT_MOST[name]:.2f}")
-        rows[name] = medians(seconds, 4) + fractions
+            ratios = map(ratio_of_means, clocks[OURS], both)
+            fractions = [*(cell(*each) for each in ratios), f"<= {AT_MOST[name]:.2f}"]
+        rows[name] = [*(f"{statistics.fmean(clock):.4f}" for clock in both), *fractions]
     if TRL not in times:
         rows[TRL] = "is not installed: `make bench` installs it and runs this again"
     total = {name: sum(seconds.values()) for name, seconds in parts.items()}
@@ -105,7 +106,7 @@ def report(
         f"{args.sequences} sequences of {args.tokens} tokens\n"
         f"after a prompt of {len(PROMPT.split())}; one gradient step; threads: "
         f"{torch.get_num_threads()}.\n"
-        f"Seconds a step, medians of {args.rounds} rounds.\n\n"
+        f"Seconds a step, and ratios ± standard errors, means of {args.rounds} rounds.\n\n"
         f"{text_table(columns, rows)}\n\n"
         f"Parts of a step, CPU seconds and shares\n{text_table(list(parts), shares)}"
     )

@@ -5,7 +5,8 @@ import statistics
 import subprocess
 import sys
 
-from experiments.shared.tables import text_table
+from experiments.shared.cost import ratio_of_means
+from experiments.shared.tables import cell, text_table
 
 IMPORTS = "import torch, pyro, transformers"
 COMMANDS = {
@@ -32,10 +33,10 @@ def report_startup(rounds: int) -> str:
         for name, arguments in COMMANDS.items():
             times[name].append(cpu_seconds(arguments))
     rows = {}
-    for name, seconds in times.items():
-        multiples = [own / least for own, least in zip(seconds, times[IMPORTS], strict=True)]
-        rows[name] = [f"{statistics.median(seconds[1:]):.2f}", "-", "-"]
+    for name, (_, *seconds) in times.items():
+        rows[name] = [f"{statistics.fmean(seconds):.2f}", "-", "-"]
         if name in AT_MOST:
-            rows[name][1:] = [f"{statistics.median(multiples[1:]):.2f}", f"<= {AT_MOST[name]:.1f}"]
+            multiple = ratio_of_means(seconds, times[IMPORTS][1:])
+            rows[name][1:] = [cell(*multiple), f"<= {AT_MOST[name]:.1f}"]
     table = text_table(["CPU, s", "multiple", "claimed"], rows)
-    return f"Start-up, medians of {rounds} rounds\n{table}"
+    return f"Start-up, means of {rounds} rounds; multiples ± standard errors\n{table}"

@@ -39,13 +39,7 @@ from experiments.roofline.phases import phases
 from experiments.shared import argument_types as types
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script
-from experiments.shared.cost import (
-    SVIStep,
-    cheap_reward,
-    forget_peak,
-    peak_memory,
-    ratio_of_means,
-)
+from experiments.shared.cost import SVIStep, cheap_reward, forget_peak, peak_memory, ratio_of_means
 from experiments.shared.refusals import blamed
 from experiments.shared.tables import cell, text_table
 from guides import FineTuned, LoRA

@@ -4,7 +4,6 @@ Steps that are timed take turns, so that other load on the machine falls on all 
 """
 
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -67,16 +66,6 @@ def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[Seconds
             times[name].append(since(start))
         turns.reverse()
     return times
-
-
-def medians(seconds: Sequence[Seconds], digits: int) -> list[str]:
-    """Cells of a table: median over rounds of the time on each clock."""
-    return [f"{statistics.median(clock):.{digits}f}" for clock in zip(*seconds, strict=True)]
-
-
-def ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds], clock: int) -> float:
-    """Median over rounds of our time divided by theirs; clock 0 is CPU, clock 1 is wall."""
-    return statistics.median(a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True))
 
 
 def ratio_of_means(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:

@@ -49,12 +49,7 @@ class Opener:
         self.contexts: list[Any] = []
 
     def __call__(
-        self,
-        name: str,
-        state: str = "",
-        *,
-        scheme: str = "light",
-        own_time: bool = False,
+        self, name: str, state: str = "", *, scheme: str = "light", own_time: bool = False
     ) -> OpenPage:
         size = {"width": 1280, "height": 800}
         self.contexts.append(self.browser.new_context(viewport=size, color_scheme=scheme))

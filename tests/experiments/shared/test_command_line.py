@@ -221,12 +221,7 @@ def blamed_library():
 def test_given_options_are_the_fields_that_were_named():
     assert given_options(
         ["--kl-budget", "3", "--no-merge", "--beta=1", "--lora.rank", "3", "-1"]
-    ) == {
-        "kl_budget",
-        "merge",
-        "beta",
-        "lora.rank",
-    }
+    ) == {"kl_budget", "merge", "beta", "lora.rank"}
     for twice in (["--kl-budget", "1", "--kl_budget", "1"], ["--merge", "--no-merge"]):
         with pytest.raises(SystemExit, match="is given twice"):
             given_options(twice)

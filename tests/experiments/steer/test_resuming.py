@@ -272,11 +272,7 @@ def test_files_of_code_include_imported_neighbours(tmp_path):
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "inner.py").write_text("x = 1\n")
     (tmp_path / "three.py").write_text("y = 1\n")
-    assert sorted(code_files(f"{tmp_path}/reward.py:f")) == [
-        "one.py",
-        "reward.py",
-        "two/inner.py",
-    ]
+    assert sorted(code_files(f"{tmp_path}/reward.py:f")) == ["one.py", "reward.py", "two/inner.py"]
     assert sorted(code_files("experiments.shared.claims:f"))[:1] == ["claims.py"]
     assert code_files("no.such.module:f") == {}
 
