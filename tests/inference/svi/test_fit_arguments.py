@@ -78,7 +78,7 @@ def test_cosine_refuses_lengths_that_are_none(steps):
 
 def test_other_kinds_of_arguments_are_refused(model, small_prior, prompts):
     guide = Tabular(small_prior, prompts)
-    with pytest.raises(TypeError, match=r"expected a Prompts: `LanguageModel\.encode` makes them"):
+    with pytest.raises(TypeError, match=r"expected a Prompts: `prior\.encode"):
         quiet(model, guide, prompts.ids)
     with pytest.raises(TypeError, match="guide is a Parameter, expected a function"):
         quiet(model, guide.table, prompts)
