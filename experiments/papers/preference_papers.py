@@ -56,7 +56,6 @@ PREFERENCES = {
         "above their mean reward. The reward r is the policy's own, beta log q/p0 of the whole "
         "response.",
         paper("2412.01981"),
-        "identities --only soft-values",
         supports=("soft value, all prefixes", "soft value less"),
     ),
     "f-dpo": Paper(
@@ -101,7 +100,6 @@ PREFERENCES = {
         "has DPO as its case of two. NCA keeps chosen responses from becoming rarer. Here: draws "
         "of the prior without end.",
         paper("2402.05369"),
-        "identities --only noise-contrast",
         supports=("InfoNCA, 2 draws", "share of the chosen"),
         against=("NCA, 2 and 3 draws", "NCA, 2 draws, KL(optimum || p*), nats (the"),
         caveat="The optimum of InfoNCA is the posterior. That of NCA is soft best of K, which "
@@ -140,7 +138,6 @@ PREFERENCES = {
         "the loss has no minimum, since mass on a response that pairs rarely contain costs less "
         "than it gains. Online rounds were not tried.",
         abstract("2405.21046"),
-        "identities --only bonus",
     ),
     "apo": Paper(
         "D'Oosterlinck et al. 2024: anchored preference optimisation (APO)",
@@ -150,7 +147,6 @@ PREFERENCES = {
         "posterior. That of APO-down, which is for pairs worse than the model's own draws, is "
         "further away.",
         paper("2408.06266"),
-        "identities --only anchored",
     ),
     "cal-dpo": Paper(
         "Xiao et al. 2024: calibrated DPO (Cal-DPO)",
@@ -171,7 +167,6 @@ PREFERENCES = {
         "A blend of the logistic and the exponential loss learns preferences better than DPO. "
         "Here: pairs of the prior without end, all logits free.",
         paper("2406.08414"),
-        "identities --only discovered",
         supports=("from p*, end",),
         against=("from p0",),
         caveat="A minimum is near the posterior. The loss is not convex and rises where the margin "
@@ -211,7 +206,6 @@ PREFERENCES = {
         "hard updates, each at the optimum of DPO, without end of data. After n of them the policy "
         "is the posterior of beta/n, as in mirror descent.",
         abstract("2404.09656"),
-        "identities --only moving-reference",
     ),
     "simpo": Paper(
         "Meng et al. 2024: SimPO",
@@ -287,7 +281,6 @@ PREFERENCES = {
         "becoming rarer. Here: one round of RPO, of weight 1, on pairs without end, with the "
         "log-likelihood as it is; the paper divides it by the length.",
         abstract("2404.19733"),
-        "identities --only chosen",
         supports=("RPO, share",),
         against=("RPO, KL",),
         caveat="Fewer preferred responses become rarer, and the optimum is not the posterior.",

@@ -3,12 +3,11 @@
 from experiments.papers.paper import Paper, abstract, paper
 
 SAMPLING = {
-    "beirami-2024": Paper(
+    "best-of-n": Paper(
         "Beirami et al. 2024: theoretical guarantees on best of n",
         "The common formula log n - (n-1)/n is an upper bound on the KL of best of n, not the KL: "
         "loose where few rewards are likely, tight where none is.",
         abstract("2401.01879"),
-        "identities --only best-of-n",
     ),
     "gui-2024": Paper(
         "Gui et al. 2024: BoNBoN",
@@ -38,7 +37,6 @@ SAMPLING = {
         "prior, the transform exp(10 u) of the rank u of the reward under the prior is nearly "
         "optimal, and the rank itself is not.",
         abstract("2412.19792"),
-        "identities --only inference-aware",
     ),
     "bond": Paper(
         "BOND, 2024: best-of-n distillation",
@@ -46,26 +44,23 @@ SAMPLING = {
         "log F at beta 1/(n-1), in the mean over random worlds.",
         paper("2407.14622"),
     ),
-    "verdun-2025": Paper(
+    "soft-best-of-n": Paper(
         "Verdun et al. 2025: soft best of n",
         "Resampling n draws by exp(r/beta) converges to the posterior: the KL is at most "
         "log(1 + CV^2/n).",
         abstract("2505.03156"),
-        "identities --only soft-best-of-n",
     ),
-    "zhao-2024": Paper(
+    "smc-bounds": Paper(
         "Zhao et al. 2024: twisted sequential Monte Carlo",
         "SMC bounds log Z from below, and SMC around an exact posterior sample from above. With "
         "one particle the difference is the sum of both KLs.",
         paper("2404.17546"),
-        "identities --only smc-bounds",
     ),
-    "lew-2023": Paper(
+    "smc-steering": Paper(
         "Lew et al. 2023: sequential Monte Carlo steering",
         "Masking the tokens that a constraint forbids does not sample the posterior. Sequential "
         "Monte Carlo with weights does.",
         abstract("2306.03081"),
-        "identities --only smc-steering",
     ),
     "awrs": Paper(
         "Lipkin et al. 2025: adaptive weighted rejection sampling (AWRS)",
@@ -75,7 +70,6 @@ SAMPLING = {
         "tokens read are for an effective response, without resampling. The paper's texts and "
         "running times were not tried.",
         paper("2504.05410"),
-        "identities --only token-rejection",
         supports=("sum over all orders", "variance of W", "4 tests more"),
         against=("1 test more",),
         caveat="One test after the first allowed token is noisy where few tokens are allowed. With "
@@ -87,7 +81,6 @@ SAMPLING = {
         "exact, and the share of them only rises. Here: the probability of every response after "
         "every update, and a run on the network of the grammar.",
         abstract("2510.01902"),
-        "identities --only adaptive-rejection",
     ),
     "controlled-decoding": Paper(
         "Mudgal et al. 2023: controlled decoding",
@@ -122,25 +115,22 @@ SAMPLING = {
         "Particles that are resampled by a process reward after every step sample the posterior of "
         "the reward. Here, an exact process reward.",
         abstract("2502.01618"),
-        "identities --only particles",
         supports=("its change",),
         against=("KL(target || p*)",),
         caveat="Weights of the whole process reward at every step multiply up, and have another "
         "target. Weights of its change since the last step have the posterior.",
     ),
-    "vehtari-2015": Paper(
+    "pareto": Paper(
         "Vehtari et al. 2015: Pareto smoothed importance sampling",
         "The shape k-hat of the tail of the weights is estimated from the draws, and tells "
         "reliable means from unreliable ones.",
         paper("1507.02646"),
-        "identities --only pareto",
     ),
-    "eikema-2022": Paper(
+    "quasi-rejection": Paper(
         "Eikema et al. 2022: quasi-rejection sampling",
         "A bound that some weights exceed trades efficiency for quality, and the total variation "
         "of the samples is bounded.",
         paper("2112.05702"),
-        "identities --only quasi-rejection",
     ),
     "guard": Paper(
         "GUARD, 2024: guaranteed generation",

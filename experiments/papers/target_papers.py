@@ -3,19 +3,17 @@
 from experiments.papers.paper import Paper, abstract, paper
 
 TARGETS = {
-    "mroueh-2025": Paper(
+    "grpo-success": Paper(
         "Mroueh 2025: success amplification of GRPO",
         "With 0/1 rewards GRPO ends at more successes than the prior, at logit p = logit p0 + "
         "1/(beta sqrt(p (1 - p))): more than the posterior's shift of 1/beta.",
         abstract("2503.06639"),
-        "identities --only grpo-success",
     ),
-    "vojnovic-2025": Paper(
+    "grpo-k3": Paper(
         "Vojnovic and Yun 2025: the alignment objective of GRPO",
         "GRPO with k3 as a loss does not aggregate preferences as exp(r/beta) does: its stationary "
         "policy is p0/(1 - A/beta), with A the scaled advantage.",
         abstract("2502.18548"),
-        "identities --only grpo-k3",
     ),
     "chi-po": Paper(
         "Huang et al. 2024: chi-squared preference optimisation (chi-PO)",
@@ -46,12 +44,11 @@ TARGETS = {
         against=("85 responses",),
         caveat="With few responses the quantile jumps, and Z is another one.",
     ),
-    "vieillard-2020": Paper(
+    "mirror-descent": Paper(
         "Vieillard et al. 2020: leverage the average",
         "Steps with a KL penalty to the last policy average the rewards of all steps: n exact "
         "steps at tau are the posterior at tau/n.",
         abstract("2003.14089"),
-        "identities --only mirror-descent",
     ),
     "reward-weighted": Paper(
         "Peters and Schaal 2007: reward-weighted regression",
@@ -59,7 +56,6 @@ TARGETS = {
         "log E_q[exp(r/beta)]. Here, with a fixed beta, which the paper adapts: the first round is "
         "exact inference, and n rounds from the prior end at the posterior at beta/n.",
         abstract(),
-        "identities --only rounds",
     ),
     "kimi": Paper(
         "Kimi k1.5, 2025: mirror descent with the mean reward",
@@ -88,14 +84,12 @@ TARGETS = {
         "Models tuned to single rewards, combined at decoding time, give the model of any mixture "
         "of the rewards. Exact for whole responses, and an approximation token by token.",
         paper("2406.18853"),
-        "identities --only objectives",
     ),
     "rewarded-soups": Paper(
         "Rame et al. 2023: rewarded soups",
         "The mean of the weights of models tuned to single rewards, from one trained prior, serves "
         "the mean of the rewards.",
         paper("2306.04488"),
-        "identities --only soups",
         supports=("mean of weights, nats",),
         against=("over product of the guides", "three times the learning rate"),
         caveat="The product of the two distributions is nearer to the posterior of the mean "

@@ -18,7 +18,6 @@ TRAINERS = {
         "A clipped objective allows several steps on each batch, and so learns more from the same "
         "number of samples.",
         paper("1707.06347"),
-        "identities --only proximal",
     ),
     "rloo": Paper(
         "Ahmadian et al. 2024: back to basics (RLOO)",
@@ -118,7 +117,6 @@ TRAINERS = {
         "Fine-tuning by GFlowNet objectives, off-policy and with replay, samples from the "
         "posterior. Here: trajectory balance against leave-one-out on the same responses.",
         paper("2310.04363"),
-        "identities --only trajectory-balance",
     ),
     "sub-tb": Paper(
         "Madan et al. 2022: sub-trajectory balance",
@@ -126,7 +124,6 @@ TRAINERS = {
         "fine-tune language models: the variance of log w over the beginnings of one draw, each "
         "ended there, with the posterior as the only minimum.",
         paper("2209.12782"),
-        "identities --only sub-trajectories",
     ),
     "tba": Paper(
         "Bartoldson et al. 2025: trajectory balance with asynchrony (TBA)",
@@ -160,7 +157,6 @@ TRAINERS = {
         "policy and a value V of the prompt. Here: the minimum is the posterior, with V = beta log "
         "Z, for draws of any distribution. A value held at the mean reward has another minimum.",
         abstract("2405.19107"),
-        "identities --only single-trajectory",
     ),
     "rebel": Paper(
         "Gao et al. 2024: regressing relative rewards (REBEL)",
@@ -218,7 +214,6 @@ TRAINERS = {
         "three tokens, a value before every token, the KL in the reward; the paper has a value "
         "before every step of reasoning.",
         paper("2410.01679"),
-        "identities --only rollouts",
         supports=("mean gradient", "9 draws of each prefix", "exact values"),
         against=("1 draw of each prefix", "at equal tokens drawn"),
         caveat="Nine draws of each prefix take a quarter of the noise of a trained response. With "
@@ -229,7 +224,6 @@ TRAINERS = {
         "The baseline of least noise is the mean of the rewards weighed by squared scores, for "
         "which lengths are a substitute.",
         paper("2505.23585"),
-        "identities --only optimal-baseline",
         supports=("squared scores",),
         against=("weights of length", "groups of 2"),
         caveat="The gain is a few percent of the noise, and that the gain is the largest is a "
@@ -244,7 +238,6 @@ TRAINERS = {
         "token in the reward. The token rewards are a baseline, the soft value of the prefix; no "
         "noise is left at the posterior.",
         abstract("2404.18922"),
-        "identities --only token-rewards",
         against=("mean as the baseline",),
         caveat="Away from the posterior token rewards have less noise than a reward at the end "
         "without a baseline, whose noise depends on the zero of the reward, and more noise than a "
@@ -257,7 +250,6 @@ TRAINERS = {
         "prior, rewards 1 and -1, all logits free. The end is the prior given success, that of "
         "fine-tuning on successes alone; failures make the way shorter.",
         abstract("2503.14286"),
-        "identities --only tapered",
     ),
     "asym-re": Paper(
         "Arnal et al. 2025: asymmetric REINFORCE",
@@ -265,7 +257,6 @@ TRAINERS = {
         "is below the mean reward. With a baseline above, the policy collapses. Here: draws of the "
         "prior, all logits free.",
         abstract("2506.20520"),
-        "identities --only asymmetric",
     ),
     "brain": Paper(
         "Pandey et al. 2024: BRAIn",
@@ -284,7 +275,6 @@ TRAINERS = {
         "have the other order. The posterior is a fixed point with any of these weights, with no "
         "noise.",
         paper(),
-        "identities --only engine-weights",
     ),
     "vespo": Paper(
         "Shen et al. 2026: variational sequence-level soft policy optimisation (VESPO)",
@@ -346,7 +336,6 @@ TRAINERS = {
         "prior. The reward that nearly all draws meet has the larger weight. At another fixed "
         "point it is met always, and with a small penalty GDPO ends there.",
         paper("2601.05242"),
-        "identities --only decoupled",
     ),
     "self-distillation": Paper(
         "Shenfeld et al. 2026 (SDFT), Hubotter et al. 2026 (SDPO): self-distillation",
@@ -356,7 +345,6 @@ TRAINERS = {
         "teacher, is the posterior of its likelihood. A teacher that follows the student, as in "
         "SDFT, multiplies the likelihood in again, and ends at the most likely responses.",
         abstract("2601.20802"),
-        "identities --only hints",
         against=("prior 0.8, feedback, right",),
         caveat="With the feedback of each attempt, such a teacher rewards the information in the "
         "feedback: the mean update is the gradient of the mutual information of response and "
@@ -370,7 +358,6 @@ TRAINERS = {
         "which the paper does not have, the target is p0 exp(p(y given z)/beta)/Z, and not the "
         "posterior of rationales p0(z) p(y given z)/Z.",
         paper("2505.21493"),
-        "identities --only answers",
     ),
     "entropy-control": Paper(
         "He et al. 2025: Skywork-OR1, adaptive entropy control",
@@ -402,7 +389,6 @@ TRAINERS = {
         "Here: whole responses in the part of tokens, and data without end. Generalisation was not "
         "tried.",
         paper("2508.05629"),
-        "identities --only dynamic-fine-tuning",
         supports=("descent of the loss", "without the scale"),
         against=("at the end, probability",),
         caveat="With the scale the gradient is the policy gradient of the reward p_data, and the "
@@ -438,7 +424,6 @@ TRAINERS = {
         "gradient of the accuracy. Here: fits of draws without end by a guide that is blind to the "
         "prompt, so that three prompts compete.",
         abstract("2203.14465"),
-        "identities --only self-training",
         supports=(
             "gradient of the fit",
             "prompt, least gain of a round",

@@ -23,14 +23,14 @@ from experiments.shared.claims import NOISY, within
 from inference import Estimate, random_state
 
 SLOW = {
-    "trajectory-balance": (training, {"STEPS": 20, "SEEDS": 3}),
-    "proximal": (training, {"SEEDS": 3}),
-    "optimal-baseline": (credit, {}),
+    "gflownet": (training, {"STEPS": 20, "SEEDS": 3}),
+    "ppo": (training, {"SEEDS": 3}),
+    "opo": (credit, {}),
     "sppo": (judges, {}),
     "smc-bounds": (sampling, {}),
-    "token-rejection": (token_rejection, {"PARTICLES": 2000}),
+    "awrs": (token_rejection, {"PARTICLES": 2000}),
     "gkd": (distillation, {"STEPS": 150}),
-    "soups": (soups, {"STEPS": 50}),
+    "rewarded-soups": (soups, {"STEPS": 50}),
     "on-policy-pairs": (on_policy_pairs, {"STEPS": 150}),
 }
 """Checks that train, or run a sampler many times, with sizes at which each holds by far."""
