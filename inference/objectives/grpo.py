@@ -42,10 +42,10 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
 from inference.objectives.parts.response_objective import Losses
-from inference.objectives.parts.surrogates import SURROGATES, Gain, Surrogate, Tokens
+from inference.objectives.parts.surrogates import SURROGATES, Gain, Tokens, surrogate_of
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts, ResponseDistribution
-from model.common.checks import finite, function, one_of, positive
+from model.common.checks import as_given, finite, function, one_of, positive
 
 Scale = Literal["std", "batch", "none"]
 Baseline = Literal["mean", "leave-one-out", "length", "greedy", "batch"]
@@ -55,7 +55,7 @@ Average = Literal["none", "response", "batch"]
 EPSILON = 1e-4
 """Added to the standard deviation of a group's rewards, nats, as trainers do."""
 GREEDY = 1e-6
-"""Temperature of the greedy response."""
+"""Temperature of the greedy response. Equal logits, common in half precision, draw at random."""
 CLIP = 0.2
 """PPO's limit of the ratio of a token."""
 
@@ -73,7 +73,8 @@ class GRPO(RepeatedBatchObjective):
         baseline: mean of the group, with or without the response itself, or weighed by `length`;
             the signal of the guide's `greedy` response, one more draw; or mean of the `batch`, of
             all prompts. Where prompts differ in log Z, the latter is noise at the posterior.
-            Refused with `std`, which would divide the noise by nearly 0: 10,000 times the nats.
+            Both are refused with `std`: a group of equal signals has the deviation 0 and, less
+            `greedy` or the mean of the `batch`, advantages up to 10,000 times the nats.
         kl: place of the KL penalty: `loss`, differentiated, or `reward`.
         estimator: estimator of the KL of a token, by its name in `KL_ESTIMATORS`.
         kl_weight: c. The trainer's own beta next to scaled advantages, which have no unit; 1 next
@@ -81,7 +82,8 @@ class GRPO(RepeatedBatchObjective):
         average: `none` to add the losses of tokens; `response` to divide the sum by the length of
             the response; or `batch`, by the mean length over all responses of the step.
         ratio: weight q/a of a token in several steps on a batch, by its name in `SURROGATES`; or a
-            function of tokens and limits, such as `partial(soft, temperatures=(1.0, 1.2))`.
+            function of tokens and limits, such as `partial(soft, temperatures=(1.0, 1.2))`, of
+            which `clip` and `dual_clip` are refused as for its name.
         clip: limit, or two, below and above, of a number by the name of `ratio`, in the column
             "limits of" of `surrogates.py`; None for no clip. Without limits of `ratio`, the default
             has no effect, and another clip is refused.
@@ -117,11 +119,11 @@ class GRPO(RepeatedBatchObjective):
         super().__init__(num_particles, epochs, engine)
         self.scale = one_of("scale", scale, get_args(Scale))
         self.baseline = one_of("baseline", baseline, get_args(Baseline))
-        if self.scale == "std" and self.baseline == "batch":
+        if self.scale == "std" and self.baseline in ("batch", "greedy"):
             fix = "scale='batch' or 'none', or baseline='mean' or 'leave-one-out'"
             raise ValueError(
-                "scale='std' divides what baseline='batch' leaves of log Z of the prompts by the "
-                f"deviation of one prompt, which is 0 at the posterior: expected {fix}"
+                f"scale='std' divides what baseline={baseline!r} leaves of a group of equal "
+                f"signals by their deviation, which is 0: expected {fix}"
             )
         self.kl = one_of("kl", kl, get_args(Place))
         self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
@@ -131,7 +133,7 @@ class GRPO(RepeatedBatchObjective):
         self.surrogate = (
             SURROGATES[one_of("ratio", ratio, SURROGATES)]
             if isinstance(ratio, str)
-            else Surrogate(function("ratio", ratio, takes=2), is_ratio=False)
+            else surrogate_of(function("ratio", ratio, takes=2))
         )
         self.clip = None if clip is None else _limits(clip)
         self.dual_clip = None if dual_clip is None else finite("dual_clip", dual_clip, above=1)
@@ -158,7 +160,8 @@ class GRPO(RepeatedBatchObjective):
             batch.per_token["greedy"] = self._greedy_signal(model, batch.prompts, q)
         advantage = self._advantage(signal, is_token.sum(-1), batch.per_token.get("greedy"))
         tokens = Tokens(log_ratio, log_proposal, advantage[..., None], is_token)
-        objective = self.surrogate.gain(tokens, self.clip)
+        gain = self.surrogate.gain(tokens, self.clip)
+        objective = as_given("the gain of `ratio`", gain, log_ratio)
         if self.dual_clip is not None:
             least = self.dual_clip * tokens.advantage
             objective = torch.where(tokens.advantage < 0, objective.maximum(least), objective)
@@ -195,7 +198,7 @@ class GRPO(RepeatedBatchObjective):
 
     @torch.no_grad()
     def _greedy_signal(self, model: Program, prompts: Prompts, q: ResponseDistribution) -> Tensor:
-        """s of the most likely token after each token, `[1, N]`."""
+        """s of one response, the most likely token after each token, `[1, N]`."""
         response = q.at_temperature(GREEDY).sample(torch.Size([1]))
         joint, tokens = self.score_batch(model, prompts, response)
         log_guide = q.log_prob_per_token(response).double()
@@ -213,7 +216,9 @@ class GRPO(RepeatedBatchObjective):
             advantage = signal - (signal.mean(0) if self.baseline == "mean" else signal.mean())
         if self.scale == "none":
             return advantage
-        deviation = signal.std(0) if self.scale == "std" else advantage.std()
+        num = advantage.numel() - 1  # around 0: not all baselines leave the mean 0
+        pooled = (advantage.square().sum() / num).sqrt()
+        deviation = signal.std(0) if self.scale == "std" else pooled
         return advantage / (deviation + EPSILON)
 
     def _penalty(self, log_ratio: Tensor) -> Tensor:

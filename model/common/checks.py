@@ -138,6 +138,17 @@ def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
     raise TypeError(f"{name} is a {type(value).__name__}, expected {expected}")
 
 
+def as_given(name: str, value: object, given: Tensor) -> Tensor:
+    """A tensor of the shape of `given`, with gradient if `given` has one; an error otherwise."""
+    tensor = instance(name, value, Tensor)
+    if tensor.shape != given.shape:
+        shapes = f"{tuple(tensor.shape)}, expected {tuple(given.shape)}"
+        raise ValueError(f"{name} has shape {shapes}")
+    if given.requires_grad and not tensor.requires_grad:
+        raise ValueError(f"{name} has no gradient, expected one: do not detach all its terms")
+    return tensor
+
+
 def first_index(mask: Tensor) -> tuple[int, ...] | None:
     """Index of the first True in a mask of any shape; None if nothing is True."""
     return tuple(mask.nonzero()[0].tolist()) if bool(mask.any()) else None

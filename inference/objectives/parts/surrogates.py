@@ -42,6 +42,8 @@ SHARE = 2e-4
 """Share of the tokens of a step that `clip-cov` drops and `kl-cov` holds; at least one token."""
 COVARIANCES = 1.0, 5.0
 """Covariances between which `clip-cov` chooses the tokens."""
+ROUNDING = 1e-9
+"""Size below which a covariance is 0 for `kl-cov`."""
 
 
 class Tokens(NamedTuple):
@@ -86,8 +88,9 @@ class Tokens(NamedTuple):
     def highest(self, priority: Tensor, share: float) -> Tensor:
         """Mask of the share of tokens of the highest priority, at least one token; of -inf none."""
         num = max(1, int(share * self.is_token.sum().item()))
-        least = priority.flatten().topk(num).values[-1]
-        return (priority >= least) & (priority > -torch.inf)
+        is_highest = torch.zeros_like(priority, dtype=torch.bool)
+        is_highest.view(-1)[priority.flatten().topk(num).indices] = True
+        return is_highest & (priority > -torch.inf)
 
     def clipped(self, value: Tensor, low: float, high: float) -> Tensor:
         """The value within limits, and beyond them where A is no better for it."""
@@ -206,10 +209,17 @@ def clip_cov(
     return gain.masked_fill(tokens.highest(chance, share), 0.0)
 
 
-def kl_cov(tokens: Tokens, clip: Limits | None, *, share: float = SHARE) -> Tensor:
-    """The ratio without a clip, less |log rho_t| for a few tokens of the highest covariance."""
-    penalty = tokens.highest(tokens.covariance(), share) * tokens.log_ratio_of_support().abs()
-    return tokens.log_ratio.exp() * tokens.advantage - penalty
+def kl_cov(
+    tokens: Tokens, clip: Limits | None, *, share: float = SHARE, weight: float = 1.0
+) -> Tensor:
+    """The ratio without a clip, less weight |log rho_t| for few tokens of the highest covariance.
+
+    Equal advantages, whose covariances are 0 up to rounding, hold no token.
+    """
+    covariance = tokens.covariance()
+    covariance = covariance.masked_fill(covariance.abs() < ROUNDING, -torch.inf)
+    penalty = tokens.highest(covariance, share) * tokens.log_ratio_of_support().abs()
+    return tokens.log_ratio.exp() * tokens.advantage - weight * penalty
 
 
 def soft(
@@ -256,3 +266,11 @@ SURROGATES = {
     "kernel": Surrogate(kernel, has_limits=False, is_ratio=False),
 }
 """Surrogates by name."""
+
+
+def surrogate_of(gain: Gain) -> Surrogate:
+    """Entry of a function: that of its name, also if it is a `partial`; else one with limits."""
+    for entry in SURROGATES.values():
+        if entry.gain is getattr(gain, "func", gain):
+            return entry._replace(gain=gain)
+    return Surrogate(gain, is_ratio=False)

@@ -202,6 +202,9 @@ def test_tokens_of_the_highest_covariance_are_dropped_or_held(share, expected_he
         assert (gain != plain).flatten().nonzero().flatten().tolist() == [2 * row for row in rows]
     held = (log_ratio.exp() * tokens.advantage - kl_cov(tokens, None, share=share)).flatten()
     assert held.tolist() == pytest.approx(expected_held)
+    lighter = log_ratio.exp() * tokens.advantage - kl_cov(tokens, None, share=share, weight=0.1)
+    assert lighter.flatten().tolist() == pytest.approx([0.1 * each for each in expected_held])
+    assert tokens.highest(torch.ones(2, 1, 2), share).sum() == max(1, int(3 * share)), "ties"
 
 
 def test_greedy_baseline_is_the_log_weight_of_the_most_likely_tokens():
@@ -221,7 +224,7 @@ def test_greedy_baseline_is_the_log_weight_of_the_most_likely_tokens():
 
 
 def test_a_surrogate_is_a_function_too():
-    assert GRPO(2, ratio=token).surrogate.gain is SURROGATES["token"].gain
+    assert GRPO(2, ratio=token, dual_clip=3.0).surrogate == SURROGATES["token"]
     log_ratio, sign = torch.full((1, 1, 1), 0.5), torch.ones(1, 1, 1)
     tokens = Tokens(log_ratio, -log_ratio, -sign, sign.bool())
     gains = [GRPO(2, ratio=partial(soft, temperatures=(1.0, tau))) for tau in (1.05, 2.0)]
@@ -229,11 +232,33 @@ def test_a_surrogate_is_a_function_too():
     assert first == SURROGATES["soft"].gain(tokens, None) != second
 
 
-def test_equal_rewards_have_no_advantage():
-    model, guide = Target(lambda _, response: 0.3 + response[..., 0] * 0.0), Table(1)
-    response = guide.distribution(TWO).sample((6,))
-    _, size = gradient(GRPO(6, kl_weight=0.0), model, guide, TWO, response)
-    assert size.norm() < 1e-9
+@pytest.mark.parametrize("ratio", SURROGATES)
+def test_equal_rewards_have_no_advantage(ratio):
+    model, old = Target(lambda _, response: 0.3 + response[..., 0] * 0.0), Table(1)
+    response = old.distribution(TWO).sample((6,))
+    objective = GRPO(6, kl_weight=0.0, ratio=ratio, epochs=2)
+    for guide in (old, Table(2)):
+        assert gradient(objective, model, guide, TWO, response)[1].norm() < 1e-9
+
+
+def test_a_greedy_response_of_another_reward_leaves_a_bounded_advantage():
+    signal, length = torch.ones(4, 1).double(), torch.ones(4, 1)
+    objective = GRPO(4, baseline="greedy", scale="batch")
+    assert objective._advantage(signal, length, torch.tensor([[3.0]])).abs().max() < 1
+
+
+@pytest.mark.parametrize(
+    ("gain", "message"),
+    [
+        (lambda tokens, _: None, "is a NoneType, expected a Tensor"),
+        (lambda tokens, _: tokens.advantage, r"has shape \(6, 2, 1\), expected \(6, 2, 2\)"),
+        (lambda tokens, _: tokens.log_ratio.detach(), "has no gradient"),
+    ],
+)
+def test_a_gain_that_is_no_function_of_each_token_is_refused(gain, message):
+    response = Table(1).distribution(TWO).sample((6,))
+    with pytest.raises((TypeError, ValueError), match=f"^the gain of `ratio` {message}"):
+        gradient(GRPO(6, ratio=gain), Target(), Table(1), TWO, response)
 
 
 REFUSED = {
@@ -247,10 +272,12 @@ REFUSED = {
     "off_policy_mask is 0": {"off_policy_mask": 0.0},
     "dual_clip is 3.0, expected None": {"ratio": "constant", "dual_clip": 3.0},
     "clip is 0.1, expected None": {"ratio": "soft", "clip": 0.1},
+    "clip is 0.01, expected None": {"ratio": partial(soft), "clip": 0.01},
     "clip is -0.1": {"clip": (0.2, -0.1)},
     "average is 'tokens'": {"average": "tokens"},
     "num_particles is 1": {"num_particles": 1},
-    "deviation of one prompt, which is 0 at the post": {"scale": "std", "baseline": "batch"},
+    "baseline='batch' leaves of a group of equal": {"scale": "std", "baseline": "batch"},
+    "baseline='greedy' leaves of a group of equal": {"baseline": "greedy"},
 }
 
 
