@@ -40,9 +40,10 @@ SMOOTHING = 0.1
 """Default share of reversed labels of `cdpo` and `rdpo`, and of the judge of `exo`."""
 MARGIN = 0.5
 """Default gamma of `margin`, nats."""
-
 TAU = 0.05
 """Temperature of the blend of `discopop`."""
+EXPONENT = 80.0
+"""Largest exponent of a reward or score, nats. Above, a response has no gradient, and not NaN."""
 
 
 def pair(rewards: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +161,7 @@ def pinned(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 def discovered(h: Tensor, beta: float) -> Tensor:
     """DiscoPOP's score, which falls with h where h passes 0."""
     share = torch.sigmoid(beta * h / TAU)
-    return (1 - share) * logsigmoid(beta * h) - share * torch.exp(-beta * h)
+    return (1 - share) * logsigmoid(beta * h) - share * (-beta * h).clamp(max=EXPONENT).exp()
 
 
 def odds(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:

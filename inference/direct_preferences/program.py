@@ -33,10 +33,10 @@ from torch.nn.functional import softplus
 from guides import Guide
 from guides.prior_match import kl_per_token
 from inference.direct_preferences.judgements import Judgements
-from inference.direct_preferences.likelihoods import LIKELIHOODS, Likelihood, OfDifference
+from inference.direct_preferences.likelihoods import EXPONENT, LIKELIHOODS, Likelihood, OfDifference
 from inference.programs import autoregressive
 from model import LanguageModel
-from model.common.checks import boolean, finite, function, instance, one_of, positive
+from model.common.checks import as_given, boolean, finite, function, instance, one_of, positive
 from model.preferences import TIE
 
 Link = Callable[[Tensor], Tensor]
@@ -52,16 +52,16 @@ def alpha_divergence(alpha: float = 0.5) -> Link:
     """
     if (power := finite("alpha", alpha)) == 0:
         raise ValueError("alpha is 0, expected another number: the limit is the link 'reverse-kl'")
-    return lambda log_ratio: -torch.expm1(-power * log_ratio) / power
+    return lambda log_ratio: -(-power * log_ratio).clamp(max=EXPONENT).expm1() / power
 
 
 LINKS: dict[str, Link] = {
     "reverse-kl": lambda log_ratio: log_ratio,
-    "forward-kl": lambda log_ratio: -torch.exp(-log_ratio),
+    "forward-kl": lambda log_ratio: -(-log_ratio).clamp(max=EXPONENT).exp(),
     # log 2u/(1 + u), up to a constant
     "jensen-shannon": lambda log_ratio: -softplus(-log_ratio),
     "alpha": alpha_divergence(),
-    "chi-squared": lambda log_ratio: log_ratio + torch.exp(log_ratio),
+    "chi-squared": lambda log_ratio: log_ratio + log_ratio.clamp(max=EXPONENT).exp(),
 }
 """Links f'(u) as functions of log u, by the name of the divergence.
 
@@ -111,7 +111,7 @@ class PreferenceProgram:
         self.likelihood: Callable = function("likelihood", likelihood)
         if isinstance(link, str):
             link = LINKS[one_of("link", link, LINKS)]
-        self.link: Link = function("link", link)
+        self.link: Link = function("link", link, takes=1)
         self.per_token = boolean("per_token", per_token)
         self.token_kl = boolean("token_kl", token_kl)
         if token_kl and prior is None:
@@ -154,4 +154,4 @@ class PreferenceProgram:
             log_ratio = log_ratio + nats.double().sum(-1)
         if self.per_token:
             log_ratio = log_ratio / autoregressive(q).space.is_token(pairs.response).sum(-1)
-        return self.link(log_ratio)
+        return as_given("the reward of `link`", self.link(log_ratio), log_ratio)

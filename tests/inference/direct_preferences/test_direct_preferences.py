@@ -110,6 +110,18 @@ def inverse_link(name: str, values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("likelihood", ["dpo", "ipo", "discopop"])
+def test_a_response_far_from_the_prior_has_a_finite_gradient(link, likelihood):
+    for far in (-1500.0, 1500.0):
+        log_ratio = torch.tensor([[0.0], [far]]).double().requires_grad_()
+        rewards = LINKS[link](log_ratio)
+        score = LIKELIHOODS[likelihood](rewards, torch.tensor([FIRST]), 1.0).sum()
+        (slope,) = torch.autograd.grad(score, [log_ratio])
+        assert score.isfinite()
+        assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("link", LINKS)
 def test_rich_guide_with_the_penalty_of_a_divergence_is_the_minimiser_of_dpo(
     link, all_pairs, prior, prompts, truth, reward
 ):
@@ -514,6 +526,14 @@ def test_preferences_that_do_not_fit_are_refused_by_number(prior):
     program = PreferenceProgram(LoRA(prior, rank=2), prior, BETA, likelihood=lambda *_: one.sum())
     with pytest.raises(ValueError, match=r"likelihood has shape \(\), expected \(2,\)"):
         program.log_likelihood(pairs)
+    for link, message in {
+        lambda _: 3: "is a int, expected a Tensor",
+        lambda log_ratio: log_ratio.sum(): r"has shape \(\), expected \(2, 2\)",
+        lambda log_ratio: log_ratio.detach(): "has no gradient",
+    }.items():
+        program = PreferenceProgram(LoRA(prior, rank=2), prior, BETA, link=link)
+        with pytest.raises((TypeError, ValueError), match=f"^the reward of `link` {message}"):
+            program.log_likelihood(pairs)
 
 
 @pytest.mark.parametrize(
@@ -531,6 +551,8 @@ def test_choices_that_do_not_exist_are_refused(choices, message, prior):
         exo(0.0)
     with pytest.raises(ValueError, match=r"flip is 0\.5"):
         robust(0.5)
+    with pytest.raises(TypeError, match=r"link is .*, expected a function of 1 argument"):
+        PreferenceProgram(LoRA(prior, rank=2), prior, 0.1, link=lambda: 3)
     with pytest.raises(ValueError, match="alpha is 0, expected another number"):
         alpha_divergence(0.0)
     with pytest.raises(ValueError, match="gamma is -1"):
