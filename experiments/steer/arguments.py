@@ -211,7 +211,8 @@ class Steer(Arguments):
     before it."""
     resume: Path | None = None
     """Run folder to resume from its last checkpoint, with the run's own arguments and files. Other
-    arguments are refused, except for more `--steps`, `--responses` or `--time`. Changed files are
+    arguments are refused, except for more `--steps`, `--responses` or `--time`, and for `--shard`:
+    any number of processes goes on, and one process has whole networks. Changed files are
     refused."""
     complete: Annotated[bool, tyro.conf.Suppress] = False
     """True if all fields are those of the run to resume, or stand beside `--resume`."""

@@ -29,8 +29,9 @@ def check(args: Steer) -> None:
 def check_shards(args: Steer) -> None:
     """Check that several processes share a network, which one process cannot copy."""
     if ranks.num_ranks() == 1:
-        fix = "start with `torchrun --nproc-per-node N -m experiments.steer`"
-        raise SystemExit(f"--shard {args.shard} is for several processes: {fix}")
+        resume = "" if args.resume is None else f"--resume {args.resume} "
+        fix = f"torchrun --nproc-per-node 2 -m experiments.steer {resume}--shard {args.shard}"
+        raise SystemExit(f"--shard {args.shard} is for several processes: start with `{fix}`")
     if args.merge:
         raise SystemExit("--merge copies the network, which --shard divides: leave one of them out")
     if args.compile:

@@ -15,22 +15,31 @@ from experiments.steer.config import COMMAND_LINE_ALONE, changed, entries, setta
 from experiments.steer.durations import seconds_of
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from inference.svi.checkpoint.folder import has_checkpoint, locked
+from model.common import ranks
 from model.common.files import delete_unfinished
 from model.common.paths import ELSEWHERE, expanded, portable
 
 PARTS = {"arguments", "inputs", "versions"}
 BUDGETS = ("steps", "responses", "time")
 """Fields that may be larger in a resume."""
+PLACES = ("shard", "gather_draws")
+"""Fields that may differ in a resume: they place networks on processes, and change no number."""
 
 
 def own_arguments(args: Any) -> Any:
-    """Arguments of the run that `args.resume` names, with a larger budget if one is given."""
+    """Arguments of the run that `args.resume` names, with a larger budget if one is given.
+
+    One process has the whole networks, also of a run whose processes shared them.
+    """
     own = restored(args, read_record(args.resume)["arguments"])
     default = type(args)()
     check_given(args, own, None if args.complete else default)
-    given = {name: getattr(args, name) for name in BUDGETS}
+    given = {name: getattr(args, name) for name in (*BUDGETS, *PLACES)}
     if not args.complete:
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
+    if own.shard is not None and ranks.num_ranks() == 1:
+        print(f"one process has the whole networks, of which the run has shards ({own.shard})")
+        given |= {"shard": None, "gather_draws": False}
     return replace(own, **given)
 
 
@@ -79,7 +88,7 @@ def _repeated(args: Any, name: str, saved: Any) -> Any:
 
 
 def check_given(given: Any, own: Any, default: Any | None = None) -> None:
-    """Exit at the first argument that differs from the run's own; a larger budget is allowed.
+    """Exit at the first argument that differs from the run's own, but for a larger budget and `PLACES`.
 
     Args:
         given: arguments beside `--resume`.
@@ -89,7 +98,8 @@ def check_given(given: Any, own: Any, default: Any | None = None) -> None:
     run, unset = dict(_values(own)), {} if default is None else dict(_values(default))
     for name, value in _values(given):
         is_unset = name in unset and value == unset[name]
-        if value == run[name] or is_unset or _is_larger_budget(name, value, run[name]):
+        is_free = name in PLACES or _is_larger_budget(name, value, run[name])
+        if value == run[name] or is_unset or is_free:
             continue
         raise SystemExit(
             f"{option(name)} is given with --resume: {_shown(value)}, where the run has "
@@ -139,7 +149,9 @@ def resume_command(folder: RunFolder, args: Any) -> str:
         given = json.loads(json.dumps(value, default=str))
         if ELSEWHERE in str(portable(given, folder.path)):
             words += [option(name), *(given if isinstance(given, list) else [given])]
-    return f"To go on: python {shlex.join(words)}"
+    # a network in shards may be larger than one device
+    launch = "python" if args.shard is None else f"torchrun --nproc-per-node {ranks.num_ranks()}"
+    return f"To go on: {launch} {shlex.join(words)}"
 
 
 def _is_larger_budget(name: str, value: Any, own: Any) -> bool:

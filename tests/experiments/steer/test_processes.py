@@ -7,8 +7,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+import tyro
 
 from experiments.shared.metrics_file import read_metrics
+from experiments.steer.__main__ import main
+from experiments.steer.arguments import Steer
 from experiments.steer.processes import first_speaks, joined
 from model.common import ranks
 from model.prior.grammar import PROMPTS
@@ -23,8 +26,8 @@ import signal
 
 def short(texts):
     """Kill the last rank of the first attempt after three steps."""
-    is_first_attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if os.environ["RANK"] == "1" and is_first_attempt and glob.glob(CHECKPOINTS):
+    is_first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+    if is_first_attempt and os.environ["RANK"] == "1" and glob.glob(CHECKPOINTS):
         os.kill(os.getpid(), signal.SIGKILL)
     return [-0.1 * len(text.split()) for text in texts]
 '''
@@ -32,32 +35,44 @@ def short(texts):
 SIZES = "--steps 8 --particles 8 --samples 16 --prior-draws 16 --checkpoint-every 1"
 
 
-def steered(prior_folder: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The finished process of `steer` on two ranks, of which one dies and both start again."""
+def options(prior_folder: Path, folder: Path) -> list[str]:
+    """Command line of a run, whose reward kills a rank if there are several."""
     checkpoints = f"{folder}/runs/*/checkpoints/step-00000003"
     (folder / "reward.py").write_text(MORTAL.replace("CHECKPOINTS", repr(checkpoints)))
-    launch = "torch.distributed.run --nproc-per-node 2 --max-restarts 1 -m experiments.steer"
-    command = [sys.executable, "-m", *launch.split(), *SIZES.split()]
-    command += ["--prior", prior_folder, "--out", folder / "runs"]
-    command += ["--reward", f"function:{folder / 'reward.py'}:short", "--prompts", *PROMPTS]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=ROOT)
+    files = ["--prior", str(prior_folder), "--reward", f"function:{folder / 'reward.py'}:short"]
+    return [*SIZES.split(), *files, "--prompts", *PROMPTS, "--out", str(folder / "runs")]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shard", "launch"), [(None, "python"), ("both", "torchrun --nproc-per-node 2")]
+)
 def test_a_rank_that_dies_ends_the_attempt_and_the_next_goes_on_in_its_folder(
-    grammar_folder, tmp_path
+    grammar_folder, tmp_path, shard, launch
 ):
-    run = steered(grammar_folder, tmp_path)
+    words = options(grammar_folder, tmp_path)
+    module = "torch.distributed.run --nproc-per-node 2 --max-restarts 1 -m experiments.steer"
+    command = [sys.executable, "-m", *module.split(), "--shard", str(shard), *words]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert "failed (exitcode: -9) local_rank: 1" in run.stderr  # the cause, and not rank 0
-    assert "To go on: python -m experiments.steer --resume" in run.stderr
+    assert f"To go on: {launch} -m experiments.steer --resume" in run.stderr
     assert run.stdout.count("run folder") == 2, run.stdout
     (folder,) = (tmp_path / "runs").iterdir()
-    steps = [step["step"] for step in read_metrics(folder / "metrics.jsonl")]
-    assert steps == list(range(1, 9))
+    whole = main(tyro.cli(Steer, args=[*words[:-1], str(tmp_path / "whole")]))
+    for resumed, expected in zip(
+        read_metrics(folder / "metrics.jsonl"), read_metrics(whole.metrics), strict=True
+    ):
+        for name in ("step", "elbo", "kl", "grad_norm"):
+            assert resumed[name] == pytest.approx(expected[name], rel=1e-3), name
     # of the last report, and of the interrupted report if the first rank had the time
     assert run.stdout.count("nats per response") in (1, 2)
     assert (folder / "measurements.json").is_file()
+    for place in (folder, whole.path):  # one process goes on alike, also without the shards
+        main(Steer(resume=place, steps=9))
+    ends = [read_metrics(place / "metrics.jsonl")[-1] for place in (folder, whole.path)]
+    assert ends[0]["step"] == 9
+    assert ends[0]["elbo"] == pytest.approx(ends[1]["elbo"], rel=1e-3)
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch):

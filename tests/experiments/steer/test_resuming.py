@@ -159,6 +159,12 @@ def test_a_resume_takes_a_larger_budget_of_the_same_kind(budget, larger, smaller
         check_given(Steer(**{budget: larger}), Steer(), Steer())
 
 
+def test_shards_on_one_process_are_refused_with_the_command_for_several(run):
+    command = f"torchrun --nproc-per-node 2 -m experiments.steer --resume {run.path} --shard both"
+    with pytest.raises(SystemExit, match=f"start with `{re.escape(command)}`"):
+        main(Steer(resume=run.path, shard="both"))
+
+
 def test_arguments_that_are_the_runs_own_and_more_steps_are_taken(run, capsys):
     words = ["--resume", str(run.path), "--beta", "0.1", "--particles", "4", "--steps", "3"]
     with pytest.raises(SystemExit) as end:
