@@ -35,6 +35,9 @@ WITHOUT_EFFECT = {
     "complete",
     "report_to",
     "checkpoint_every",
+    "divide",
+    "shard",
+    "gather_draws",
     "merge",
 }
 """Arguments in which the runs of a group may differ."""
@@ -211,10 +214,11 @@ def _contents(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _warnings(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Reasons to distrust a number, by column, from `measurements.json`."""
+    """Reasons to distrust a number, by column, from `measurements.json`; older runs have one."""
     guide = record.get("guide", {})
     entries = {column: guide.get(name) or {} for column, (name, _) in QUANTITIES.items()}
-    return {column: entry.get("warnings", []) for column, entry in entries.items()}
+    older = {column: [e["reason"]] for column, e in entries.items() if "reason" in e}
+    return {column: e.get("warnings", []) for column, e in entries.items()} | older
 
 
 def _measured(record: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -167,11 +167,14 @@ def test_metrics_that_a_run_lacks_are_named(make, paths):
     assert any(s.startswith("old lacks the metrics reward: ") for s in sentences)
 
 
-def test_an_unreliable_number_is_marked_and_has_its_reason(make):
+@pytest.mark.parametrize(
+    "warnings", [{"warnings": ["few draws"]}, {"reason": "few draws"}], ids=["now", "older run"]
+)
+def test_an_unreliable_number_is_marked_and_has_its_reason(make, warnings):
     paths = [make("a", 1.0, seed=0), make("b", 2.0, seed=1)]
     file = paths[1] / "measurements.json"
     measured = json.loads(file.read_text())
-    measured["guide"]["log_z"] = {"value": 4.0, "standard_error": 0.1, "warnings": ["few draws"]}
+    measured["guide"]["log_z"] = {"value": 4.0, "standard_error": 0.1} | warnings
     file.write_text(json.dumps(measured))
     head, a, b, mean = number_rows(groups_of(paths))
     place = head.index("log Z")
