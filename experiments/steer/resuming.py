@@ -88,7 +88,7 @@ def _repeated(args: Any, name: str, saved: Any) -> Any:
 
 
 def check_given(given: Any, own: Any, default: Any | None = None) -> None:
-    """Exit at the first argument that differs from the run's own, but for a larger budget and `PLACES`.
+    """Exit at the first argument that differs from the run's own, but for a larger budget or place.
 
     Args:
         given: arguments beside `--resume`.

@@ -26,7 +26,7 @@ REFUSALS = {
     "--guide fixed": "--guide fixed has nothing to train: add --sample",
     "--guide lora --lora.target-modules (": "--lora.target-modules has .* no regular expression",
     f"--guide soft-prompt --prompts 'the film' '{LONG}'": "virtual tokens, 22 of the prompt and",
-    "--guide tabular --max-new-tokens 500": "with --max-new-tokens=500",
+    "--guide tabular --max-new-tokens 31": "with --max-new-tokens=31",
     "--guide n-gram --n-gram.n 0": "--guide n-gram: n is 0",
     "--n-gram.n 3": "--n-gram.n is for --guide n-gram, got --guide fine",
     "--merge": "--merge is for --guide lora, got --guide fine-tuned",
