@@ -1,11 +1,23 @@
 """Losses of preferences with more terms: the chosen response itself, an offset, a KL of tokens."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from experiments.identities.findings import exact, over_cases, paired
-from experiments.identities.preferences import judged, least, loss_of, optimum, preferred, won
+from experiments.identities.preferences import (
+    FEW,
+    excess,
+    judged,
+    least,
+    less_prior,
+    loss_of,
+    optimum,
+    preferred,
+    won,
+)
 from experiments.identities.prefixes import given, next_token, soft_value, token_by_token
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, cases, kl
@@ -16,50 +28,47 @@ from inference.roots import root
 from model.preferences import FIRST
 
 
-def odds_ratio(world: World) -> list[Finding]:
+def odds_ratio(_: World) -> list[Finding]:
     """Log-odds of the mean probability of a token, and the chosen response (ORPO, 2403.07691)."""
-    weight = won(world, judged(world)[0])
-    length = world.length
-
-    def head(log_guide: Tensor) -> Tensor:
-        return (log_guide / length).clamp(max=-1e-9)
-
     alone = of_chosen(lambda chosen, other, beta: odds(chosen, other, beta) - chosen)
-    chosen_alone = of_chosen(lambda chosen, other, beta: chosen)
-    of_odds, of_chosen_alone, both = (
-        least(world, likelihood, weight, beta, head)
-        for likelihood, beta in ((alone, 1.0), (chosen_alone, 1.0), (LIKELIHOODS["orpo"], 0.1))
-    )
+    errors, targets = [], []
+    for case in cases(priors=True):
+        weight, log_target = won(case, judged(case)[0]), _of_odds(case)
+        errors.append(excess(alone, weight, 1.0, _mean_token(case), log_target))
+        targets.append(log_target)
+    few, ends, to_chosen = cases(FEW, priors=True), [], []
+    for case in few:
+        weight = won(case, judged(case)[0])
+        ends.append(least(case, LIKELIHOODS["orpo"], weight, 0.1, _mean_token(case)))
+        of_chosen_alone = (weight.sum(1) / case.length).log().log_softmax(0)
+        to_chosen.append(kl(ends[-1], of_chosen_alone))
+    rewards = [
+        [case.mean_reward(log) for log in (end, case.log_prior)]
+        for case, end in zip(few, ends, strict=True)
+    ]
+    return [
+        exact("odds alone, loss at P = sigmoid(r + c) less the least of any rewards", *errors),
+        less_prior("odds alone, optimum", targets, above=0.0),
+        paired("beta 0.1, optimum less prior, E[r]", *torch.tensor(rewards).T, above=0.0),
+        less_prior("beta 0.1, optimum", ends, below=0.0),
+        over_cases(
+            "beta 0.1, KL(optimum || optimum of the chosen alone), nats", to_chosen, below=0.01
+        ),
+    ]
+
+
+def _mean_token(world: World) -> Callable[[Tensor], Tensor]:
+    """log of the mean probability of a token, `[S]`, below 0, as a function of log q."""
+    return lambda log_guide: (log_guide / world.length).clamp(max=-1e-9)
+
+
+def _of_odds(world: World) -> Tensor:
+    """log q whose mean probability of a token is sigmoid(r + c), r in nats of the judge, `[S]`."""
 
     def at(shift: float) -> Tensor:
-        return length * logsigmoid(4.0 * world.reward + shift)
+        return world.length * logsigmoid(4.0 * world.reward + shift)
 
-    log_target = at(root(lambda shift: at(shift).logsumexp(0).item(), -50.0, 50.0))
-    prior = world.gap(world.log_prior)
-    rewards = [world.mean_reward(log) for log in (world.log_prior, both)]
-    return [
-        exact(
-            "odds alone, KL(optimum || P = sigmoid(r + c)), nats",
-            kl(of_odds, log_target),
-            limit=1e-5,
-        ),
-        within(
-            f"beta 0.1, E[r] at the optimum (the prior's: {rewards[0]:.3g})",
-            rewards[1],
-            above=rewards[0],
-        ),
-        within(
-            f"beta 0.1, KL(optimum || p*), nats (the prior's: {prior:.2g})",
-            world.gap(both),
-            below=prior,
-        ),
-        within(
-            "beta 0.1, KL(optimum || optimum of the chosen alone), nats",
-            kl(both, of_chosen_alone),
-            below=0.01,
-        ),
-        within("odds alone, KL(optimum || p*), nats", world.gap(of_odds), above=prior),
-    ]
+    return at(root(lambda shift: at(shift).logsumexp(0).item(), -50.0, 50.0))
 
 
 def held_on_to(world: World) -> list[Finding]:

@@ -50,6 +50,18 @@ def loss_of(
     return -(weight.flatten() * likelihood(rewards, outcome, beta)).sum()
 
 
+def excess(
+    likelihood: Likelihood, weight: Tensor, beta: float, head: Head, log_guide: Tensor
+) -> float:
+    """Loss less the entropy of the labels, nats: 0 at the optimum over all rewards, else above 0.
+
+    The least loss of a pair is the entropy of its label (Gibbs), for P(x beats y) as in the labels.
+    """
+    label = weight / (weight + weight.T)
+    least_loss = -(weight * label.log()).sum()
+    return (loss_of(likelihood, weight, beta, head, log_guide) - least_loss).item()
+
+
 def won(world: World, wins: Tensor) -> Tensor:
     """Probability of a pair of prior draws of which the first has won, `[S, S]`."""
     return pairs(world.log_prior).sum(0).exp() * wins

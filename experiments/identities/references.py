@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 
 from experiments.identities.findings import either_order, exact, paired
-from experiments.identities.preferences import judged, least, loss_of, won
+from experiments.identities.preferences import (
+    FEW,
+    excess,
+    judged,
+    least,
+    less_prior,
+    loss_of,
+    won,
+)
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
@@ -31,8 +39,10 @@ def imitation(world: World) -> list[Finding]:
     weight = (log_data[:, None] + log_old).exp()
     errors, left = [], {}
     for lam in (1.0, 0.4):
-        log_guide = least(world, LIKELIHOODS["dpo"], weight, lam, lambda log_q: log_q - log_old)
-        errors.append(kl(log_guide, _round(log_old, log_data, lam)))
+        log_guide = _round(log_old, log_data, lam)
+        errors.append(
+            excess(LIKELIHOODS["dpo"], weight, lam, lambda log_q: log_q - log_old, log_guide)
+        )
     for lam in (1.0, 5.0, 0.4, 0.1):
         log_guide = log_old
         for _ in range(ROUNDS):
@@ -41,7 +51,7 @@ def imitation(world: World) -> list[Finding]:
     start = kl(log_data, log_old)
     subject = f"KL(p_data || q) after {ROUNDS} rounds, nats (at the start {start:.2g})"
     return [
-        exact("KL(optimum || q_old (p_data/q_old)^(1/lam)/Z), nats", *errors, limit=1e-6),
+        exact("loss at q_old (p_data/q_old)^(1/lam)/Z less the least of any rewards", *errors),
         exact("lam 1, KL(p_data || q) after one round, nats", left[1.0]),
         within(f"lam 5, {subject}", left[5.0], below=start),
         within(f"lam 0.4, {subject}", left[0.4], above=start),
@@ -61,23 +71,17 @@ def moving(world: World) -> list[Finding]:
     """
     wins, beta = judged(world)
     weight = won(world, wins)
-    log_guide, rounds = world.log_prior, []
-    for _ in range(ROUNDS):
-        log_old = log_guide
-
-        def head(log_q: Tensor, log_old: Tensor = log_old) -> Tensor:
-            return log_q - log_old
-
-        log_guide = least(world, LIKELIHOODS["dpo"], weight, beta, head)
-        rounds.append(log_guide)
-    temperatures = [world.model.beta / (number + 1) for number in range(ROUNDS)]
-    exact_rounds = [world.posterior_at(beta) for beta in temperatures]
+    rounds = [world.posterior_at(world.model.beta / n) for n in range(1, ROUNDS + 1)]
+    errors = [
+        excess(LIKELIHOODS["dpo"], weight, beta, partial(torch.sub, other=log_old), log_guide)
+        for log_old, log_guide in zip([world.log_prior, *rounds], rounds, strict=False)
+    ]
     of_one, of_all = (kl(log, world.log_prior) for log in (rounds[0], rounds[-1]))
     return [
         exact(
-            f"KL(optimum || posterior of beta/n) after n of {ROUNDS} rounds, nats",
-            *(kl(log, truth) for log, truth in zip(rounds, exact_rounds, strict=True)),
-            limit=1e-6,
+            f"loss of round n of {ROUNDS} at the posterior of beta/n, with that of beta/(n - 1) as "
+            "the reference, less the least of any rewards",
+            *errors,
         ),
         within(
             f"KL(optimum || p0) after {ROUNDS} rounds, nats (of DPO: {of_one:.2g})",
@@ -87,34 +91,39 @@ def moving(world: World) -> list[Finding]:
     ]
 
 
-def none(world: World) -> list[Finding]:
+def none(_: World) -> list[Finding]:
     """beta log q per token as the reward, without a reference (SimPO, arXiv 2405.14734).
 
     The target is that of a balance per token, with all tokens equally likely in place of p0.
     """
-    wins, beta = judged(world)
-    weight = won(world, wins)
+    errors, targets, rewards, with_margin = [], [], [], []
+    for number, case in enumerate(cases(priors=True)):
+        wins, beta = judged(case)
+        weight, log_target = won(case, wins), _per_token(case)
+        per_token = partial(torch.div, other=case.length)
+        errors.append(excess(margin(0.0), weight, beta, per_token, log_target))
+        targets.append(log_target)
+        rewards.append([case.mean_reward(log) for log in (log_target, case.log_prior)])
+        if number < FEW:
+            with_margin.append(kl(least(case, margin(0.5), weight, beta, per_token), log_target))
+    return [
+        exact("no margin, loss at the target less the least of any rewards", *errors),
+        paired("target less prior, E[r]", *torch.tensor(rewards).T, above=0.0),
+        less_prior("target", targets, above=0.0),
+        within(
+            f"margin 0.5, least KL(optimum || target) of {FEW} cases, nats",
+            min(with_margin),
+            above=1e-3,
+        ),
+    ]
+
+
+def _per_token(world: World) -> Tensor:
+    """log q at the target of SimPO without a margin, `[S]`, nats."""
     problem = world.problem
     _, length = problem.tokens("length-normalised")
     uniform = -math.log(world.model.prior.space.vocab_size) * length
-    log_target = TARGETS["length-normalised"](replace(problem, log_prior=uniform))[:, 0]
-
-    def per_token(log_guide: Tensor) -> Tensor:
-        return log_guide / length[:, 0]
-
-    without, with_margin = (
-        # the loss is flat: after 300 steps the optimum depends on the processor's rounding
-        least(world, margin(gamma), weight, beta, per_token, max_steps=max_steps)
-        for gamma, max_steps in ((0.0, 2000), (0.5, 300))
-    )
-    prior, target = (world.gap(log) for log in (world.log_prior, log_target))
-    means = [world.mean_reward(log) for log in (world.log_prior, log_target)]
-    return [
-        exact("no margin, KL(optimum || target), nats", kl(without, log_target), limit=1e-5),
-        within(f"E[r] of the target (the prior's: {means[0]:.2g})", means[1], above=means[0]),
-        within(f"KL(target || p*), nats (the prior's: {prior:.2g})", target, above=prior),
-        within("margin 0.5, KL(optimum || target), nats", kl(with_margin, log_target), above=1e-3),
-    ]
+    return TARGETS["length-normalised"](replace(problem, log_prior=uniform))[:, 0]
 
 
 def sources(world: World) -> list[Finding]:

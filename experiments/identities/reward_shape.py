@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact, paired
-from experiments.identities.preferences import judged, least, preferred, won
-from experiments.identities.world import World, cases, kl
+from experiments.identities.preferences import excess, judged, preferred, won
+from experiments.identities.world import World, cases
 from experiments.shared.claims import Finding
 from inference.direct_preferences import LIKELIHOODS, alpha_divergence
 from inference.roots import root
@@ -23,33 +23,31 @@ def target(alpha: float, nats: Tensor, length: Tensor) -> Tensor:
     return at(root(lambda value: at(value).logsumexp(0).item(), -1e4, -nats.max().item()))
 
 
-def powers(world: World) -> list[Finding]:
+def powers(_: World) -> list[Finding]:
     """(1 - P^-alpha)/alpha in place of SimPO's log P (AlphaPO, arXiv 2501.03884), no margin.
 
     The reward is the link of an alpha divergence of f-DPO, as a function of P in place of q/p0.
     """
-    wins, beta = judged(world)
-    length, link = world.length, alpha_divergence(ALPHA)
-    weight, nats = won(world, wins), world.reward / world.model.beta
-
-    def shaped(log_guide: Tensor) -> Tensor:
-        return link(log_guide / length)
-
-    end = least(world, LIKELIHOODS["dpo"], weight, beta, shaped, max_steps=2000)
+    link, errors = alpha_divergence(ALPHA), []
     numbers: list[list[float]] = []
-    for case in cases():
-        nats_of_case = case.reward / case.model.beta
-        own = preferred(case, (nats_of_case[:, None] - nats_of_case).sigmoid())
-        both = [target(alpha, nats_of_case, length) for alpha in (ALPHA, 1e-6)]
+    for case in cases(priors=True):
+        (wins, beta), length = judged(case), case.length
+        own, nats = preferred(case, wins), case.reward / case.model.beta
+        both = [target(alpha, nats, length) for alpha in (ALPHA, 1e-6)]
+
+        def shaped(log_guide: Tensor, length: Tensor = length) -> Tensor:
+            return link(log_guide / length)
+
+        errors.append(excess(LIKELIHOODS["dpo"], won(case, wins), beta, shaped, both[0]))
         distances = [case.gap(log_guide) for log_guide in (*both, case.log_prior)]
         gains = [(own @ case.log_ratio(log_guide)).item() for log_guide in both]
         numbers.append([*distances, *gains])
     alpha_po, sim_po, prior, gain, other_gain = torch.tensor(numbers).T
     return [
         exact(
-            f"alpha {ALPHA:g}, KL(optimum || P = (1 - alpha (r + c))^(-1/alpha)), nats",
-            kl(end, target(ALPHA, nats, length)),
-            limit=1e-5,
+            f"alpha {ALPHA:g}, loss at P = (1 - alpha (r + c))^(-1/alpha) less the least of any "
+            "rewards",
+            *errors,
         ),
         paired("AlphaPO less SimPO, KL(optimum || p*), nats", alpha_po, sim_po, below=0.0),
         paired(

@@ -194,7 +194,7 @@ PREFERENCES = {
         "Rounds of DPO with data against draws of the last policy, which is the reference too, end "
         "at the distribution of the data. Here: each round at its optimum, and p* for the data.",
         paper("2401.01335"),
-        supports=("KL(optimum", "lam 1,", "lam 5"),
+        supports=("loss at q_old", "lam 1,", "lam 5"),
         against=("lam 0.4", "lam 0.1"),
         caveat="The optimum of a round is q_old (p_data/q_old)^(1/lam): with lam below 1/2 each "
         "round overshoots further than the last. The authors' code has lam 0.1, and takes few "
@@ -213,23 +213,23 @@ PREFERENCES = {
         "reference model.",
         paper("2405.14734"),
         supports=("no margin", "E[r]"),
-        against=("KL(target || p*)",),
+        against=("target less prior, KL",),
         caveat="The prior has no part in the optimum. Without a margin the optimum is that of a "
-        "balance per token (FlowRL) with all tokens equally likely in place of p0, further from "
-        "the posterior than the prior is.",
+        "balance per token (FlowRL) with all tokens equally likely in place of p0, in nearly all "
+        "random worlds further from the posterior than the prior is.",
     ),
     "alpha-po": Paper(
         "Gupta et al. 2025: AlphaPO",
         "The power (1 - P^-alpha)/alpha of the mean probability P of a token, in place of SimPO's "
         "log P, shapes the reward, and a positive alpha tempers likelihood displacement. Here: no "
-        "margin, pairs without end, alpha 0.25, and means over random rewards. The shape is the "
+        "margin, pairs without end, alpha 0.25, and means over random worlds. The shape is the "
         "link of an alpha divergence of f-DPO. The optimum has P = (1 - alpha (r + c))^(-1/alpha), "
         "and preferred responses lose less than with SimPO.",
         abstract("2501.03884"),
-        supports=("KL(optimum || P", "AlphaPO less SimPO"),
+        supports=("loss at P", "AlphaPO less SimPO"),
         against=("less the prior",),
-        caveat="The optimum is nearer to the posterior than that of SimPO, and still further than "
-        "the prior, which has no part in it.",
+        caveat="The optimum is nearer to the posterior than that of SimPO, and in the mean still "
+        "further than the prior, which has no part in it.",
     ),
     "orpo": Paper(
         "Hong et al. 2024: ORPO",
@@ -237,11 +237,11 @@ PREFERENCES = {
         "DPO without a reference model. Here: pairs of prior draws without end, and the paper's "
         "weight of 0.1.",
         paper("2403.07691"),
-        supports=("odds alone, KL(optimum || P", "E[r] at the optimum", "the prior's: 0.69"),
-        against=("the chosen alone), nats", "odds alone, KL(optimum || p*)"),
+        supports=("odds alone, loss at", "E[r]", "beta 0.1, optimum less prior, KL"),
+        against=("the chosen alone), nats", "odds alone, optimum less prior"),
         caveat="At this weight the optimum is nearly that of fine-tuning on the chosen alone. The "
-        "odds alone end further from the posterior than the prior is, where the mean probability "
-        "of a token is sigmoid(r + c).",
+        "odds alone end, in nearly all random worlds, further from the posterior than the prior "
+        "is, where the mean probability of a token is sigmoid(r + c).",
     ),
     "odpo": Paper(
         "Amini, Vieira and Cotterell 2024: DPO with an offset (ODPO)",

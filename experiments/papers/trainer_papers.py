@@ -50,14 +50,15 @@ TRAINERS = {
         "DeepSeek-V3.2, 2025: off-policy sequence masking",
         "Failures whose probability has fallen since they were drawn mislead, and are dropped. "
         "Here: draws of the prior for guides away from it, PPO's clip, the KL in the reward, a "
-        "limit of 0.1 nats a token, and means over random guides and rewards. On draws of the "
+        "limit of 0.1 nats a token, and random priors, guides and rewards. On draws of the "
         "guide the mask drops nothing, and the posterior remains a fixed point. Stability over a "
         "long training was not tried.",
         abstract("2512.02556"),
         supports=("share of dropped tokens at", "q = p*"),
         against=("mean gradient",),
         caveat="PPO's clip drops such tokens of failures already. The mask drops the other tokens "
-        "of these responses too, and the mean gradient is a little further from that of the ELBO.",
+        "of these responses too, and the mean gradient is as often further from that of the ELBO "
+        "as it is nearer.",
     ),
     "rpg": Paper(
         "Zhang et al. 2025: the design of KL-regularised policy gradients (RPG)",
