@@ -107,7 +107,7 @@ def simulation_based_calibration(
     boolean("progress", progress)
     bar = tqdm(range(num_simulations), "calibration", unit="simulation", disable=not progress)
     ranks = []
-    with random_state.isolated(seed), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
         for simulation in bar:
             with torch.no_grad():
                 trace = poutine.trace(model).get_trace(replace(comparisons, outcome=None))

@@ -45,7 +45,7 @@ def ensemble(
         center = comparisons.first.new_zeros(model.head.num_weights)
     count, members = len(comparisons.first), []
     bar = tqdm(range(num_samples), desc="ensemble", unit="member", disable=not progress)
-    with random_state.isolated(seed):
+    with random_state.isolated(seed, comparisons.first.device):
         for member in bar:
             moved = replace(model, prior_mean=center + model.prior_scale * torch.randn_like(center))
             resampled = comparisons.select(torch.randint(count, (count,)))

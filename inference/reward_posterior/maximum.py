@@ -55,7 +55,7 @@ def maximum_a_posteriori(
         NotMaximisedError: If L-BFGS does not converge.
     """
     check_inference(model, comparisons, progress, num_samples=num_samples)
-    with random_state.isolated(seed), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
         return point_mass(model, comparisons)(comparisons)["w"].detach()[None]
 
 
@@ -125,7 +125,7 @@ def laplace(
         NotMaximisedError: If there is no maximum with curvature in all directions.
     """
     check_inference(model, comparisons, progress, num_samples=num_samples)
-    with random_state.isolated(seed), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
         guide = point_mass(model, comparisons)
         try:
             gaussian = guide.laplace_approximation(comparisons)

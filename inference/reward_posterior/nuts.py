@@ -39,7 +39,7 @@ def nuts(
     if warmup_steps is not None:
         counts["warmup_steps"] = warmup_steps
     check_inference(model, comparisons, progress, **counts)
-    with random_state.isolated(seed), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
         chain = MCMC(
             NUTS(model, init_strategy=init_to_sample),
             num_samples=num_samples * thinning,

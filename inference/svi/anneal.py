@@ -146,7 +146,7 @@ def anneal(
         result = train(
             program, objective=objective(), optimizer=optimizer(num_steps), seed=seed + i
         )
-        with random_state.isolated(seed + i), torch.no_grad():
+        with random_state.isolated(seed + i, prompts.ids.device), torch.no_grad():
             distribution = response_distribution(guide, prompts, role="guide")
             response = distribution.sample(torch.Size([num_samples]))
             forbidden = log_likelihood_at(model, prompts, response).isneginf()

@@ -1,5 +1,7 @@
 """Impossible arguments of `inference` are refused by name, before any work: see `refusals.py`."""
 
+import inspect
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -310,7 +312,11 @@ CALLS: dict[str, Call] = {
     ),
     "fit_preferences": (
         fit_preferences,
-        {"program": PreferenceProgram(GUIDE, PRIOR, 1.0), "pairs": JUDGED, "num_steps": 1},
+        {
+            "program": PreferenceProgram(GUIDE, PRIOR, 1.0, likelihood="kto"),
+            "pairs": JUDGED,
+            "num_steps": 1,
+        },
         {"pairs_per_step": COUNT, "pairs": [3, []]},
     ),
     "alpha_divergence": (alpha_divergence, {"alpha": 0.5}, {"alpha": [0.0, 1.0]}),
@@ -341,11 +347,30 @@ CALLS |= {
     for name, sampler in SAMPLERS.items()
     if not sampler.lists_all
 }
+SEEDED = ["fit", "fit_preferences", "anneal", "simulation_based_calibration"]
+SEEDED += [f"REWARD_INFERENCE[{name}]" for name in REWARD_INFERENCE]
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_impossible_value_is_refused_by_name(name: str) -> None:
     assert_refuses(*CALLS[name])
+
+
+@pytest.mark.on_cpu
+@pytest.mark.parametrize("name", SEEDED)
+def test_the_seed_is_for_the_device_of_the_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, a computation on the CPU beside an accelerator has an open order of sums."""
+    devices, isolated = [], random_state.isolated
+
+    def record(seed: int, device: torch.device | None = None) -> AbstractContextManager[None]:
+        devices.append(device)
+        return isolated(seed, device)
+
+    monkeypatch.setattr(random_state, "isolated", record)
+    function, arguments, _ = CALLS[name]
+    options = {"num_steps", "warmup_steps"} & inspect.signature(function).parameters.keys()
+    function(**arguments | dict.fromkeys(options, 1))
+    assert set(devices) == {torch.device("cpu")}
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
