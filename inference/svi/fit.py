@@ -134,7 +134,8 @@ def fit(
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
-    options = FitOptions(**{k: v for k, v in locals().items() if k not in PARTS})
+    given = dict(locals())  # a debugger may add to `locals()` during a comprehension
+    options = FitOptions(**{k: v for k, v in given.items() if k not in PARTS})
     check_programs(model, guide, prompts)
     state = new_state(guide, objective, optimizer, options)
     budget = new_budget(options, state.objective.num_particles, len(prompts))
