@@ -10,13 +10,8 @@ from model.prior.division import AXES, Axis
 
 AMOUNTS = ("num_steps", "num_responses", "max_seconds")
 """Options of `fit`, of which one is the budget."""
-COUNTS = {
-    "num_steps": "",
-    "num_responses": "",
-    "prompts_per_step": "",
-    "micro_batch": "responses at a time",
-}
-"""Options that are whole numbers or None, each with a word for its error."""
+COUNTS = ("num_steps", "num_responses", "prompts_per_step", "micro_batch")
+"""Options that are whole numbers or None."""
 FLAGS = ("stop_at_noise", "keep_best", "checkpoint_activations", "resume", "progress")
 
 
@@ -56,7 +51,7 @@ class FitOptions:
             )
         for name in COUNTS:
             if (count := getattr(self, name)) is not None:
-                setattr(self, name, checks.whole_number(name, count, why=COUNTS[name]))
+                setattr(self, name, checks.whole_number(name, count))
         self.checkpoint_every = checks.whole_number("checkpoint_every", self.checkpoint_every)
         if self.max_seconds is not None:
             self.max_seconds = checks.positive("max_seconds", self.max_seconds, why="seconds")
