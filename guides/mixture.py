@@ -60,9 +60,9 @@ class Mixture(Guide):
         guides: Autoregressive components, which train too. Equal components remain equal.
     """
 
-    def __init__(self, guides: Sequence[Guide]) -> None:
+    def __init__(self, guides: Iterable[Guide]) -> None:
         super().__init__()
-        if not isinstance(guides, Sequence):
+        if not isinstance(guides, Iterable):
             raise TypeError(f"guides is one {type(guides).__name__}, expected a list of guides")
         if not (guides := list(guides)):
             raise ValueError("got no guides, expected at least one component")

@@ -154,7 +154,7 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> No
 
 
 def split_preferences(
-    preferences: Sequence[Preference], held_out: float = 0.2, seed: int = 0
+    preferences: Iterable[Preference], held_out: float = 0.2, seed: int = 0
 ) -> tuple[list[Preference], list[Preference]]:
     """Training and held-out preferences, at random; each side has one that is no tie.
 
@@ -164,7 +164,7 @@ def split_preferences(
         PreferenceError: if there is one pair alone, or a side has nothing but ties.
     """
     held_out, seed = finite("held_out", held_out, above=0, below=1), checked_seed("seed", seed)
-    instance("preferences", preferences, Sequence)  # type: ignore[type-abstract]
+    instance("preferences", preferences, Iterable)  # type: ignore[type-abstract]
     listed = [instance("one of preferences", each, Preference) for each in preferences]
     pairs = list(dict.fromkeys(preference.pair for preference in listed))
     if len(pairs) < 2:
@@ -172,7 +172,7 @@ def split_preferences(
     random.Random(seed).shuffle(pairs)
     out = set(pairs[: min(len(pairs) - 1, max(1, round(held_out * len(pairs))))])
     train, test = (
-        [each for each in preferences if (each.pair in out) == is_out] for is_out in (False, True)
+        [each for each in listed if (each.pair in out) == is_out] for is_out in (False, True)
     )
     for name, part in {"held-out preferences": test, "preferences to learn from": train}.items():
         if all(preference.tie for preference in part):

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from guides import FineTuned, MeanField, NGram, Recurrent, Tempered, Twisted, mixture_of
@@ -50,7 +51,8 @@ def test_density_is_the_weighted_sum(mixture, prior, prompts):
     rooms = [guide.distribution(prompts).decoder.room for guide in mixture.components]
     smallest = min(room for room in rooms if room is not None)
     assert mixture.distribution(prompts).decoder.room == smallest // len(rooms)
-    assert Mixture([FineTuned(prior, dtype="bfloat16")]).logits.dtype == torch.float32
+    half = nn.ModuleList([FineTuned(prior, dtype="bfloat16")])
+    assert Mixture(half).logits.dtype == torch.float32
 
 
 def test_gradient_is_that_of_the_weighted_sum(mixture, prior, prompts):
@@ -136,6 +138,8 @@ def test_components_of_one_family_are_set_apart(prior, prompts, component):
 def test_guides_that_cannot_be_mixed_are_refused(prior, prompts):
     with pytest.raises(ValueError, match="got no guides"):
         Mixture([])
+    with pytest.raises(TypeError, match="guides is one FineTuned, expected a list of guides"):
+        Mixture(FineTuned(prior))
     with pytest.raises(
         TypeError, match="a component is a LanguageModel, expected a `Guide`: wrap it in `Fixed`"
     ):

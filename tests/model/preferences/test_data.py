@@ -86,7 +86,7 @@ def test_split_keeps_a_pair_of_texts_on_one_side():
     assert len(held_out) == 10
     assert len(train) == 30
     assert not {frozenset(p.texts) for p in train} & {frozenset(p.texts) for p in held_out}
-    assert split_preferences([*pairs, *turned], 0.25, seed=1)[1] == held_out
+    assert split_preferences(iter([*pairs, *turned]), 0.25, seed=1)[1] == held_out
     assert split_preferences([*pairs, *turned], 0.25, seed=2)[1] != held_out
     with pytest.raises(PreferenceError, match="at least two"):
         split_preferences([pairs[0], turned[0]])
