@@ -48,12 +48,14 @@ class KLBudget:
             standard error at fixed beta.
         effective_sample_size: effective number of draws for p_beta, the lowest over prompts; None
             if all responses were enumerated and the result is exact.
+        num_draws: number of responses to each prompt, draws or all.
     """
 
     beta: float | dict[str, float]
     kl: Estimate
     reward: Estimate
     effective_sample_size: float | None
+    num_draws: int
 
     @property
     def warnings(self) -> list[str]:
@@ -61,7 +63,7 @@ class KLBudget:
         size = self.effective_sample_size
         if size is None or (number := num_effective(size)) >= FEW:
             return []
-        few = f"{number} effective draws represent the posterior of this budget"
+        few = f"{number} effective draws of {self.num_draws} represent the posterior of this budget"
         return [f"{few}, so beta is unreliable: draw more, or ask for less"]
 
 
@@ -138,7 +140,8 @@ def solve_beta(
         beta = solve(path)
         log_weight = path.log_weight(beta)
     size = path.sample.effective_sample_size(log_weight)
-    budget = KLBudget(beta, path.sample.kl(log_weight), path.mean_reward(log_weight), size)
+    kl, mean_reward = path.sample.kl(log_weight), path.mean_reward(log_weight)
+    budget = KLBudget(beta, kl, mean_reward, size, len(log_weight))
     for warning in budget.warnings:
         warnings.warn(warning, stacklevel=2)
     return budget

@@ -214,7 +214,7 @@ def test_a_factor_made_for_one_beta_is_refused_even_at_beta_one(small_prior, sen
 
 
 def test_budget_that_few_draws_stand_for_is_warned_of(prior, prompts):
-    with pytest.warns(UserWarning, match=r"effective draws represent the posterior") as caught:
+    with pytest.warns(UserWarning, match=r"effective draws of 400 represent") as caught:
         budget = solve_beta(
             prior, TextReward(vader_sentiment, prior), prompts, max_kl=2.3, num_draws=400
         )
