@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import agrees, exact, over_cases, paired
+from experiments.identities.findings import DISTINCT, agrees, exact, over_cases, paired
 from experiments.identities.prefixes import next_token, soft_value, token_by_token, twist_of
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, cases, kl
@@ -29,7 +29,7 @@ def realignment(_: World) -> list[Finding]:
         log_exact = case.posterior_at(case.model.beta / share)
         return [(1 - share, case.log_prior), (share, case.log_posterior)], log_exact
 
-    return product_of_experts(parts, above=1e-4, below=0.05)
+    return product_of_experts(parts, below=0.05)
 
 
 def emulated(_: World) -> list[Finding]:
@@ -43,7 +43,7 @@ def emulated(_: World) -> list[Finding]:
         small = [(1.0, case.log_posterior), (-1.0, case.log_prior)]
         return [(1.0, case.log_guide), *small], log_exact
 
-    return product_of_experts(parts, above=1e-3, below=0.1)
+    return product_of_experts(parts, below=0.1)
 
 
 def objectives(world: World) -> list[Finding]:
@@ -55,11 +55,11 @@ def objectives(world: World) -> list[Finding]:
         log_exact = (case.log_prior + reward / case.model.beta).log_softmax(0)
         return [(share, case.log_posterior), (1 - share, world.log_posterior)], log_exact
 
-    return product_of_experts(parts, above=1e-3, below=0.1)
+    return product_of_experts(parts, below=0.1)
 
 
 def product_of_experts(
-    parts_of: Callable[[World], tuple[Parts, Tensor]], above: float, below: float
+    parts_of: Callable[[World], tuple[Parts, Tensor]], below: float
 ) -> list[Finding]:
     """Product of powers of distributions, of whole responses and of each next token alone.
 
@@ -77,7 +77,7 @@ def product_of_experts(
     return [
         exact("whole responses, log q - log posterior", *errors),
         exact("token by token, sum of q - 1", *sums),
-        over_cases(subject, nats, above=above, below=below),
+        over_cases(subject, nats, above=DISTINCT, below=below),
     ]
 
 
@@ -111,7 +111,7 @@ def controlled(world: World) -> list[Finding]:
     return [
         exact("log E[exp(r/beta)], log q - log p*", *errors),
         exact("log P(success), log q - log p0 given success", *of_success),
-        over_cases("E[r]/beta, KL(q || p*), nats", of_mean, above=0.01),
+        over_cases("E[r]/beta, KL(q || p*), nats", of_mean, above=DISTINCT),
         paired("KL(p0 || p*) less that of E[r]/beta, nats", of_prior, of_mean, above=0.0),
     ]
 
@@ -150,7 +150,10 @@ def particles(world: World) -> list[Finding]:
         ratio = (log_z - log_joint.logsumexp(0)).exp()
         findings.append(agrees(f"{name}, mean of Z_hat/Z", Estimate.of_mean(ratio), 1.0))
     nats = world.gap(log_filter)
-    return [*findings, within("weights of the whole psi, KL(target || p*), nats", nats, above=0.01)]
+    return [
+        *findings,
+        within("weights of the whole psi, KL(target || p*), nats", nats, above=DISTINCT),
+    ]
 
 
 def _rewards(world: World, values: Tensor) -> TokenReward:

@@ -13,6 +13,11 @@ from inference.estimate import REFUTED
 
 EXACT = 1e-10
 """Largest error of an identity in float64."""
+DISTINCT = 1e-3
+"""KL, nats, above which distributions are not the same: 100 times the largest error of a minimum.
+
+`exact` allows 1e-5 nats to a distribution at the computed minimum of a loss.
+"""
 
 
 def exact(subject: str, *errors: float | Tensor, limit: float = EXACT) -> Finding:

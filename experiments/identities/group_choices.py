@@ -35,9 +35,10 @@ def off_policy_mask(world: World) -> list[Finding]:
 
 
 def high_covariance(_: World) -> list[Finding]:
-    """Tokens of the highest covariance of A and log q, dropped (Clip-Cov, arXiv 2505.22617).
+    """Tokens of the highest covariance of A and log q, dropped (arXiv 2505.22617).
 
-    Slopes are along the mean gradient of the reward on draws of q, with A = r - E_q[r].
+    The tokens are those that KL-Cov selects; Clip-Cov draws some tokens above a covariance. Slopes
+    are along the mean gradient of the reward on draws of q, with A = r - E_q[r].
     """
     slopes = torch.tensor([_slopes(world) for world in cases()], dtype=torch.float64)
     (of_all, gain), (without, gain_without) = slopes.unbind(1)[0].T, slopes.unbind(1)[1].T

@@ -129,14 +129,10 @@ def whole(draws: Draws) -> Tensor:
     return draws.whole.exp()
 
 
-def truncated(draws: Draws) -> Tensor:
-    """Weights of responses, at most `CAP`, `[S]`."""
-    return whole(draws).clamp(max=CAP)
-
-
-def masked(draws: Draws) -> Tensor:
-    """Weights of responses, 0 above `CAP`, `[S]`."""
-    return whole(draws) * (whole(draws) <= CAP)
+truncated: Weight = partial(Draws.weights, name="response-constant", clip=(0.0, CAP - 1))
+"""Weights of responses, at most `CAP`, `[T, S]`."""
+masked: Weight = partial(Draws.weights, name="response-masked", clip=(1.0, CAP - 1))
+"""Weights of responses, 0 above `CAP`, `[T, S]`."""
 
 
 def engine_weights(world: World) -> list[Finding]:

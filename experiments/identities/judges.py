@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact, spread
+from experiments.identities.findings import DISTINCT, exact, spread
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, cases, kl, mean_gradient
 from experiments.shared.claims import Finding, within
@@ -60,7 +60,7 @@ def online_ipo(world: World) -> list[Finding]:
         within(
             "KL(equilibrium || target of IPO on draws of the prior), nats",
             kl(_nash(world, wins), log_ipo),
-            above=0.01,
+            above=DISTINCT,
         ),
     ]
 
@@ -84,8 +84,8 @@ def self_play_steps(world: World) -> list[Finding]:
     best = (steps @ wins.T).max(-1).values
     of_mean = (wins @ steps.mean(0)).max().item()
     return [
-        within(f"eta 0.5, {subject}, largest", max(by_eta[0]), below=1e-3),
-        within(f"eta 16, {subject}, smallest", min(by_eta[1]), above=1e-3),
+        within(f"eta 0.5, {subject}, largest", max(by_eta[0]), below=DISTINCT),
+        within(f"eta 16, {subject}, smallest", min(by_eta[1]), above=DISTINCT),
         within(f"best win rate against the mean of {num_steps:,} iterates", of_mean, below=0.51),
         within(
             f"best win rate against each of the last {num_steps // 4:,} iterates",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from experiments.identities.findings import exact, over_cases, paired
+from experiments.identities.findings import DISTINCT, exact, over_cases, paired
 from experiments.identities.preferences import (
     FEW,
     excess,
@@ -85,7 +85,7 @@ def held_on_to(world: World) -> list[Finding]:
     subject = "share of preferred responses that become rarer"
     return [
         within(f"RPO, {subject} (DPO: {rarer(dpo):.2g})", rarer(rpo), below=rarer(dpo)),
-        within("RPO, KL(optimum || p*), nats", world.gap(rpo), above=0.01),
+        within("RPO, KL(optimum || p*), nats", world.gap(rpo), above=DISTINCT),
     ]
 
 
@@ -151,7 +151,7 @@ def token_level(world: World) -> list[Finding]:
             limit=1e-6,
         ),
         paired("TDPO less DPO, KL(p0 || optimum), nats", *torch.tensor(nats).T, above=0.0),
-        over_cases("KL(optimum || p*), nats", gaps, above=1e-3),
+        over_cases("KL(optimum || p*), nats", gaps, above=DISTINCT),
     ]
 
 
@@ -185,7 +185,7 @@ def offsets(world: World) -> list[Finding]:
     rewards = [world.mean_reward(log) for log in (world.log_posterior, log_guide)]
     return [
         within(f"E[r] at the optimum (of DPO: {rewards[0]:.3g})", rewards[1], above=rewards[0]),
-        within("KL(optimum || p*), nats", world.gap(log_guide), above=0.01),
+        within("KL(optimum || p*), nats", world.gap(log_guide), above=DISTINCT),
         within(
             f"KL(optimum || posterior of beta {nearest:.2f}), nats (beta is {world.model.beta:g})",
             least_nats,

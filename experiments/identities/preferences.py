@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from experiments.identities.findings import exact, over_cases, paired
+from experiments.identities.findings import DISTINCT, exact, over_cases, paired
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
@@ -115,7 +115,7 @@ def calibrated(world: World) -> list[Finding]:
         world.gap(log) for log in (optimum(world, LIKELIHOODS["slic"], wins, beta), world.log_prior)
     ]
     return [
-        within("KL(optimum || p*), nats", distances[0], above=0.01),
+        within("KL(optimum || p*), nats", distances[0], above=DISTINCT),
         within("KL(p0 || p*), nats (above the optimum's)", distances[1], above=distances[0]),
     ]
 
@@ -148,7 +148,7 @@ def efficient(world: World) -> list[Finding]:
     subject = "KL(optimum || p*), nats"
     return [
         exact(f"labels of the rewards, {subject}", nats[0], limit=1e-6),
-        within(f"labels 0.9 and 0.1, {subject}", nats[1], above=1e-4, below=0.1),
+        within(f"labels 0.9 and 0.1, {subject}", nats[1], above=DISTINCT, below=0.1),
         within(
             f"labels 1 - e and e, e = exp(-10), {subject} (the prior's: {nats[3]:.2g})",
             nats[2],
@@ -175,7 +175,7 @@ def prospects(world: World) -> list[Finding]:
             over_cases(
                 f"z {name}, KL(optimum || p*), nats",
                 [case.gap(log) for case, log in zip(cases(priors=True), ends, strict=True)],
-                above=0.01,
+                above=DISTINCT,
             ),
         ]
     subject = "z 0 and KL(q || p0), KL(soft filter || optimum), nats"
@@ -251,7 +251,7 @@ def noisy_labels(world: World) -> list[Finding]:
     one = "log-likelihood of one pair at beta h = 40, nats"
     return [
         *[exact(f"{subject}, {name}", nats.pop(name), limit=1e-6) for name in list(losses)[:2]],
-        *[within(f"{subject}, {name}", nats[name], above=0.01) for name in nats],
+        *[within(f"{subject}, {name}", nats[name], above=DISTINCT) for name in nats],
         within(f"{one}, the likelihood with flips", gain[1], below=0.0),
         within(f"{one}, rDPO", gain[0], above=0.0),
     ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from experiments.identities.findings import either_order, exact, paired
+from experiments.identities.findings import DISTINCT, either_order, exact, paired
 from experiments.identities.preferences import (
     FEW,
     excess,
@@ -113,7 +113,7 @@ def none(_: World) -> list[Finding]:
         within(
             f"margin 0.5, least KL(optimum || target) of {FEW} cases, nats",
             min(with_margin),
-            above=1e-3,
+            above=DISTINCT,
         ),
     ]
 

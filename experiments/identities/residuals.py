@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import DISTINCT, exact
 from experiments.identities.prefixes import masses
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
@@ -71,7 +71,7 @@ def single_trajectory(world: World) -> list[Finding]:
         within(
             f"{subject}, V held at the mean reward, KL(q || p*) at the minimum, nats",
             *fixed,
-            above=1e-3,
+            above=DISTINCT,
         ),
     ]
 

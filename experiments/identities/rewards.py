@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import DISTINCT, exact
 from experiments.identities.sampling import bound_of_two
 from experiments.identities.world import PROMPT, World, kl, mean_gradient, scores
 from experiments.shared.claims import Finding, within
@@ -111,7 +111,7 @@ def answers(world: World) -> list[Finding]:
         within(
             f"beta {beta:g}, KL(p0 exp(p(y given z)/beta)/Z || p0(z given y)), nats",
             kl(log_target, log_reward),
-            above=0.01,
+            above=DISTINCT,
         ),
     ]
 

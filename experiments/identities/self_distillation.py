@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import DISTINCT, exact
 from experiments.identities.residuals import minimum
 from experiments.identities.world import World, kl, mean_gradient
 from experiments.shared.claims import Finding, within
@@ -53,7 +53,7 @@ def _of_hint(world: World, subject: str, log_right: Tensor) -> list[Finding]:
             f"{subject}, hint, teacher that moves {RATE:.0%} to the student in each of {STEPS} "
             "steps, KL(q || p0 given right), nats",
             kl(_followed(world.log_prior, log_right), log_teacher),
-            above=0.01,
+            above=DISTINCT,
         ),
     ]
 

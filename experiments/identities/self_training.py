@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import DISTINCT, exact
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, kl, mean_gradient, scores
 from experiments.shared.claims import Finding, within
@@ -93,5 +93,5 @@ def _rationalisation(world: World, correct: Tensor, prob: Tensor) -> list[Findin
     subject = "correct draws of another guide, as with a hint"
     return [
         exact(f"{subject}, weighed by p0/q, KL(p0 given correct || fit), nats", weighed),
-        within(f"{subject}, not weighed, KL(p0 given correct || fit), nats", plain, above=0.01),
+        within(f"{subject}, not weighed, KL(p0 given correct || fit), nats", plain, above=DISTINCT),
     ]

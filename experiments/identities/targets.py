@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact, spread
+from experiments.identities.findings import DISTINCT, exact, spread
 from experiments.identities.world import World, kl
 from experiments.shared.claims import Finding, within
 from inference.direct_preferences import LINKS
@@ -26,7 +26,7 @@ def of(world: World, target: str, **options: float) -> Tensor:
 def reached(name: str, log_target: Tensor, world: World) -> Finding:
     """Distance of a target from the posterior, more than rounding."""
     subject = f"KL({name} || p*), nats"
-    return within(subject, world.gap(log_target), above=1e-3)
+    return within(subject, world.gap(log_target), above=DISTINCT)
 
 
 def chi_po(world: World) -> list[Finding]:
@@ -128,7 +128,7 @@ def rounds(world: World) -> list[Finding]:
         ),
         exact("one round, KL(q || p*), nats", nats[0]),
         exact("four rounds, KL(q || posterior at beta/4), nats", kl(log_guide, at_quarter)),
-        within("four rounds, KL(q || p*), nats", *nats[3:], above=0.01),
+        within("four rounds, KL(q || p*), nats", *nats[3:], above=DISTINCT),
     ]
 
 
@@ -174,7 +174,7 @@ def aggregation(world: World) -> list[Finding]:
     log_tilted = world.posterior_at(beta)
     return [
         exact("q (1 - A/beta)/p0 - 1", prob * (1 - advantage / beta) / world.log_prior.exp() - 1),
-        within("KL(target || p0 exp(r/beta)/Z), nats", kl(log_target, log_tilted), above=0.01),
+        within("KL(target || p0 exp(r/beta)/Z), nats", kl(log_target, log_tilted), above=DISTINCT),
     ]
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
-from experiments.identities.findings import exact
+from experiments.identities.findings import DISTINCT, exact
 from experiments.identities.prefixes import given, soft_value
 from experiments.identities.residuals import minimum
 from experiments.identities.targets import THRESHOLD, of
@@ -105,13 +105,13 @@ def filtering(world: World) -> list[Finding]:
             f"{subject}, two rounds, q - best {share**2:g} of the prior's",
             rounds[2].exp() - _best(world, world.log_prior, share**2).exp(),
         ),
-        within(f"{subject}, one round, KL(q || p*), nats", world.gap(rounds[1]), above=0.01),
+        within(f"{subject}, one round, KL(q || p*), nats", world.gap(rounds[1]), above=DISTINCT),
         exact(
             f"{subject}, {needed} rounds, {share:g}^n below p0 of the best response, 1 - q of it",
             1 - rounds[needed][best].exp(),
         ),
         exact("threshold, one round and two rounds, log q - log p0 given accepted", *errors),
-        within("threshold, KL(q || p*), nats", world.gap(log_target), above=0.01),
+        within("threshold, KL(q || p*), nats", world.gap(log_target), above=DISTINCT),
     ]
 
 

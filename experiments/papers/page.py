@@ -18,9 +18,9 @@ scripts print. `--only KEY` measures one entry again.
 
 A claim is in our words, and as far as a small world can test the claim. If a sentence of the claim
 begins with "Here", the verdict is on this sentence. Numbers after ± are standard errors. Numbers in
-brackets are the limits of a finding, fixed in the script. A case is a random reward with a random
-guide; a mean over cases can hold where a single case does not. Other processors give other last
-digits.
+brackets are the limits of a finding, fixed in the script. A case is a random reward, with a random
+guide or prior where the claim has one; a mean over cases can hold where a single case does not.
+Other processors give other last digits.
 
 | verdict | meaning |
 |---|---|
@@ -33,6 +33,7 @@ digits.
 |---|---|
 | paper | read in the paper or in its authors' code |
 | abstract | derived here; the claim is in the abstract |
+| TRL | read in TRL's documentation, which cites the paper |
 """
 
 

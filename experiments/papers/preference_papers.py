@@ -302,8 +302,7 @@ PREFERENCES = {
         "The maximum likelihood estimate of the optimal policy needs preference pairs drawn from "
         "that policy.",
         abstract("2309.06657"),
-        supports=("pairs from p* less",),
-        against=("from all alike", "pairs without end"),
+        against=("pairs from", "pairs without end", "second derivatives"),
         caveat="Either pairs from the posterior or pairs from the prior can teach more, and pairs "
         "of all responses alike teach more than both. With enough pairs from any of them a rich "
         "guide reaches the posterior.",

@@ -1,6 +1,6 @@
 """Papers on algorithms that train a policy."""
 
-from experiments.papers.paper import Paper, abstract, paper
+from experiments.papers.paper import Paper, Source, abstract, paper
 
 K3_LOSS = "k3 as a loss, token by token (GRPO), distance from grad KL(q || p0)"
 K3_VALUE = "k3 as a loss, token by token (GRPO), value"
@@ -53,7 +53,7 @@ TRAINERS = {
         "limit of 0.1 nats a token, and random priors, guides and rewards. On draws of the "
         "guide the mask drops nothing, and the posterior remains a fixed point. Stability over a "
         "long training was not tried.",
-        abstract("2512.02556"),
+        Source("TRL", "2512.02556"),
         supports=("share of dropped tokens at", "q = p*"),
         against=("mean gradient",),
         caveat="PPO's clip drops such tokens of failures already. The mask drops the other tokens "
@@ -373,9 +373,9 @@ TRAINERS = {
         "Cui et al. 2025: the entropy mechanism of reinforcement learning",
         "The entropy changes by minus the covariance of log-probabilities and advantages, which is "
         "positive in practice, so that the entropy falls; the reward is a line in exp(entropy). "
-        "Leaving out a few tokens of high covariance (Clip-Cov) holds the entropy up. Here, for "
-        "Clip-Cov, a tenth of the tokens, and random guides and rewards: nine tenths of the gain "
-        "in reward are left.",
+        "Leaving out a few tokens of high covariance (Clip-Cov) holds the entropy up. Here: the "
+        "tenth of the tokens of the highest covariance, as KL-Cov selects them, is left out, for "
+        "random guides and rewards; nine tenths of the gain in reward are left.",
         paper("2505.22617"),
         "identities --only entropy-change high-covariance",
         supports=("slope of the entropy", "slope of E[r]"),

@@ -10,6 +10,7 @@ from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
 from experiments.steer.guide_options import GuideOptions
+from experiments.steer.training import fit_settings
 from guides.lora import LoRAOptions
 
 YAML = """
@@ -126,3 +127,10 @@ def test_a_match_before_training_takes_the_micro_batch_of_steps():
         options = parsed("--guide", "soft-prompt", *words).guide_options
         assert options["match_micro_batch"] == expected
     assert "match_micro_batch" not in parsed("--guide", "lora", *steps).guide_options
+
+
+def test_options_of_the_fit_reach_the_fit(tmp_path):
+    options = {"learning_rate": 0.1, "clip_norm": 2.0, "micro_batch": 3, "seed": 5}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    settings = fit_settings(parsed(*words), RunFolder(tmp_path))
+    assert {name: settings[name] for name in options} == options
