@@ -18,6 +18,7 @@ from inference.programs import Program
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.optimizer.checked import NonFiniteParametersError, check_start
 from model import Prompts
+from model.common.ranks import LostRankError
 
 
 class NonFiniteGuideError(FloatingPointError):
@@ -62,7 +63,9 @@ class Rollback:
             restore()
             for parameter in parameters().values():
                 parameter.grad = None
-            if isinstance(error, Exception) and not isinstance(error, NonFiniteParametersError):
+            # a trial of the guide is a computation of all ranks
+            known = (NonFiniteParametersError, LostRankError)
+            if isinstance(error, Exception) and not isinstance(error, known):
                 self._undo_last_if_to_blame(error, prompts)
                 restore()  # the trial of the guide drew random numbers
             raise

@@ -34,6 +34,10 @@ class RankError(RuntimeError):
     """Another rank of the run failed, or ended."""
 
 
+class LostRankError(RankError):
+    """Another rank ended or does not answer, and no rank can exchange anything any more."""
+
+
 def num_ranks() -> int:
     """Number of ranks: 1 without a process group, and inside `alone`."""
     is_alone = _state["alone"] or not (dist.is_available() and dist.is_initialized())
@@ -220,7 +224,7 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankError(
+        raise LostRankError(
             f"rank {rank()} of {dist.get_world_size()} waited for the other ranks, and one of "
             f"them has ended or does not answer: look at the messages of the others ({error})"
         ) from error

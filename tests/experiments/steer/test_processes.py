@@ -56,6 +56,7 @@ def test_a_rank_that_dies_ends_the_attempt_and_the_next_goes_on_in_its_folder(
     run = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert "failed (exitcode: -9) local_rank: 1" in run.stderr  # the cause, and not rank 0
+    assert "learning rate" not in run.stderr, run.stderr
     assert f"To go on: {launch} -m experiments.steer --resume" in run.stderr
     assert run.stdout.count("run folder") == 2, run.stdout
     (folder,) = (tmp_path / "runs").iterdir()
