@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from model.common.devices import HALF, is_asynchronous
 
-TOLERANCE = 0.03
-"""Largest difference between `rotary_attention` and a layer of `transformers`, of its norm."""
-PARTS, NORMS = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"}
-"""Names of the parts of a layer; norms of heads are those of Qwen3."""
+PARTS = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
+"""Names of the parts of a layer; norms of heads are those of Qwen3 and Gemma3."""
 
 
 class RotaryAttention(nn.Module):
@@ -112,22 +110,19 @@ def _updated(cache: Any, key: Tensor, value: Tensor, index: int) -> tuple[Tensor
     if type(layer) is not DynamicLayer or layer.is_initialized:
         return cache.update(key, value, index)
     layer.lazy_initialization(key, value)
-    layer.keys, layer.values = key, value
+    for name, new in (("keys", key), ("values", value)):  # views of packed layers are copied
+        is_view = new.untyped_storage().nbytes() > new.nbytes
+        setattr(layer, name, new.clone() if is_view else new)
     return key, value
 
 
 def rotary_layers(network: nn.Module) -> None:
     """Make the layers of a network that compute `rotary_attention` `RotaryAttention`."""
-    plain: dict[Any, bool] = {}
     for module in network.modules():
-        if {*module._modules} - NORMS != PARTS or isinstance(module, RotaryAttention):
-            continue
         kind: Any = type(module)
-        settings = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
-        key = (kind, *sorted((settings | {"layer_idx": 0}).items()))
-        if key not in plain:
-            plain[key] = _is_plain_attention(module)
-        if plain[key]:
+        if "q_proj" not in module._modules or {*module._modules} != _parts(kind):
+            continue
+        if all(type(each) is nn.Parameter for each in module.parameters()):  # no shards of weights
             module.__class__ = _fused_kind(kind)
 
 
@@ -136,25 +131,34 @@ def _fused_kind(kind: Any) -> Any:
     return type(kind.__name__, (RotaryAttention, kind), {})
 
 
-@torch.no_grad()
-def _is_plain_attention(module: Any) -> bool:
-    """True for a layer whose code has no names but those of Llama's, and whose result is the same.
+@cache
+def _parts(kind: Any) -> set[str]:
+    """Parts of attention with the code of one of five families; of other code none.
 
     Others for example clip queries, rotate a part of them, or rotate pairs of neighbours.
     """
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention
     from transformers.models.llama.modeling_llama import LlamaAttention
+    from transformers.models.mistral.modeling_mistral import MistralAttention
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-    names = {*LlamaAttention.forward.__code__.co_names, *NORMS, "getattr", "sliding_window"}
-    if not {*type(module).forward.__code__.co_names} <= names:
-        return False
-    if any(type(each) is not nn.Parameter or each.is_meta for each in module.parameters()):
-        return False  # such as a shard of the weights
-    like = module.q_proj.weight
-    x = torch.linspace(-9, 9, 6 * module.q_proj.in_features).sin().view(2, 3, -1).to(like)
-    angles = torch.linspace(0, 4, 6 * module.head_dim).view(2, 3, -1).to(like)
-    arguments = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None}
-    try:
-        expected, got = module(x, **arguments)[0], rotary_attention(module, x, **arguments)[0]
-    except Exception:  # any error of the layer's own code: the layer stays
-        return False
-    return bool((got - expected).norm() <= TOLERANCE * expected.norm())
+    families = LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention, Gemma3Attention
+    codes = _codes(kind)
+    is_plain = all(codes) and any(codes == _codes(family) for family in families)
+    return PARTS & {*kind.forward.__code__.co_names} if is_plain else set()
+
+
+def _codes(kind: Any) -> list[Any]:
+    """Code of `forward` and of the functions of its positions; None for what is not comparable."""
+    functions = [kind.forward]
+    for name in ("apply_rotary_pos_emb", "rotate_half"):
+        functions.append(getattr(functions[-1], "__globals__", {}).get(name))
+    return [_code(each) for each in functions]
+
+
+def _code(function: Any) -> Any:
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_freevars:  # as of a wrapper
+        return None
+    return code.co_code, code.co_names, [x for x in code.co_consts if x != function.__doc__]
