@@ -135,33 +135,34 @@ def pinned(world: World) -> list[Finding]:
     (a - 1/2)/beta)^2]: a squared residual of the reward a, with its mean 1/2 for log Z.
     """
     wins, beta = judged(world)
-    prior = world.log_prior.exp()
-    alone = optimum(world, LIKELIHOODS["sppo"], wins, beta)
-    both = _least(world, lambda c, r: -squares(c, r, 1.0) - logsigmoid(c - r))
-    of_share = replace(world.problem, reward=(wins @ prior)[:, None], beta=beta)
-    step, ipo = (TARGETS[name](of_share)[:, 0] for name in ("mean-mirror-descent", "posterior"))
-    chosen = preferred(world, wins)
-    ratios = [world.log_ratio(log) for log in (world.log_posterior, both)]
-    rarer = [(chosen @ (ratio < 0).double()).item() for ratio in ratios]
-    gains = [(chosen @ ratio).item() for ratio in ratios]
-    start = world.gap(world.log_prior)
+    share = wins @ world.log_prior.exp()
+    of_share = replace(world.problem, reward=share[:, None], beta=beta)
+    alone, step = (
+        optimum(world, LIKELIHOODS["sppo"], wins, beta),
+        TARGETS["mean-mirror-descent"](of_share)[:, 0],
+    )
+    few = cases(FEW, priors=True)
+    ends, numbers, to_ipo = [], [], []
+    for case in few:
+        wins, beta = judged(case)
+        ends.append(_least(case, lambda c, r: -squares(c, r, 1.0) - logsigmoid(c - r)))
+        chosen = preferred(case, wins)
+        ratios = [case.log_ratio(log) for log in (ends[-1], case.log_posterior)]
+        rarer = [(chosen @ (ratio < 0).double()).item() for ratio in ratios]
+        numbers.append([*rarer, (chosen @ ratios[0]).item()])
+        ipo = (case.log_prior + wins @ case.log_prior.exp() / beta).log_softmax(0)
+        to_ipo.append(kl(ends[-1], ipo))
+    of_both, of_dpo, gain = torch.tensor(numbers).T
+    gaps = [case.gap(log) for case, log in zip(few, ends, strict=True)]
     return [
-        within(
-            f"share of preferred responses that become rarer (DPO: {rarer[0]:.2g})",
-            rarer[1],
-            below=rarer[0],
-        ),
-        within(f"mean log q/p0 of the preferred (DPO: {gains[0]:.2g})", gains[1], above=0.0),
+        paired("Cal-DPO less DPO, preferred that become rarer, share", of_both, of_dpo, below=0.0),
+        over_cases("mean log q/p0 of the preferred", gain.tolist(), above=0.0),
         exact(
             "squares alone, KL(optimum || step with the mean), nats", kl(alone, step), limit=1e-6
         ),
-        within("KL(optimum || p0 exp(P(x beats y)/beta)/Z), nats", kl(both, ipo), below=0.01),
-        within(
-            f"KL(optimum || p*), nats (the prior's: {start:.2g})",
-            world.gap(both),
-            above=0.1,
-            below=start,
-        ),
+        over_cases("KL(optimum || p0 exp(P(x beats y)/beta)/Z), nats", to_ipo, below=0.01),
+        less_prior("optimum", ends, below=0.0),
+        over_cases("KL(optimum || p*), nats", gaps, above=0.1),
     ]
 
 

@@ -50,12 +50,14 @@ def token_rejection(world: World) -> list[Finding]:
                 cost.tests,
                 below=cost.masking,
             ),
-            within(
-                f"{subject}, tokens read for an effective response ({whole})",
-                cost.read,
-                below=cost.whole,
-            ),
         ]
+    findings.append(
+        within(
+            f"{subject}, tokens read for an effective response ({whole})",
+            cost.read,
+            below=cost.whole,
+        )
+    )
     noisy = _cost(60, 1)
     ratio = noisy.read / noisy.read_by_masking
     subject = f"{WORDS} words, 60 allowed, 1 test more, tokens read for an effective response"

@@ -113,9 +113,9 @@ PREFERENCES = {
         "identities --only on-policy-pairs",
         supports=("gradient at q = p*", "pairs of the guide: "),
         against=("KL(p* || q)",),
-        caveat="The end is nearly the nearest of the family in KL(q || p*), and, for this reward "
-        "and nine of ten in all, further from the posterior in KL(p* || q). A rich guide has the "
-        "posterior as its optimum with any pairs.",
+        caveat="The end is nearly the nearest of the family in KL(q || p*), and, for this reward, "
+        "further from the posterior in KL(p* || q). A rich guide has the posterior as its optimum "
+        "with any pairs.",
     ),
     "wpo": Paper(
         "Zhou et al. 2024: weighted preference optimisation (WPO)",
@@ -152,15 +152,15 @@ PREFERENCES = {
         "Xiao et al. 2024: calibrated DPO (Cal-DPO)",
         "Squares that pin beta log q/p0 of the chosen response to 1/2, and of the rejected one to "
         "-1/2, give DPO's implicit reward the scale of the reward, and keep the chosen response "
-        "from becoming rarer. Here: pairs of the prior without end, and beta 1.",
+        "from becoming rarer. Here: pairs of the prior without end, beta 1, and "
+        "means over random worlds.",
         paper("2412.14516"),
-        supports=("share of preferred", "mean log q/p0"),
+        supports=("preferred that become rarer", "mean log q/p0", "optimum less prior"),
         against=("squares alone", "KL(optimum || p0 exp", "KL(optimum || p*)"),
-        caveat="Of the preferred responses 31% still become rarer, those that win less than half "
-        "of their pairs. The scale is that of the rate of wins, not that of the judge's reward. "
-        "The squares alone are a squared residual of this rate, with its mean for log Z as in Kimi "
-        "k1.5, and the optimum is nearly that of IPO: the optimum of DPO, the posterior, is given "
-        "up.",
+        caveat="Preferred responses that win less than half of their pairs still become rarer. "
+        "The scale is that of the rate of wins, not that of the judge's reward. The squares alone "
+        "are a squared residual of this rate, with its mean for log Z as in Kimi k1.5, and the "
+        "optimum is nearly that of IPO: the optimum of DPO, the posterior, is given up.",
     ),
     "discopop": Paper(
         "Lu et al. 2024: DiscoPOP, a loss found by a language model",

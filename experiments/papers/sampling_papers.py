@@ -73,7 +73,8 @@ SAMPLING = {
         supports=("sum over all orders", "variance of W", "4 tests more"),
         against=("1 test more",),
         caveat="One test after the first allowed token is noisy where few tokens are allowed. With "
-        "four, the number of responses needed is near that of masking.",
+        "four, the number of responses needed is near that of masking. Tokens read are compared "
+        "with rejection of responses where most are allowed: with few, one run does not say.",
     ),
     "cars": Paper(
         "Parys et al. 2025: constrained adaptive rejection sampling (CARS)",
