@@ -85,7 +85,7 @@ def test_results_are_those_of_transformers(
     assert len(layers) == 2 * fits
     monkeypatch.setattr(rotary_attention, "is_asynchronous", lambda device: True)
     monkeypatch.setattr(rotary_attention, "HALF", (torch.float64,))
-    assert_close(results(network), expected, rtol=1e-6, atol=1e-9)  # norms are in float32
+    assert_close(results(network), expected, rtol=1e-5, atol=1e-6)  # norms are in float32
 
 
 def test_a_token_of_packed_layers_has_three_operations_for_its_positions(
