@@ -108,8 +108,9 @@ DIVERGENCES: dict[str, Divergence] = {
 class FDivergence(ResponseObjective):
     """D_f(q || p*). Value and gradient are consistent: unbiased given Z, which is a moving average.
 
-    Supports hard constraints where f does. A prompt all of whose responses so far were impossible
-    is left out.
+    Value and gradient are means under q, on the responses that q can draw: others of an earlier
+    guide have no weight. Supports hard constraints where f does. A prompt all of whose responses
+    so far were impossible is left out.
 
     Args:
         divergence: Name in `DIVERGENCES`, or a `Divergence`.
@@ -152,18 +153,19 @@ class FDivergence(ResponseObjective):
         log_weight = joint.log_joint - log_proposal
         log_z = self.log_z.update(prompts, log_mean(log_weight))
         informed = ~log_z.isneginf()  # a possible response has been drawn
-        log_u = torch.where(informed, log_weight - log_ratio - log_z, 0.0)
+        impossible = log_ratio == -torch.inf  # for the guide now: no part of a mean under q
+        log_u = torch.where(informed & ~impossible, log_weight - log_ratio - log_z, 0.0)
         centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))
         ratio = log_ratio.exp()
-        surrogate = (ratio * centred * log_guide).mean(0).sum()
+        surrogate = ratio * centred * log_guide.masked_fill(impossible, 0.0)
         loss = (ratio * self.divergence.value(log_u)).mean(0).sum()
         if self.adapt_every is not None:
-            gain = (log_weight - log_z).exp() * log_ratio
-            self._gain += gain.where(informed, 0.0).mean().item()
+            weight = (log_weight - log_z).where(informed, -torch.inf).exp()
+            self._gain += torch.where(weight == 0, 0.0, weight * log_ratio).mean().item()
         self.metrics["log_z"] = log_z.mean().item()
         share = None if self.adapt_every is None else ratio / len(ratio)
         draws = (response, log_guide, log_weight - log_ratio, joint.log_likelihood)
-        return Losses(loss, surrogate, *draws, share)
+        return Losses(loss, surrogate.mean(0).sum(), *draws, share)
 
     def _draw(
         self, guide: Program, prompts: Prompts

@@ -167,7 +167,7 @@ def effective_share(draws: DrawMatrices, power: float) -> Tensor:
     """
     if power == 0 or draws.every:
         return torch.ones_like(draws.share[0, 0])
-    log_weight = draws.share.log() + power * draws.log_weight
+    log_weight = draws.share.log() + power * draws.log_weight.masked_fill(draws.share == 0, 0.0)
     log_size = 2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)
     return (log_size.exp() / len(log_weight)).nan_to_num(nan=1.0).mean()
 

@@ -97,16 +97,16 @@ def test_measuring_and_sampling_beside_a_fit(model, small_prior, prompts):
 
 
 class EachDraw(TorchFunctionMode):
-    """Context that records whether this thread holds the lock at each use of torch's generator."""
+    """Context that records whether this thread holds the lock at each use of a generator."""
 
     def __init__(self):
         super().__init__()
         self.locked = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        before = torch.get_rng_state()
+        before = random_state.capture()
         result = function(*args, **kwargs or {})
-        if not torch.equal(before, torch.get_rng_state()):
+        if not random_state.is_still(before):
             self.locked.append(THREAD_LOCK.is_owned())
         return result
 

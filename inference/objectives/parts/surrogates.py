@@ -44,6 +44,8 @@ COVARIANCES = 1.0, 5.0
 """Covariances between which `clip-cov` chooses the tokens."""
 ROUNDING = 1e-9
 """Size below which a covariance is 0 for `kl-cov`."""
+RARE = -1e4
+"""log rho_t in a covariance, nats, of a token of an engine that the guide cannot draw."""
 
 
 class Tokens(NamedTuple):
@@ -80,7 +82,7 @@ class Tokens(NamedTuple):
 
     def covariance(self) -> Tensor:
         """(A - mean A) (log q_t - mean log q_t) of each token, over all tokens, -inf at padding."""
-        log_guide = self.log_ratio_of_support().detach() + self.log_proposal
+        log_guide = self.log_ratio.detach().clamp(min=RARE) + self.log_proposal
         factors = self.advantage.expand_as(log_guide), log_guide
         first, second = (value - value[self.is_token].mean() for value in factors)
         return (first * second).masked_fill(~self.is_token, -torch.inf)

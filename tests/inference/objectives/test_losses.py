@@ -18,8 +18,10 @@ from inference import (
 from inference.objectives import Proximal_ELBO
 from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.leave_one_out import leave_one_out
+from inference.objectives.parts.draws import matrices
 from inference.objectives.parts.off_policy import tempered
 from inference.objectives.parts.response_objective import Losses, ResponseObjective
+from inference.svi.step_numbers import effective_share
 from tests.inference.objectives.table import ONE, TWO, Table, Target, autograd, gradient
 from tests.inference.objectives.test_matrix import exact_loss, proposal_state
 from tests.inference.objectives.uses import OURS
@@ -163,6 +165,30 @@ def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
         assert objective.metrics["log_likelihood"] == pytest.approx(reward, abs=0.02)
     assert loss == pytest.approx(truth.kl_posterior_guide(new).item(), abs=0.02)  # of `adaptive`
     assert adaptive.metrics["log_z"] == pytest.approx(truth.log_z.item(), abs=5e-3)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_response_of_an_earlier_guide_that_this_one_excludes_has_no_weight(name, seed):
+    """The gradient is that of a rare response where it vanishes with q: f'(0) q is 0, not p*."""
+    model, old = Target(seed=seed), Table(seed + 1)
+    response, numbers = Enumeration(model, ONE).support, []
+    for log_prob in (-60.0, -math.inf):
+        guide = Table(seed + 2)
+        with torch.no_grad():
+            guide.first[:, 2] = log_prob
+        objective = FDivergence(name, len(response), adapt_every=5)
+        state = proposal_state(old) | {"gain": torch.tensor(0.0), "steps": torch.tensor(1)}
+        objective.set_state(state)
+        loss, grad = gradient(objective, model, guide, ONE, response)
+        share = effective_share(matrices(objective.draws), objective.weight_power)
+        numbers.append(torch.tensor([*objective.metrics.values(), share, *grad]))
+    assert math.isfinite(loss)
+    assert numbers[1].isfinite().all()
+    assert (share < 1) == (objective.weight_power != 0)
+    assert objective._gain == -math.inf  # KL(p* || q) is infinite
+    if name not in ("forward-kl", "chi2-forward", "alpha"):
+        torch.testing.assert_close(*numbers, rtol=1e-9, atol=1e-9)
 
 
 def test_a_guide_without_numbers_has_a_loss_that_says_so():
