@@ -26,19 +26,8 @@ QUANTITIES = {
 }
 """Columns: a name in `measurements.json`, and the metric in its place if a run has no such file."""
 WITHOUT_EFFECT = {
-    "seed",
-    "out",
-    "threads",
-    "device",
-    "config",
-    "resume",
-    "complete",
-    "report_to",
-    "checkpoint_every",
-    "divide",
-    "shard",
-    "gather_draws",
-    "merge",
+    *("seed", "out", "threads", "device", "config", "resume", "complete", "report_to"),
+    *("checkpoint_every", "divide", "shard", "gather_draws", "merge"),
 }
 """Arguments in which the runs of a group may differ."""
 _FOLDERS = re.compile(r"(^|:)[^:\n]*/")

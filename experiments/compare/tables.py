@@ -19,29 +19,12 @@ MARK, UNRELIABLE = " †", " (?)"
 """Ends of a number of an interrupted run, a mean over its last steps; of an unreliable number."""
 Rows = list[tuple[str, ...]]
 REWARD = {"reward", "content of --reward"}
+FILES = ("prior", "constraint", "factor", "moment", "prompts-file", "dataset")
 POSTERIOR = {
-    "prior",
-    "constraint",
-    "factor",
-    "moment",
-    "penalty",
-    "beta",
-    "kl_budget",
-    "min_reward",
-    "max_new_tokens",
-    "temperature",
-    "prompts",
-    "measured_prompts",
-    "prompt_column",
-    "limit",
-    "max_prompt_tokens",
-    "system",
-    "content of --prior",
-    "content of --constraint",
-    "content of --factor",
-    "content of --moment",
-    "content of --prompts-file",
-    "content of --dataset",
+    *("prior", "constraint", "factor", "moment", "penalty", "beta", "kl_budget", "min_reward"),
+    *("max_new_tokens", "temperature", "prompts", "measured_prompts", "prompt_column", "limit"),
+    *("max_prompt_tokens", "system"),
+    *(f"content of --{name}" for name in FILES),
     *REWARD,
 }
 """Arguments and inputs behind the posterior, and behind the reward: up to the name of a file."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ REMEDY = (
     "--beta, or a guide nearer to the posterior."
 )
 """Last remark if a number is marked."""
+ALONE = "KL(. || p*), prior draws alone"
 ACCEPTED = "KL(p* || .), accepted draws alone"
 """Row of rejection sampling, which needs a bound of the reward."""
 
@@ -91,32 +93,26 @@ class Report:
         """Rows of the table: quantity, prior, guide, posterior."""
         before, after = both = self.before.diagnostics, self.after.diagnostics
         of_start = "0" if self.start == "prior" else shown(before, "kl_guide_prior")
-        of_guide = shown(after, "kl_guide_prior")
-        kl_prior = (of_start, of_guide, shown(after, "kl_posterior_prior"))
+        kl_prior = of_start, shown(after, "kl_guide_prior"), shown(after, "kl_posterior_prior")
         alone = [each.prior_alone for each in both]
         has_bound = any(each.num_accepted is not None for each in alone)
-        sizes = (f"{each.effective_sample_size:.0f}" for each in both)
-        log_z = f"log Z = {shown(after, 'log_z')}", f"log Z = {shown(alone[1], 'log_z')}"
-        backward, forward = (
-            (tuple(shown(each, name) for each in both), tuple(shown(each, name) for each in alone))
-            for name in ("kl_guide_posterior", "kl_posterior_guide")
-        )
+        qualities = *both, after.weights
+
+        def row(name: str, end: str, of: Sequence[Diagnostics | PriorAlone] = both) -> list[str]:
+            return [*(shown(each, name) for each in of), end]
+
         return [
             *self._likelihood_rows(),
             ("KL(. || p0)", *kl_prior),
-            ("ELBO", *(shown(each, "elbo") for each in both), log_z[0]),
-            ("KL(. || p*)", *backward[0], "0"),
-            ("KL(p* || .)", *forward[0], "0"),
-            ("KL(. || p*), prior draws alone", *backward[1], log_z[1]),
-            *([(ACCEPTED, *forward[1], "")] if has_bound else []),
-            ("entropy", *(shown(each, "entropy") for each in both), ""),
+            ("ELBO", *row("elbo", f"log Z = {shown(after, 'log_z')}")),
+            ("KL(. || p*)", *row("kl_guide_posterior", "0")),
+            ("KL(p* || .)", *row("kl_posterior_guide", "0")),
+            (ALONE, *row("kl_guide_posterior", f"log Z = {shown(alone[1], 'log_z')}", alone)),
+            *([(ACCEPTED, *row("kl_posterior_guide", "", alone))] if has_bound else []),
+            ("entropy", *row("entropy", "")),
             ("distinct-2", f"{before.distinct_2:.3f}", f"{after.distinct_2:.3f}", ""),
-            ("effective sample size", *sizes, f"{after.weights.effective_sample_size:.0f}"),
-            (
-                "Pareto k-hat",
-                *(f"{each.pareto_k:.2f}" for each in both),
-                f"{after.weights.pareto_k:.2f}",
-            ),
+            ("effective sample size", *(f"{each.effective_sample_size:.0f}" for each in qualities)),
+            ("Pareto k-hat", *(f"{each.pareto_k:.2f}" for each in qualities)),
             *self._factor_rows(),
         ]
 
@@ -208,16 +204,11 @@ class Report:
         """Reasons why numbers are marked, with the columns of the numbers."""
         columns: dict[str, list[str]] = {}
         for column, measured in ((self.start, self.before), ("guide", self.after)):
-            diagnostics = measured.diagnostics
-            for source, suffix in (
-                (diagnostics, ""),
-                (diagnostics.prior_alone, ", prior draws alone,"),
-            ):
-                names_of: dict[str, list[str]] = {}
-                for name in SYMBOLS:
-                    for warning in source.warnings_of(name):
-                        names_of.setdefault(warning, []).append(name)
-                for warning, names in names_of.items():
+            own = measured.diagnostics
+            for source, suffix in ((own, ""), (own.prior_alone, ", prior draws alone,")):
+                reasons = {name: source.warnings_of(name) for name in SYMBOLS}
+                for warning in dict.fromkeys(chain(*reasons.values())):
+                    names = [name for name, others in reasons.items() if warning in others]
                     shown_names = ["log_z"] if "log_z" in names else names
                     symbols = " and ".join(SYMBOLS[name] for name in shown_names)
                     text = f"{warning}: {symbols}{suffix} may be far off"

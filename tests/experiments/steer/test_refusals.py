@@ -88,13 +88,8 @@ REFUSALS = {
     **{
         f"--sample smc {option}": f"{option.split()[0]} has no effect with --sample"
         for option in (
-            "--steps 3",
-            "--particles 3",
-            "--step-kl 1",
-            "--learning-rate 1",
-            "--objective trace",
-            "--prior-draws 10",
-            "--checkpoint-every 10",
+            *("--steps 3", "--particles 3", "--step-kl 1", "--learning-rate 1"),
+            *("--objective trace", "--prior-draws 10", "--checkpoint-every 10"),
         )
     },
     "--sample smc --proposal folder": "--proposal folder: ",

@@ -12,17 +12,9 @@ from inference.diagnostics.prior_alone import PriorAlone
 from inference.importance_weights import WeightQuality
 
 NAMES = [
-    "elbo",
-    "log_likelihood",
-    "kl_guide_prior",
-    "entropy",
-    "log_z_bound",
-    "log_z",
-    "kl_guide_posterior",
-    "kl_posterior_guide",
-    "kl_posterior_prior",
-    "posterior_log_likelihood",
-    "posterior_log_ratio",
+    *("elbo", "log_likelihood", "kl_guide_prior", "entropy", "log_z_bound", "log_z"),
+    *("kl_guide_posterior", "kl_posterior_guide", "kl_posterior_prior"),
+    *("posterior_log_likelihood", "posterior_log_ratio"),
 ]
 
 
@@ -75,13 +67,6 @@ def test_a_mean_of_draws_with_one_value_is_marked(report):
     assert note.startswith("(?) E[r] (column prior, guide): all draws to a prompt have one value")
 
 
-def test_a_share_of_nothing_is_not_shown(report):
-    before = changed(report.before, kl_guide_posterior=Estimate(0.1, 0.06))
-    assert "left after" in replace(report, before=before).conclusion()
-    before = changed(report.before, kl_guide_posterior=Estimate(24.0, 0.06))
-    assert "left (25%) after" in replace(report, before=before).conclusion()
-
-
 def test_every_number_is_in_the_right_place(report):
     rows = {name: cells for name, *cells in report.rows()}
     expected = {
@@ -107,16 +92,14 @@ def test_every_number_is_in_the_right_place(report):
 
 
 @pytest.mark.parametrize(
-    ("start", "left", "share"), [(8.0, 2.0, " (25%)"), (8.0, -0.4, " (-5%)"), (-0.1, 0.2, "")]
+    ("start", "left", "share"), [(8.0, 2.0, " (25%)"), (8.0, -0.4, " (-5%)"), (0.15, 0.2, "")]
 )
-def test_remaining_gap_is_a_share_of_the_first_gap(report, start, left, share):
+def test_remaining_gap_is_a_share_of_a_first_gap_above_its_noise(report, start, left, share):
     before = changed(report.before, kl_guide_posterior=Estimate(start, 0.1))
     after = changed(report.after, kl_guide_posterior=Estimate(left, 0.2))
     conclusion = replace(report, before=before, after=after).conclusion()
-    assert (
-        f"Of the {start:.3f} nats between prior and posterior, "
-        f"{Estimate(left, 0.2)} are left{share} after 12 s"
-    ) in conclusion
+    assert conclusion.startswith(f"Of the {start:.3f} nats between prior and posterior, ")
+    assert f" {Estimate(left, 0.2)} are left{share} after 12 s" in conclusion
 
 
 def test_constraints_are_reported_with_the_forbidden_shares(report):
