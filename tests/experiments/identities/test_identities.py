@@ -23,8 +23,8 @@ from experiments.shared.claims import NOISY, within
 from inference import Estimate, random_state
 
 SLOW = {
-    "gflownet": (training, {"STEPS": 20, "SEEDS": 3}),
-    "ppo": (training, {"SEEDS": 3}),
+    "gflownet": (training, {}),
+    "ppo": (training, {}),
     "opo": (credit, {}),
     "sppo": (judges, {}),
     "smc-bounds": (sampling, {}),
