@@ -37,7 +37,7 @@ from experiments.steer.decoding import sample_posterior
 from experiments.steer.guide import print_size
 from experiments.steer.inputs import Input, digests_of, inputs_of
 from experiments.steer.posterior import build_model
-from experiments.steer.processes import Launch, first_speaks, joined
+from experiments.steer.processes import Launch, ended_at_once, first_speaks, joined
 from experiments.steer.prompts import RunPrompts, load_prompts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.training import train
@@ -106,5 +106,5 @@ def open_folder(args: Steer, inputs: list[Input]) -> AbstractContextManager[RunF
 
 
 if __name__ == "__main__":
-    with first_speaks():
+    with ended_at_once(), first_speaks():
         run_script(main, Steer)

@@ -7,8 +7,10 @@ All ranks run the script alike and divide draws, scores and rewards. The first r
 writes. A restart by `torchrun` goes on in the run folder of the attempt before.
 """
 
+import atexit
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import (
@@ -90,6 +92,24 @@ def first_speaks() -> Iterator[None]:
     except BaseException as error:
         if getattr(error, "code", 1):
             _record(error, errors.getvalue().strip())
+        raise
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """End a process of `torchrun` that is done without the finalization of the interpreter.
+
+    A thread of gloo that still frees the tensors of its last exchange aborts an interpreter that
+    has begun to finalize (pytorch/pytorch#179291): a finished run would end as one that failed.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if "RANK" in os.environ and not end.code:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         raise
 
 

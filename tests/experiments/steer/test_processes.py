@@ -1,6 +1,7 @@
 """`steer` under `torchrun`: a rank that dies, a restart that goes on, and one voice."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -74,6 +75,30 @@ def test_a_rank_that_dies_ends_the_attempt_and_the_next_goes_on_in_its_folder(
     ends = [read_metrics(place / "metrics.jsonl")[-1] for place in (folder, whole.path)]
     assert ends[0]["step"] == 9
     assert ends[0]["elbo"] == pytest.approx(ends[1]["elbo"], rel=1e-3)
+
+
+ENDING = """
+import atexit, os, sys
+from experiments.steer.processes import ended_at_once
+
+class Thread:
+    __del__ = staticmethod(os.abort)  # called by the finalization
+
+thread = Thread()
+atexit.register(print, "exit functions")
+with ended_at_once():
+    print("the end", end=" ")
+    sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize(("code", "rank", "expected"), [(False, "1", 0), (2, "1", -6), (0, "", -6)])
+def test_a_finished_rank_ends_without_the_finalization_of_the_interpreter(code, rank, expected):
+    environment = {**os.environ, **({"RANK": rank} if rank else {})}
+    command = [sys.executable, "-c", ENDING.format(code=code)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.returncode == expected, run.stderr
+    assert run.stdout == "the end exit functions\n" or expected != 0
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch):
