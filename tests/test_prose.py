@@ -33,7 +33,9 @@ CODE = [
     for folder in ("model", "guides", "inference", "experiments", "tests", "docs/lessons")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
+CLAIMS = sorted((ROOT / "experiments" / "papers").glob("*.yaml"))
 DOCUMENTS = [
+    *CLAIMS,
     *READMES,
     ROOT / "CONTRIBUTING.md",
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts),
@@ -219,7 +221,8 @@ def test_every_picture_stands_in_a_document():
 def test_names_in_a_document_exist(path):
     prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     names = set(re.findall(r"`(?:\w+\.)*(\w+)(?:\(.*?\))?`", prose))
-    words = set(re.findall(r"\w+", " ".join(code.read_text(encoding="utf-8") for code in CODE)))
+    texts = [each.read_text(encoding="utf-8") for each in (*CODE, *CLAIMS)]
+    words = set(re.findall(r"\w+", " ".join(texts)))
     elsewhere = {"avx2", "avx512", "dot"}  # kernels of torch, and a program
     if path.name == "trl.md":
         elsewhere |= options(path.read_text(encoding="utf-8"))

@@ -13,8 +13,8 @@ Printed: the verdict on each claim as its command ends. Written: the findings of
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.papers.entries import PAPERS
 from experiments.papers.page import page, verdict
+from experiments.papers.paper import PAPERS
 from experiments.papers.runner import ROOT, measure, read, write
 from experiments.shared.argument_types import Only, chosen
 from experiments.shared.command_line import Arguments, run_script

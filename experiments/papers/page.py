@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from experiments.papers.paper import Paper
@@ -61,7 +61,7 @@ def opposing(paper: Paper, findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if _names(paper.against, finding)]
 
 
-def _names(parts: tuple[str, ...], finding: Finding) -> bool:
+def _names(parts: Sequence[str], finding: Finding) -> bool:
     return any(part in finding.statement for part in parts)
 
 
@@ -95,7 +95,7 @@ def page(papers: Mapping[str, Paper], measurements: Mapping[str, Measurement]) -
         f"minutes on one CPU core. Measured with {used}."
     )
     rows = [
-        f"| [{paper.title}](#{anchor(paper.title)}) | `{key}` | {paper.source.text} "
+        f"| [{paper.title}](#{anchor(paper.title)}) | `{key}` | {paper.source.split()[0]} "
         f"| {verdicts[key].value} |"
         for key, paper in papers.items()
     ]
@@ -106,7 +106,7 @@ def page(papers: Mapping[str, Paper], measurements: Mapping[str, Measurement]) -
 
 def section(paper: Paper, measurement: Measurement, judged: Verdict) -> str:
     """Heading, claim, command and findings of a paper."""
-    number = paper.source.arxiv
+    number = paper.source.partition(" ")[2]
     link = f"[arXiv {number}](https://arxiv.org/abs/{number})" if number else ""
     support = supporting(paper, measurement.findings)
     against = opposing(paper, measurement.findings)

@@ -1,24 +1,18 @@
-"""A paper of the literature: its claim, the command that tests the claim, and the findings."""
+"""Papers of the literature: claim, the command that tests the claim, and the findings that count.
+
+The entries are the YAML files of this folder; their keys are the attributes of `Paper`.
+"""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from pathlib import Path
 
+import yaml
 
-class Source(NamedTuple):
-    """Text from which the claim and its equations were taken.
-
-    Attributes:
-        text: word for the text, explained on the page.
-        arxiv: number at arXiv; None if there is none, or if the number is not certain.
-    """
-
-    text: str
-    arxiv: str | None = None
-
-
-paper, abstract = (partial(Source, text) for text in ("paper", "abstract"))
+FOLDER = Path(__file__).parent
+SUBJECTS = ("inference", "trainers", "targets", "preferences", "sampling")
+"""Names of the files, in the order of the page."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +22,10 @@ class Paper:
     Attributes:
         title: authors, year and subject, the heading of the paper.
         claim: the claim in words of this project, with its limits.
-        source: text that was read for the claim.
+        source: text from which the claim and its equations were taken, a word explained on the
+            page, and the number at arXiv; no number if there is none or if it is not certain.
         command: script and arguments; `log_z --seed 1` is `python -m experiments.log_z --seed 1`.
-            Default: the check of `experiments.identities` with the key of the paper.
+            Default in a file: the check of `experiments.identities` with the key of the paper.
         supports: parts of statements that the script prints. A finding with one of them supports
             the claim if the finding held. Default: all findings not named in `against`.
         against: parts of statements of findings that speak against the claim if they held.
@@ -39,10 +34,10 @@ class Paper:
 
     title: str
     claim: str
-    source: Source
-    command: str = ""
-    supports: tuple[str, ...] = ()
-    against: tuple[str, ...] = ()
+    source: str
+    command: str
+    supports: Sequence[str] = ()
+    against: Sequence[str] = ()
     caveat: str = ""
 
     @property
@@ -54,3 +49,11 @@ class Paper:
     def words(self) -> list[str]:
         """Words of the command."""
         return shlex.split(self.command)
+
+
+PAPERS: dict[str, Paper] = {
+    key: Paper(**{"command": f"identities --only {key}"} | entry)
+    for subject in SUBJECTS
+    for key, entry in yaml.safe_load((FOLDER / f"{subject}.yaml").read_text("utf-8")).items()
+}
+"""Papers by key: the name of a method, or the first author and the year."""

@@ -11,9 +11,8 @@ from experiments.identities.__main__ import CHECKS
 from experiments.papers import __main__ as script
 from experiments.papers import runner
 from experiments.papers.__main__ import Papers, main
-from experiments.papers.entries import PAPERS
 from experiments.papers.page import Verdict, anchor, opposing, page, supporting, verdict
-from experiments.papers.paper import Paper, abstract
+from experiments.papers.paper import FOLDER, PAPERS, Paper
 from experiments.papers.runner import ROOT, Measurement, findings_of, measure, read, write
 from experiments.shared.claims import NOISY, Finding, report
 from experiments.shared.command_line import _parse
@@ -31,7 +30,7 @@ VERSIONS = "torch 2, pyro-ppl 1"
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_script_of_each_command_exists_and_its_arguments_parse(command):
-    paper = Paper("title", "claim", abstract(), command)
+    paper = Paper("title", "claim", "abstract", command)
     assert paper.script in FILES
     args = _parse(paper.words[1:], arguments_of(paper.script))
     if only := getattr(args, "only", ()):
@@ -39,18 +38,21 @@ def test_script_of_each_command_exists_and_its_arguments_parse(command):
 
 
 def test_every_check_of_the_identities_has_a_paper():
-    tested = {word for command in COMMANDS for word in Paper("", "", abstract(), command).words}
+    tested = {word for command in COMMANDS for word in Paper("", "", "abstract", command).words}
     assert CHECKS.keys() - tested == set()
 
 
 def test_there_are_thirty_papers_each_with_a_claim_and_a_number_at_arxiv_of_its_form():
+    text = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.yaml"))
+    keys = re.findall(r"^(\S+):$", text, re.MULTILINE)
+    assert sorted(keys) == sorted(PAPERS), "a key given twice drops a paper"
     assert len(PAPERS) >= 30
     titles = [paper.title for paper in PAPERS.values()]
     assert len({anchor(title) for title in titles}) == len(titles)
     for paper in PAPERS.values():
         assert paper.claim.endswith(".")
         assert bool(paper.caveat) == bool(paper.against)
-        assert paper.source.arxiv is None or re.fullmatch(r"\d{4}\.\d{4,5}", paper.source.arxiv)
+        assert re.fullmatch(r"(paper|abstract|TRL)( \d{4}\.\d{4,5})?", paper.source)
 
 
 def test_page_is_written_from_the_entries_and_from_the_record():
@@ -93,23 +95,22 @@ def test_findings_are_read_as_scripts_print_them():
     ],
 )
 def test_verdict_weighs_findings_for_and_against(support, against, expected):
-    paper = Paper("title", "claim", abstract(), "command", against=("counter",))
+    paper = Paper("title", "claim", "abstract", "command", against=("counter",))
     counters = [Finding("counter", held) for held in against]
     assert verdict(paper, [*support, *counters]) == expected
     assert opposing(paper, [*support, *counters]) == counters
 
 
 def test_findings_that_are_not_named_are_left_out():
-    paper = Paper("title", "claim", abstract(), "command", supports=("size",))
+    paper = Paper("title", "claim", "abstract", "command", supports=("size",))
     other = Finding("another: 1", False)
     assert supporting(paper, [YES, other]) == [YES]
     assert verdict(paper, [YES, other]) == Verdict.HELD
 
 
 def test_page_has_claim_command_and_signs_of_markup_in_their_place():
-    paper = Paper(
-        "A et al. 2020: p*", "The claim.", abstract("2020.12345"), "identities --only dera"
-    )
+    command = "identities --only dera"
+    paper = Paper("A et al. 2020: p*", "The claim.", "abstract 2020.12345", command)
     findings = [Finding("KL(q || p*) < 1", True)]
     text = page({"a": paper}, {paper.command: Measurement(findings, 60.0, VERSIONS)})
     assert "| [A et al. 2020: p*](#a-et-al-2020-p) | `a` | abstract | held |" in text
@@ -120,7 +121,7 @@ def test_page_has_claim_command_and_signs_of_markup_in_their_place():
 
 
 def test_caveat_is_on_the_page_if_a_finding_speaks_against_the_claim():
-    paper = Paper("A", "C.", abstract(), "log_z", against=("counter",), caveat="But not always.")
+    paper = Paper("A", "C.", "abstract", "log_z", against=("counter",), caveat="But not always.")
     for held in (True, False):
         findings = [YES, Finding("counter: 1", held)]
         text = page({"a": paper}, {paper.command: Measurement(findings, 60.0, VERSIONS)})
@@ -129,7 +130,7 @@ def test_caveat_is_on_the_page_if_a_finding_speaks_against_the_claim():
 
 
 def test_failed_findings_and_noise_are_told_apart_on_the_page():
-    paper = Paper("A", "C.", abstract(), "log_z")
+    paper = Paper("A", "C.", "abstract", "log_z")
     text = page({"a": paper}, {paper.command: Measurement([YES, NO, NOISE], 60.0, VERSIONS)})
     marks = re.findall(r"^- ([\w ]+): size", text, re.MULTILINE)
     assert marks == ["held", "failed", "not seen"]
@@ -148,7 +149,7 @@ def test_script_that_is_refused_has_no_measurement(tmp_path, monkeypatch):
     (tmp_path / "experiments" / "small.py").write_text("raise SystemExit(2)")
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     with pytest.raises(RuntimeError, match="ended with code 2 and 0 findings"):
-        measure(Paper("title", "claim", abstract(), "small --only nothing"))
+        measure(Paper("title", "claim", "abstract", "small --only nothing"))
 
 
 def test_only_the_chosen_paper_is_measured_again(monkeypatch, tmp_path, capsys):
