@@ -43,20 +43,15 @@ def adaptive_rejection(world: World) -> list[Finding]:
                 errors.append((log_ratio + trie.log_left).expm1())
                 left.append(math.exp(trie.log_left))
     rising = [left[:CHUNKS], left[CHUNKS:]]
+    mass = (
+        f"mass left after the last of {CHUNKS} updates, all next tokens or the drawn one "
+        f"tested (allowed: {z:.3g})"
+    )
+    change = "largest change of the mass left from one update to the next"
     return [
         exact("probability of a draw over p0, times the mass that is left, less 1", *errors),
-        within(
-            f"mass left after the last of {CHUNKS} updates, all next tokens or the drawn one "
-            f"tested (allowed: {z:.3g})",
-            *(part[-1] for part in rising),
-            above=z,
-            below=1.0,
-        ),
-        within(
-            "largest change of the mass left from one update to the next",
-            *(torch.tensor(part).diff().max().item() for part in rising),
-            below=1e-12,
-        ),
+        within(mass, *(part[-1] for part in rising), above=z, below=1.0),
+        within(change, *(torch.tensor(part).diff().max().item() for part in rising), below=1e-12),
         *_on_the_grammar(),
     ]
 
@@ -96,11 +91,8 @@ def _on_the_grammar() -> list[Finding]:
         )
     subject = f"grammar, {RUNS} runs of {DRAWS} draws"
     assert posterior.log_z is not None
+    accepted = f"{subject}, share accepted (by rejection: {z:.3g})"
     return [
         agrees(f"{subject}, estimate of Z", Estimate.of_mean(posterior.log_z.exp()[:, None]), z),
-        within(
-            f"{subject}, share accepted (by rejection: {z:.3g})",
-            posterior.diagnostics["acceptance"].mean(),
-            above=2 * z,
-        ),
+        within(accepted, posterior.diagnostics["acceptance"].mean(), above=2 * z),
     ]

@@ -53,27 +53,18 @@ def power_sampling(_: World) -> list[Finding]:
         )
     estimate = posterior.estimate(log_prior(prompts, posterior.response))
     target = f"p0^{ALPHA:g}/Z"
+    mean = f"sampler, {CHAINS} chains of {STEPS} steps, mean of log p0, nats"
+    moved = f"share of moves accepted, tempered proposals (prior: {rates[1]:.2g})"
+    one_by_one = f"tokens one by one at temperature 1/{ALPHA:g}, KL(q || {target}), nats"
     return [
         exact(
             f"posterior of log p0 at beta 1/{ALPHA - 1:g} - {target}",
             log_target - (ALPHA * log_p0).log_softmax(0),
         ),
         exact(f"KL(stationary || {target}), proposals tempered and prior, nats", *nats, limit=1e-8),
-        agrees(
-            f"sampler, {CHAINS} chains of {STEPS} steps, mean of log p0, nats",
-            estimate,
-            (log_target.exp() @ log_p0).item(),
-        ),
-        within(
-            f"share of moves accepted, tempered proposals (prior: {rates[1]:.2g})",
-            rates[0],
-            above=rates[1],
-        ),
-        within(
-            f"tokens one by one at temperature 1/{ALPHA:g}, KL(q || {target}), nats",
-            kl(log_q, log_target),
-            above=DISTINCT,
-        ),
+        agrees(mean, estimate, (log_target.exp() @ log_p0).item()),
+        within(moved, rates[0], above=rates[1]),
+        within(one_by_one, kl(log_q, log_target), above=DISTINCT),
         *_without_lengths(_stationary(without[0]), log_target, length, target),
     ]
 

@@ -39,6 +39,7 @@ def classifier(world: World) -> list[Finding]:
     shift = _mean_as_shift(prior, is_good, beta, right)
     of_mean, start = fitted(shift), world.gap(world.log_prior)
     subject = "the mean of all responses as the shift"
+    distance = f"{subject}, KL(optimum || p*), nats (the prior's: {start:.2g})"
     return [
         exact(
             "-beta log Z as the shift, KL(optimum || p*), nats",
@@ -46,12 +47,7 @@ def classifier(world: World) -> list[Finding]:
             limit=1e-6,
         ),
         exact(f"{subject}, mean reward less the shift", mean(of_mean) - shift, limit=1e-6),
-        within(
-            f"{subject}, KL(optimum || p*), nats (the prior's: {start:.2g})",
-            world.gap(of_mean),
-            above=0.1,
-            below=start,
-        ),
+        within(distance, world.gap(of_mean), above=0.1, below=start),
     ]
 
 
@@ -108,20 +104,13 @@ def noise_contrast(world: World) -> list[Finding]:
     chosen = 2 * prior * (wins @ prior)  # probability of a response as the chosen of a pair
     rarer = [(chosen @ (log < world.log_prior).double()).item() for log in (info, nca)]
     start = world.gap(world.log_prior)
+    rarity = f"NCA, share of the chosen that become rarer (InfoNCA: {rarer[0]:.2g})"
+    distance = f"NCA, 2 draws, KL(optimum || p*), nats (the prior's: {start:.2g})"
     return [
         exact("InfoNCA, 2 draws, KL(optimum || p*), nats", world.gap(info), limit=1e-6),
         exact("NCA, 2 and 3 draws, KL(optimum || soft best of n), nats", *errors, limit=1e-6),
-        within(
-            f"NCA, share of the chosen that become rarer (InfoNCA: {rarer[0]:.2g})",
-            rarer[1],
-            below=rarer[0],
-        ),
-        within(
-            f"NCA, 2 draws, KL(optimum || p*), nats (the prior's: {start:.2g})",
-            world.gap(nca),
-            above=0.1 * start,
-            below=start,
-        ),
+        within(rarity, rarer[1], below=rarer[0]),
+        within(distance, world.gap(nca), above=0.1 * start, below=start),
     ]
 
 

@@ -91,6 +91,7 @@ def token_rewards(world: World) -> list[Finding]:
     noises = [[noise for _, noise in moments(case)] for case in cases()]
     of_tokens, of_end, with_mean = torch.tensor(noises, dtype=torch.float64).log().T
     subject = "away from p*, log of the noise, token rewards less a reward at the end"
+    at_end = "largest advantage at q = p*, a reward at the end, nats"
     return [
         exact("mean gradient - grad ELBO, token rewards and a reward at the end", *errors),
         exact(
@@ -98,11 +99,7 @@ def token_rewards(world: World) -> list[Finding]:
             end - own - values,
         ),
         exact("largest advantage at q = p*, token rewards, nats", at_target[0]),
-        within(
-            "largest advantage at q = p*, a reward at the end, nats",
-            at_target[1].abs().max(),
-            above=1.0,
-        ),
+        within(at_end, at_target[1].abs().max(), above=1.0),
         paired(subject, of_tokens, of_end, below=0.0),
         paired(f"{subject} and its mean as the baseline", of_tokens, with_mean, above=0.0),
     ]
@@ -138,14 +135,13 @@ def optimal_baseline(world: World) -> list[Finding]:
     by_score, by_length = torch.tensor([_gains(case) for case in cases(NETWORKS)]).T
     subject = "share of the noise taken that the mean reward as the baseline has"
     adds_noise = Estimate.of_share((by_length < 0)[:, None].double())
+    more_noise = (
+        f"weights of length add noise, share of {NETWORKS} cases (mean {subject}: "
+        f"{by_length.mean():.2g})"
+    )
     return [
         over_cases(f"weights of squared scores, the least noise, {subject}", by_score, above=0.0),
-        within(
-            f"weights of length add noise, share of {NETWORKS} cases (mean {subject}: "
-            f"{by_length.mean():.2g})",
-            adds_noise,
-            above=0.1,
-        ),
+        within(more_noise, adds_noise, above=0.1),
         within("groups of 2, 1 - cosine of mean gradient and gradient", 1 - cosine, above=1e-6),
     ]
 

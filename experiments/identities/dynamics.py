@@ -32,20 +32,15 @@ def entropy_change(world: World) -> list[Finding]:
         points = torch.stack([path.exp() @ case.reward, _entropy(path).exp()])
         unexplained.append(1 - torch.corrcoef(points)[0, 1].square().item())
     shares = torch.tensor(rising[2:], dtype=torch.float64).view(-1, 2).T[..., None]
+    both = (
+        f"share of {len(cases())} cases in which the covariance is negative and the entropy "
+        "rises, natural gradient and gradient"
+    )
+    curved = "variance of E[r] that a line in exp(entropy) leaves, on the posteriors of all beta"
     return [
         exact("slope of the entropy + covariance, natural gradient and gradient", *errors),
-        within(
-            f"share of {len(cases())} cases in which the covariance is negative and the entropy "
-            "rises, natural gradient and gradient",
-            *map(Estimate.of_share, shares),
-            above=0.25,
-            below=0.75,
-        ),
-        over_cases(
-            "variance of E[r] that a line in exp(entropy) leaves, on the posteriors of all beta",
-            unexplained[1:],
-            above=0.05,
-        ),
+        within(both, *map(Estimate.of_share, shares), above=0.25, below=0.75),
+        over_cases(curved, unexplained[1:], above=0.05),
     ]
 
 
@@ -71,21 +66,15 @@ def dynamic_fine_tuning(world: World) -> list[Finding]:
     )
     mode = log_data.argmax()
     apart, subject = kl(log_data, log_guide), "KL(p_data || q) at the end, nats"
+    unscaled = f"without the scale, {subject} (at the start: {apart:.2g})"
+    at_mode = f"at the end, probability of the most likely of the data ({log_data[mode].exp():.2g})"
     return [
         exact(
             "descent of the loss - policy gradient of the reward p_data",
             relative_error(descent, of_reward),
         ),
-        exact(
-            f"without the scale, {subject} (at the start: {apart:.2g})",
-            kl(log_data, plain),
-            limit=1e-5,
-        ),
-        within(
-            f"at the end, probability of the most likely of the data ({log_data[mode].exp():.2g})",
-            dft[mode].exp(),
-            above=0.99,
-        ),
+        exact(unscaled, kl(log_data, plain), limit=1e-5),
+        within(at_mode, dft[mode].exp(), above=0.99),
     ]
 
 
@@ -110,26 +99,14 @@ def shaped_demonstrations(world: World) -> list[Finding]:
         for coefficient in (weight, torch.exp)
     )
     rare = torch.tensor(0.01, dtype=torch.float64)
+    rare_weight = f"weight of the gradient at q = {rare:g}, shaped over not shaped"
+    largest = f"shaped, largest q(x) at the end (of the demonstrations: {demonstrations.max():.2g})"
+    limit_error = "shaped, total variation of the end from (sqrt(c p) - gamma)+"
+    given_up = "shaped, share of the demonstrations given up, to a hundredth of their probability"
     return [
-        within(
-            f"weight of the gradient at q = {rare:g}, shaped over not shaped",
-            weight(rare.log()) / rare,
-            above=1.0,
-        ),
+        within(rare_weight, weight(rare.log()) / rare, above=1.0),
         within("not shaped, largest q(x) at the end", plain.max(), above=0.99),
-        within(
-            f"shaped, largest q(x) at the end (of the demonstrations: {demonstrations.max():.2g})",
-            shaped.max(),
-            below=0.5,
-        ),
-        exact(
-            "shaped, total variation of the end from (sqrt(c p) - gamma)+",
-            0.5 * (shaped - end).abs().sum(),
-            limit=1e-3,
-        ),
-        within(
-            "shaped, share of the demonstrations given up, to a hundredth of their probability",
-            demonstrations[shaped < 0.01 * demonstrations].sum(),
-            above=0.1,
-        ),
+        within(largest, shaped.max(), below=0.5),
+        exact(limit_error, 0.5 * (shaped - end).abs().sum(), limit=1e-3),
+        within(given_up, demonstrations[shaped < 0.01 * demonstrations].sum(), above=0.1),
     ]

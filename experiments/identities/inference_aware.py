@@ -46,16 +46,13 @@ def inference_aware(_: World) -> list[Finding]:
         lacks.append([most - wins(log.exp()).item() for log in others])
     (one, other), subject = zip(*lacks, strict=True), f"share of wins of best of {N} that"
     at = f"{' and '.join(f'{each:.2g}' for each in nats)} nats from p0"
+    ratio = "what exp(10 u) lacks over what the rank lacks"
     return [
         exact("share of wins of p0 - 1/2", wins(uniform.exp()).item() - 0.5),
         exact("KL(optimum || fixed point of p0 exp(R/beta)/Z), nats", *errors, limit=1e-8),
         within(f"{subject} the posterior of the rank lacks, {at}", *one, above=0.02),
         within(f"{subject} the posterior of exp(10 u) lacks", *other, below=0.02),
-        within(
-            "what exp(10 u) lacks over what the rank lacks",
-            *(second / first for first, second in lacks),
-            below=0.5,
-        ),
+        within(ratio, *(second / first for first, second in lacks), below=0.5),
     ]
 
 

@@ -55,13 +55,10 @@ def online_ipo(world: World) -> list[Finding]:
     advantage = wins @ world.log_guide.exp() / BETA - ratio
     of_play = mean_gradient(world.log_guide, world.log_guide, advantage)
     log_ipo = _best_against(world, wins, world.log_prior)
+    apart = "KL(equilibrium || target of IPO on draws of the prior), nats"
     return [
         exact("gradient of online IPO + 4 times that of self-play", descent + 4 * of_play),
-        within(
-            "KL(equilibrium || target of IPO on draws of the prior), nats",
-            kl(_nash(world, wins), log_ipo),
-            above=DISTINCT,
-        ),
+        within(apart, kl(_nash(world, wins), log_ipo), above=DISTINCT),
     ]
 
 
@@ -83,15 +80,12 @@ def self_play_steps(world: World) -> list[Finding]:
     steps = torch.stack(iterates)  # [num_steps, S]
     best = (steps @ wins.T).max(-1).values
     of_mean = (wins @ steps.mean(0)).max().item()
+    last_ones = f"best win rate against each of the last {num_steps // 4:,} iterates"
     return [
         within(f"eta 0.5, {subject}, largest", max(by_eta[0]), below=DISTINCT),
         within(f"eta 16, {subject}, smallest", min(by_eta[1]), above=DISTINCT),
         within(f"best win rate against the mean of {num_steps:,} iterates", of_mean, below=0.51),
-        within(
-            f"best win rate against each of the last {num_steps // 4:,} iterates",
-            best[-num_steps // 4 :].min(),
-            above=0.52,
-        ),
+        within(last_ones, best[-num_steps // 4 :].min(), above=0.52),
     ]
 
 

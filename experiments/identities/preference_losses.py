@@ -57,28 +57,23 @@ def bonus(world: World) -> list[Finding]:
         rewards.append(world.mean_reward(log))
     betas = torch.linspace(0.2, 0.3, 401, dtype=torch.float64)
     nearest, distance = world.nearest_posterior(log_guide, betas)
+    of_log_z = (
+        f"alpha {ALPHA:g}, from p0, log Z of the centred implicit reward at the end (of DPO: "
+        f"{log_z[0]:.4g})"
+    )
+    of_reward = f"alpha {ALPHA:g}, from p0, E[r] at the end (of DPO: {rewards[0]:.4g})"
+    of_nearest = (
+        f"alpha {ALPHA:g}, KL(end || posterior of beta {nearest:.4g}), nats (beta is "
+        f"{world.model.beta:g})"
+    )
     return [
         exact(
             "-E_p0[log q/p0] - log Z of the centred implicit reward, at the end",
             log_z[1] + prior @ world.log_ratio(log_guide),
         ),
-        within(
-            f"alpha {ALPHA:g}, from p0, log Z of the centred implicit reward at the end (of DPO: "
-            f"{log_z[0]:.4g})",
-            log_z[1],
-            above=log_z[0],
-        ),
-        within(
-            f"alpha {ALPHA:g}, from p0, E[r] at the end (of DPO: {rewards[0]:.4g})",
-            rewards[1],
-            above=rewards[0],
-        ),
-        within(
-            f"alpha {ALPHA:g}, KL(end || posterior of beta {nearest:.4g}), nats (beta is "
-            f"{world.model.beta:g})",
-            distance,
-            below=1e-4,
-        ),
+        within(of_log_z, log_z[1], above=log_z[0]),
+        within(of_reward, rewards[1], above=rewards[0]),
+        within(of_nearest, distance, below=1e-4),
         *_far_out(world, partial(loss, ALPHA)),
     ]
 
@@ -92,13 +87,11 @@ def _far_out(world: World, loss: Callable[[Tensor], Tensor]) -> list[Finding]:
     logit = one_hot(torch.tensor(rarest), len(prior))
     near, far = (loss((world.log_prior + nats * logit).log_softmax(0)).item() for nats in (40, 50))
     slope, share = (far - near) / 10, prior[rarest]
+    far_slope = (
+        f"alpha {ALPHA:g}, slope of the loss far out in the logit of a response of p0 {share:.1g}"
+    )
     return [
-        within(
-            f"alpha {ALPHA:g}, slope of the loss far out in the logit of a response of p0 "
-            f"{share:.1g}",
-            slope,
-            below=0.0,
-        ),
+        within(far_slope, slope, below=0.0),
         exact(
             "this slope - 2 beta P(y beats x) p0(x) + alpha (1 - p0(x))",
             slope - 2 * beta * lost[rarest] * share + ALPHA * (1 - share),
@@ -114,15 +107,12 @@ def anchored(world: World) -> list[Finding]:
     down = optimum(world, LIKELIHOODS["apo-down"], wins, beta)
     prior = world.gap(world.log_prior)
     optima = (soft_filter(case, 0.0) for case in cases(priors=True))
+    apo_down = f"APO-down, KL(optimum || p*), nats (the prior's: {prior:.2g})"
     return [
         exact("APO-zero, KL(optimum || optimum of KTO at z 0), nats", kl(both, zero), limit=1e-5),
         less_prior("APO-zero, optimum", optima, below=0.0),
         within("APO-zero, KL(optimum || p*), nats", world.gap(both), above=DISTINCT),
-        within(
-            f"APO-down, KL(optimum || p*), nats (the prior's: {prior:.2g})",
-            world.gap(down),
-            above=prior,
-        ),
+        within(apo_down, world.gap(down), above=prior),
     ]
 
 
@@ -183,15 +173,12 @@ def discovered(world: World) -> list[Finding]:
         ends.append(both[1])
         rewards.append([case.mean_reward(log) for log in (*both, case.log_prior)])
     from_prior, from_posterior, prior = torch.tensor(rewards).T
+    share = "from p0, share of the gain in E[r] from p*"
     return [
         less_prior("from p*, end", ends, below=0.0),
         within("slope of the loss at h = 0 (of DPO: -0.5)", slope.item(), above=0.0),
         paired("from p0 less from p*, E[r] at the end", from_prior, from_posterior, below=0.0),
-        over_cases(
-            "from p0, share of the gain in E[r] from p*",
-            ((from_prior - prior) / (from_posterior - prior)).tolist(),
-            below=0.0,
-        ),
+        over_cases(share, ((from_prior - prior) / (from_posterior - prior)).tolist(), below=0.0),
     ]
 
 

@@ -144,12 +144,9 @@ def token_level(world: World) -> list[Finding]:
         for case, end in zip(cases(priors=True), ends, strict=True)
     ]
     gaps = [case.gap(end) for case, end in zip(cases(priors=True), ends, strict=True)]
+    of_tokens = "KL(optimum || tokens in proportion to p0 exp(E_p0[r]/beta)), nats"
     return [
-        exact(
-            "KL(optimum || tokens in proportion to p0 exp(E_p0[r]/beta)), nats",
-            kl(log_guide, _by_mean_reward(world)),
-            limit=1e-6,
-        ),
+        exact(of_tokens, kl(log_guide, _by_mean_reward(world)), limit=1e-6),
         paired("TDPO less DPO, KL(p0 || optimum), nats", *torch.tensor(nats).T, above=0.0),
         over_cases("KL(optimum || p*), nats", gaps, above=DISTINCT),
     ]
@@ -183,12 +180,11 @@ def offsets(world: World) -> list[Finding]:
     betas = torch.linspace(0.05, 1.0, 400, dtype=torch.float64)
     nearest, least_nats = world.nearest_posterior(log_guide, betas)
     rewards = [world.mean_reward(log) for log in (world.log_posterior, log_guide)]
+    from_nearest = (
+        f"KL(optimum || posterior of beta {nearest:.2f}), nats (beta is {world.model.beta:g})"
+    )
     return [
         within(f"E[r] at the optimum (of DPO: {rewards[0]:.3g})", rewards[1], above=rewards[0]),
         within("KL(optimum || p*), nats", world.gap(log_guide), above=DISTINCT),
-        within(
-            f"KL(optimum || posterior of beta {nearest:.2f}), nats (beta is {world.model.beta:g})",
-            least_nats,
-            below=1e-3,
-        ),
+        within(from_nearest, least_nats, below=1e-3),
     ]

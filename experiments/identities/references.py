@@ -9,15 +9,7 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 
 from experiments.identities.findings import DISTINCT, either_order, exact, paired
-from experiments.identities.preferences import (
-    FEW,
-    excess,
-    judged,
-    least,
-    less_prior,
-    loss_of,
-    won,
-)
+from experiments.identities.preferences import FEW, excess, judged, least, less_prior, loss_of, won
 from experiments.identities.residuals import minimum, pairs
 from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
@@ -77,18 +69,12 @@ def moving(world: World) -> list[Finding]:
         for log_old, log_guide in zip([world.log_prior, *rounds], rounds, strict=False)
     ]
     of_one, of_all = (kl(log, world.log_prior) for log in (rounds[0], rounds[-1]))
-    return [
-        exact(
-            f"loss of round n of {ROUNDS} at the posterior of beta/n, with that of beta/(n - 1) as "
-            "the reference, less the least of any rewards",
-            *errors,
-        ),
-        within(
-            f"KL(optimum || p0) after {ROUNDS} rounds, nats (of DPO: {of_one:.2g})",
-            of_all,
-            above=of_one,
-        ),
-    ]
+    of_rounds = (
+        f"loss of round n of {ROUNDS} at the posterior of beta/n, with that of beta/(n - 1) as "
+        "the reference, less the least of any rewards"
+    )
+    last = f"KL(optimum || p0) after {ROUNDS} rounds, nats (of DPO: {of_one:.2g})"
+    return [exact(of_rounds, *errors), within(last, of_all, above=of_one)]
 
 
 def none(_: World) -> list[Finding]:
@@ -106,15 +92,12 @@ def none(_: World) -> list[Finding]:
         rewards.append([case.mean_reward(log) for log in (log_target, case.log_prior)])
         if number < FEW:
             with_margin.append(kl(least(case, margin(0.5), weight, beta, per_token), log_target))
+    with_a_margin = f"margin 0.5, least KL(optimum || target) of {FEW} cases, nats"
     return [
         exact("no margin, loss at the target less the least of any rewards", *errors),
         paired("target less prior, E[r]", *torch.tensor(rewards).T, above=0.0),
         less_prior("target", targets, above=0.0),
-        within(
-            f"margin 0.5, least KL(optimum || target) of {FEW} cases, nats",
-            min(with_margin),
-            above=DISTINCT,
-        ),
+        within(with_a_margin, min(with_margin), above=DISTINCT),
     ]
 
 

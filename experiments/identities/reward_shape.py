@@ -43,12 +43,11 @@ def powers(_: World) -> list[Finding]:
         gains = [(own @ case.log_ratio(log_guide)).item() for log_guide in both]
         numbers.append([*distances, *gains])
     alpha_po, sim_po, prior, gain, other_gain = torch.tensor(numbers).T
+    of_loss = (
+        f"alpha {ALPHA:g}, loss at P = (1 - alpha (r + c))^(-1/alpha) less the least of any rewards"
+    )
     return [
-        exact(
-            f"alpha {ALPHA:g}, loss at P = (1 - alpha (r + c))^(-1/alpha) less the least of any "
-            "rewards",
-            *errors,
-        ),
+        exact(of_loss, *errors),
         paired("AlphaPO less SimPO, KL(optimum || p*), nats", alpha_po, sim_po, below=0.0),
         paired(
             "AlphaPO less SimPO, mean log q/p0 of the preferred, nats", gain, other_gain, above=0.0

@@ -48,25 +48,16 @@ def decoupled(world: World) -> list[Finding]:
     misses = [(log_q.exp() @ (1 - easy)).item() for log_q, *_ in (*small, another)]
     gaps = [alone(log_q) for log_q, *_ in both]
     subject = f"beta {BETA:g}, log q/p0 with the easy reward alone less with the hard one alone"
+    weight = f"beta {BETA:g}, GDPO, weight of the easy reward over the hard one's"
+    small_beta = f"beta {SMALL:g}, GDPO, share without the easy reward (GRPO: {misses[0]:.2g})"
+    from_another = f"beta {BETA:g}, GDPO, share without the easy reward at another fixed point"
     return [
         exact(f"beta {BETA:g}, GRPO and GDPO, mean update at the fixed point from p0", *updates),
         exact(f"{subject}, GRPO, nats", gaps[0]),
         within(f"{subject}, GDPO, nats", gaps[1], above=0.0),
-        within(
-            f"beta {BETA:g}, GDPO, weight of the easy reward over the hard one's",
-            both[1][2],
-            above=1.0,
-        ),
-        within(
-            f"beta {SMALL:g}, GDPO, share without the easy reward (GRPO: {misses[0]:.2g})",
-            misses[1],
-            below=1e-6,
-        ),
-        within(
-            f"beta {BETA:g}, GDPO, share without the easy reward at another fixed point",
-            misses[2],
-            below=1e-6,
-        ),
+        within(weight, both[1][2], above=1.0),
+        within(small_beta, misses[1], below=1e-6),
+        within(from_another, misses[2], below=1e-6),
     ]
 
 
@@ -106,13 +97,10 @@ def answers(world: World) -> list[Finding]:
     beta = 0.05
     log_target = (world.log_prior + prob / beta).log_softmax(0)
     log_reward = truth.log_posterior[:, 0]
+    of_likelihood = f"beta {beta:g}, KL(p0 exp(p(y given z)/beta)/Z || p0(z given y)), nats"
     return [
         within("noise over that of a verifier of one drawn answer", noise[1] / noise[0], below=1.0),
-        within(
-            f"beta {beta:g}, KL(p0 exp(p(y given z)/beta)/Z || p0(z given y)), nats",
-            kl(log_target, log_reward),
-            above=DISTINCT,
-        ),
+        within(of_likelihood, kl(log_target, log_reward), above=DISTINCT),
     ]
 
 

@@ -36,15 +36,10 @@ def importance_bound(world: World) -> list[Finding]:
         for size in (8, 64):
             draws = world.draws(world.log_guide, size, 4000)
             bounds[size] = Estimate.of_mean(log_mean(log_weight[draws])[:, None])
-    sizes = list(bounds)
-    findings = [
-        within(
-            f"bound of {large} less that of {small}, nats",
-            bounds[large].minus(bounds[small]),
-            above=0.0,
-        )
-        for small, large in pairwise(sizes)
-    ]
+    findings = []
+    for small, large in pairwise(bounds):
+        subject = f"bound of {large} less that of {small}, nats"
+        findings.append(within(subject, bounds[large].minus(bounds[small]), above=0.0))
     slack = Estimate(world.log_z, 0.0).minus(bounds[64])
     return [*findings, within("log Z less the bound of 64, nats", slack, above=0.0)]
 

@@ -43,18 +43,17 @@ def _of_hint(world: World, subject: str, log_right: Tensor) -> list[Finding]:
     log_joint, log_q = world.log_prior + log_right, world.log_guide
     log_teacher = log_joint.log_softmax(0)
     elbo = (log_q.exp() @ log_right).item() - kl(log_q, world.log_prior)
+    identity = (
+        f"{subject}, hint, E_q[log P(right given x)] - KL(q || p0) + KL(q || p0 given "
+        "right) - log P(right)"
+    )
+    moving = (
+        f"{subject}, hint, teacher that moves {RATE:.0%} to the student in each of {STEPS} "
+        "steps, KL(q || p0 given right), nats"
+    )
     return [
-        exact(
-            f"{subject}, hint, E_q[log P(right given x)] - KL(q || p0) + KL(q || p0 given "
-            "right) - log P(right)",
-            elbo + kl(log_q, log_teacher) - log_joint.logsumexp(0),
-        ),
-        within(
-            f"{subject}, hint, teacher that moves {RATE:.0%} to the student in each of {STEPS} "
-            "steps, KL(q || p0 given right), nats",
-            kl(_followed(world.log_prior, log_right), log_teacher),
-            above=DISTINCT,
-        ),
+        exact(identity, elbo + kl(log_q, log_teacher) - log_joint.logsumexp(0)),
+        within(moving, kl(_followed(world.log_prior, log_right), log_teacher), above=DISTINCT),
     ]
 
 
@@ -67,17 +66,13 @@ def _of_feedback(world: World, subject: str, log_feedback: Tensor, share: float)
     update = mean_gradient(log_q, log_q, advantage)
     end = minimum(lambda log: -_information(log, log_feedback), world)
     low, high = (share, 1.0) if share < 0.5 else (0.0, share)
+    right = f"{subject}, feedback, right at the end"
     return [
         exact(
             f"{subject}, feedback, mean update - gradient of the mutual information",
             update - gradient,
         ),
-        within(
-            f"{subject}, feedback, right at the end",
-            (end.exp() @ log_feedback[:, 1].exp()).item(),
-            above=low,
-            below=high,
-        ),
+        within(right, (end.exp() @ log_feedback[:, 1].exp()).item(), above=low, below=high),
     ]
 
 

@@ -28,37 +28,24 @@ def rounds(world: World) -> list[Finding]:
     of_fit = (rates[:, None] * log_given.exp()).sum(0) @ score
     of_accuracy = mean_gradient(world.log_guide, world.log_guide, correct.double().sum(0))
     subject = "least gain of a round"
+    of_logs = f"as many draws for each prompt, {subject}, sum of log accuracies, nats"
+    lost = f"all correct draws, {subject}, sum of log accuracies, nats"
+    accuracy = f"all correct draws, {subject}, mean accuracy"
+    least_by_prompt = (
+        "as many draws for each prompt, least accuracy at the end (at the start: "
+        f"{by_prompt[0].min():.2g})"
+    )
+    least = f"all correct draws, least accuracy at the end (at the start: {by_draw[0].min():.2g})"
     return [
         exact(
             "all correct draws, gradient of the fit - gradient of the accuracy",
             relative_error(of_fit, of_accuracy),
         ),
-        within(
-            f"as many draws for each prompt, {subject}, sum of log accuracies, nats",
-            by_prompt.log().sum(1).diff().min(),
-            above=-1e-12,
-        ),
-        within(
-            f"all correct draws, {subject}, sum of log accuracies, nats",
-            by_draw.log().sum(1).diff().min(),
-            below=-0.01,
-        ),
-        within(
-            f"all correct draws, {subject}, mean accuracy",
-            by_draw.mean(1).diff().min(),
-            above=-1e-12,
-        ),
-        within(
-            "as many draws for each prompt, least accuracy at the end (at the start: "
-            f"{by_prompt[0].min():.2g})",
-            by_prompt[-1].min(),
-            above=0.1,
-        ),
-        within(
-            f"all correct draws, least accuracy at the end (at the start: {by_draw[0].min():.2g})",
-            by_draw[-1].min(),
-            below=0.01,
-        ),
+        within(of_logs, by_prompt.log().sum(1).diff().min(), above=-1e-12),
+        within(lost, by_draw.log().sum(1).diff().min(), below=-0.01),
+        within(accuracy, by_draw.mean(1).diff().min(), above=-1e-12),
+        within(least_by_prompt, by_prompt[-1].min(), above=0.1),
+        within(least, by_draw[-1].min(), below=0.01),
         *_rationalisation(world, first, prob),
     ]
 

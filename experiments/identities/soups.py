@@ -40,23 +40,13 @@ def mean_of_weights(_: World) -> list[Finding]:
     one, other, slow, product = nats[0]
     fast, of_fast = nats[1][2:]
     subject = "KL(q || posterior of the mean reward)"
+    of_soup = f"{subject}, mean of weights, nats (nearest guide: {min(one, other):.2g})"
+    over_product = f"{subject}, mean of weights over product of the guides"
+    by_rate = f"{subject}, mean of weights, three times the learning rate over the first"
     return [
-        within(
-            f"{subject}, mean of weights, nats (nearest guide: {min(one, other):.2g})",
-            slow,
-            below=min(one, other),
-        ),
-        within(
-            f"{subject}, mean of weights over product of the guides",
-            slow / product,
-            fast / of_fast,
-            above=2,
-        ),
-        within(
-            f"{subject}, mean of weights, three times the learning rate over the first",
-            fast / slow,
-            above=2,
-        ),
+        within(of_soup, slow, below=min(one, other)),
+        within(over_product, slow / product, fast / of_fast, above=2),
+        within(by_rate, fast / slow, above=2),
     ]
 
 

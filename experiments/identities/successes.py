@@ -44,14 +44,11 @@ def training(world: World) -> list[Finding]:
     one, of_k = (exact_pass_at_k(success[:, None], log.exp(), K).item() for log in (log_one, log_k))
     ratio = (log_k - problem.log_prior)[:, 0]
     spreads = [spread(ratio[success == label]) for label in (0, 1)]
+    by_pass = f"trained for pass@4, successes from {RARE:g} (for one draw: {rare_one:.2g})"
     return [
         exact("mean gradient - grad pass@4", relative_error(mean, _gradient(world, success))),
         exact("log q/p0 at the target, spread among successes and among failures", *spreads),
-        within(
-            f"trained for pass@4, successes from {RARE:g} (for one draw: {rare_one:.2g})",
-            rare_k,
-            above=rare_one,
-        ),
+        within(by_pass, rare_k, above=rare_one),
         within(f"trained for one draw, pass@4 (for pass@4: {of_k:.3g})", one, above=of_k),
     ]
 
@@ -85,6 +82,10 @@ def negative(world: World) -> list[Finding]:
     step = jacobian(lambda logits: -logits.log_softmax(0), log_guide)  # [S, S], of each failure
     to_others = (step - prob).fill_diagonal_(0.0).abs().max().item()
     subject = "noise of failures alone over noise of successes alone, success"
+    failures_alone = "fixed draws of the prior, failures alone, largest probability at the end"
+    successes_alone = (
+        "fixed draws of the prior, successes alone, total variation from the prior given success"
+    )
     return [
         exact("step by one failure, change of another logit - its probability", to_others),
         exact("mean gradient of failures alone - of successes alone", relative_error(bad, good)),
@@ -94,17 +95,8 @@ def negative(world: World) -> list[Finding]:
         exact("slope of the same along the natural gradient", spread_of[1]),
         within(f"{subject} from {EASY:g}", noises[0], below=1.0),
         within(f"{subject} from {HARD:g}", noises[1], above=1.0),
-        within(
-            "fixed draws of the prior, failures alone, largest probability at the end",
-            of_bad.max(),
-            above=0.9,
-        ),
-        within(
-            "fixed draws of the prior, successes alone, total variation from the prior given "
-            "success",
-            distance,
-            below=0.02,
-        ),
+        within(failures_alone, of_bad.max(), above=0.9),
+        within(successes_alone, distance, below=0.02),
     ]
 
 

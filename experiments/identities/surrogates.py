@@ -61,12 +61,9 @@ def soft_gates(world: World) -> list[Finding]:
     kernel = (world.log_prior + power * draws.whole - rate * draws.whole.exp()).log_softmax(0)
     same = Draws(world, world.log_prior)  # q = a
     vespo_less, sapo_less = f"VESPO less weights truncated at {CAP:g}", "SAPO less PPO's clip"
+    least = "VESPO, KL(Q of the least objective || a w^k exp(-lambda w)/Z), nats"
     return [
-        exact(
-            "VESPO, KL(Q of the least objective || a w^k exp(-lambda w)/Z), nats",
-            kl(minimum(objective, world), kernel),
-            limit=1e-5,
-        ),
+        exact(least, kl(minimum(objective, world), kernel), limit=1e-5),
         exact(
             f"VESPO, SAPO and clip, q = a, {ANGLE}",
             *(same.off(weight(same)) for weight in (vespo, soft, clip)),
@@ -92,17 +89,16 @@ def trust_regions(world: World) -> list[Finding]:
     at_equal = f"GMPO less PPO's clip, both at log ratios of {WIDTH:g}"
     at_clip = f"GMPO at log ratios of {WIDTH:g} less PPO's clip at {CLIP[0]:g}"
     dppo = f"DPPO less PPO's clip, both at {CLIP[0]:g}"
+    of_gmpo = (
+        "GMPO, log of the largest over the least weight (PPO's clip at the same log ratios: "
+        f"{spread(wide(draws)):.2g})"
+    )
     return [
         exact(
             f"all {len(SURROGATES) - 1} surrogates but `clip-cov`, q = a, {ANGLE}",
             *(same.off(same.weights(name, CLIP)) for name in SURROGATES if name != "clip-cov"),
         ),
-        within(
-            "GMPO, log of the largest over the least weight (PPO's clip at the same log ratios: "
-            f"{spread(wide(draws)):.2g})",
-            spread(geometric(draws)),
-            below=spread(wide(draws)),
-        ),
+        within(of_gmpo, spread(geometric(draws)), below=spread(wide(draws))),
         *compared(at_equal, geometric, wide, below=[NOISE]),
         *compared(at_clip, geometric, clip, below=[NOISE]),
         *compared("PPO's clip less all tokens", clip, zero, below=[PROBABILITY]),

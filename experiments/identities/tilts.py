@@ -69,17 +69,11 @@ def budget(world: World) -> list[Finding]:
     least = minimize_scalar(dual, bounds=(-6, 3), method="bounded", options={"xatol": 1e-10})
     solved = solve_beta(world.model.prior, world.model.reward, world.prompts, max_kl=nats)
     assert isinstance(solved.beta, float)
+    of_beta = "log beta at the least dual - log beta of the budget"
+    of_reward = "least dual - E[r] of the posterior with the budget"
     return [
-        exact(
-            "log beta at the least dual - log beta of the budget",
-            least.x - math.log(solved.beta),
-            limit=1e-5,
-        ),
-        exact(
-            "least dual - E[r] of the posterior with the budget",
-            least.fun - solved.reward.value,
-            limit=1e-8,
-        ),
+        exact(of_beta, least.x - math.log(solved.beta), limit=1e-5),
+        exact(of_reward, least.fun - solved.reward.value, limit=1e-8),
     ]
 
 

@@ -43,21 +43,13 @@ def token_rejection(world: World) -> list[Finding]:
         cost, name = _cost(limit, 4), f"{WORDS} words, {limit} allowed"
         masking, whole = f"masking: {cost.masking:.0f}", f"rejection of responses: {cost.whole:.0f}"
         subject = f"{name}, 4 tests more"
+        of_tests = f"{subject}, tests for an effective response ({masking})"
         findings += [
             agrees(f"{subject}, W over the weight of masking, given the draws", cost.ratio, 1.0),
-            within(
-                f"{subject}, tests for an effective response ({masking})",
-                cost.tests,
-                below=cost.masking,
-            ),
+            within(of_tests, cost.tests, below=cost.masking),
         ]
-    findings.append(
-        within(
-            f"{subject}, tokens read for an effective response ({whole})",
-            cost.read,
-            below=cost.whole,
-        )
-    )
+    tokens_read = f"{subject}, tokens read for an effective response ({whole})"
+    findings.append(within(tokens_read, cost.read, below=cost.whole))
     noisy = _cost(60, 1)
     ratio = noisy.read / noisy.read_by_masking
     subject = f"{WORDS} words, 60 allowed, 1 test more, tokens read for an effective response"
