@@ -4,18 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from guides.fine_tuned import FineTuned, FineTunedOptions
+from guides.fine_tuned import FineTuned
 from guides.fixed import Fixed
 from guides.guide import Guide
-from guides.lora import LoRA, LoRAOptions
+from guides.lora import LoRA
 from guides.mean_field import MeanField
-from guides.mixture import MixtureOptions, mixture_of
-from guides.n_gram import NGram, NGramOptions
-from guides.recurrent import Recurrent, RecurrentOptions
-from guides.soft_prompt import SoftPromptOptions, soft_prompt_of
+from guides.mixture import mixture_of
+from guides.n_gram import NGram
+from guides.recurrent import Recurrent
+from guides.soft_prompt import soft_prompt_of
 from guides.tabular import Tabular
-from guides.tempered import Tempered, TemperedOptions
-from guides.twisted import Twisted, TwistedOptions
+from guides.tempered import Tempered
+from guides.twisted import Twisted
 from model import LanguageModel, Prompts
 
 
@@ -24,8 +24,8 @@ class Family:
     """Entry of the registry of guides. Calling the entry builds a guide.
 
     Attributes:
-        make: Builds a guide from the prior, the prompts if `takes_prompts`, and options.
-        options: Dataclass of the options of a command line, each with its help; None if none.
+        make: Builds a guide from the prior, the prompts if `takes_prompts`, and options, the
+            keyword arguments. A command line has their help from the docstring.
         trains: True if the guide has parameters that train.
         takes_prompts: True if the guide is built for a fixed set of prompts.
         has_hidden: True if the guide reveals hidden states, which a value function reads.
@@ -37,7 +37,6 @@ class Family:
 
     make: Callable[..., Guide]
     summary: str
-    options: type | None = None
     trains: bool = True
     takes_prompts: bool = False
     has_hidden: bool = False
@@ -55,14 +54,12 @@ GUIDES: dict[str, Family] = {
     "fine-tuned": Family(
         FineTuned,
         "a copy of the prior, all its weights free or some of them",
-        FineTunedOptions,
         has_hidden=True,
         library="transformers",
     ),
     "lora": Family(
         LoRA,
         "low-rank adapters on the prior's own weights",
-        LoRAOptions,
         has_hidden=True,
         can_merge=True,
         library="peft",
@@ -70,7 +67,6 @@ GUIDES: dict[str, Family] = {
     "soft-prompt": Family(
         soft_prompt_of,
         "learned virtual tokens before the prompt, read by the prior's own weights",
-        SoftPromptOptions,
         takes_prompts=True,
         has_hidden=True,
         library="peft",
@@ -79,25 +75,18 @@ GUIDES: dict[str, Family] = {
     "twisted": Family(
         Twisted,
         "value-guided decoding: the prior's next token, reweighted by a small head on its states",
-        TwistedOptions,
         has_hidden=True,
         has_twist=True,
     ),
-    "recurrent": Family(Recurrent, "a GRU from scratch", RecurrentOptions, has_hidden=True),
-    "n-gram": Family(NGram, "a table for each context of n - 1 tokens, from scratch", NGramOptions),
+    "recurrent": Family(Recurrent, "a GRU from scratch", has_hidden=True),
+    "n-gram": Family(NGram, "a table for each context of n - 1 tokens, from scratch"),
     "mean-field": Family(MeanField, "a table for each position, from scratch", takes_prompts=True),
     "tabular": Family(
         Tabular, "a table for each prefix, where responses can be listed", takes_prompts=True
     ),
-    "mixture": Family(
-        mixture_of, "several guides with learned weights", MixtureOptions, takes_prompts=True
-    ),
+    "mixture": Family(mixture_of, "several guides with learned weights", takes_prompts=True),
     "tempered": Family(
-        Tempered,
-        "the prior at another temperature; not trained",
-        TemperedOptions,
-        trains=False,
-        has_hidden=True,
+        Tempered, "the prior at another temperature; not trained", trains=False, has_hidden=True
     ),
     "fixed": Family(Fixed, "the prior itself; not trained", trains=False, has_hidden=True),
 }

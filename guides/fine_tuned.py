@@ -1,6 +1,5 @@
 """Fine-tuning: q_phi(x) is the prior with all or some weights free; phi starts at the prior's."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,22 +17,6 @@ from model.networks.loading import load_network
 Subset = Literal["all", "last-layers", "norms-and-biases"]
 
 
-@dataclass(frozen=True)
-class FineTunedOptions:
-    """Options of `FineTuned`."""
-
-    subset: Subset = "all"
-    """Weights that train. `all`; `last-layers`, the last blocks of the network; `norms-and-biases`,
-    all normalisations and biases (BitFit, Zaken et al. 2022, arXiv 2106.10199)."""
-
-    num_layers: int = 1
-    """Number of blocks that train with the subset `last-layers`."""
-
-    dtype: str | None = None
-    """Data type of the copy's weights, such as `float32`; default, the prior's data type. Training
-    in bfloat16 loses most updates. The copy shares no weights with the prior if a type is named."""
-
-
 class FineTuned(Guide):
     """A copy of the prior that trains; q = p0 exactly at the start.
 
@@ -45,7 +28,13 @@ class FineTuned(Guide):
 
     Args:
         prior: Language model to start from.
-        subset, num_layers, dtype: See `FineTunedOptions`.
+        subset: Weights that train. `all`; `last-layers`, the last blocks of the network; or
+            `norms-and-biases`, all normalisations and biases (BitFit, Zaken et al. 2022, arXiv
+            2106.10199).
+        num_layers: Number of blocks that train with the subset `last-layers`.
+        dtype: Data type of the copy's weights, such as `float32`; default, the prior's data type.
+            Training in bfloat16 loses most updates. The copy shares no weights with the prior if a
+            type is named.
 
     Raises:
         ValueError: If the prior has an adapter of `peft`, without which the weights would be saved.

@@ -5,7 +5,6 @@ that q = p0 at the start.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,25 +34,6 @@ IRRELEVANT = re.compile(
 """Settings of an adapter that follow from its weights, or that play no part after training."""
 
 
-@dataclass(frozen=True)
-class LoRAOptions:
-    """Options of `LoRA`."""
-
-    rank: int = 8
-    """Rank of the matrix B A that is added to each layer."""
-
-    alpha: float | None = None
-    """Scale of the added matrix, which is B A alpha / rank; default, twice the rank. A larger alpha
-    acts like a larger learning rate, and matters little to steps of a size in nats."""
-
-    target_modules: str = "all-linear"
-    """Layers to adapt, of those that a text reaches. `all-linear`, all linear layers but the output
-    layer; or names separated by commas, such as `q_proj,v_proj`. Each name is a regular expression
-    for a layer's name or for the end of the name. Three kinds of layer cannot be adapted:
-    embeddings, an output layer tied to them, and what `peft` takes for experts, such as `gate_proj`
-    of a block without experts."""
-
-
 class LoRA(Guide):
     """Adapters of `peft` around the prior's weights, which are in memory once; starts at p0.
 
@@ -64,7 +44,15 @@ class LoRA(Guide):
 
     Args:
         prior: Language model to start from.
-        rank, alpha, target_modules: See `LoRAOptions`.
+        rank: Rank of the matrix B A that is added to each layer.
+        alpha: Scale of the added matrix, which is B A alpha / rank; default, twice the rank. A
+            larger alpha acts like a larger learning rate, and matters little to steps of a size in
+            nats.
+        target_modules: Layers to adapt, of those that a text reaches. `all-linear`, all linear
+            layers but the output layer; or names separated by commas, such as `q_proj,v_proj`. Each
+            name is a regular expression for a layer's name or for the end of the name. Three kinds
+            of layer cannot be adapted: embeddings, an output layer tied to them, and what `peft`
+            takes for experts, such as `gate_proj` of a block without experts.
 
     Raises:
         ValueError: If a name fits no layer, or the prior's own adapter excludes a second adapter.

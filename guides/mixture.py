@@ -6,7 +6,6 @@ Written token by token, so that a mixture is sampled, scored and searched like a
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
@@ -32,22 +31,6 @@ COMPONENTS: dict[Component, Callable[[LanguageModel, Prompts], Guide]] = {
     "recurrent": lambda prior, _: Recurrent(prior),
     "mean-field": MeanField,
 }
-
-
-@dataclass(frozen=True)
-class MixtureOptions:
-    """Options of `mixture_of`."""
-
-    component: Component = "fine-tuned"
-    """Family of the components."""
-
-    num_components: int = 2
-    """Number M of components."""
-
-    noise: float = 0.05
-    """Standard deviation of the Gaussian noise added to each trained tensor of all components but
-    the first, as a share of the tensor's own standard deviation (of 1 where that is 0). Without
-    noise, equal components remain equal."""
 
 
 class Mixture(Guide):
@@ -100,7 +83,11 @@ def mixture_of(
     Args:
         prior: Language model to start from.
         prompts: All prompts that the guide will be called with.
-        component, num_components, noise: See `MixtureOptions`.
+        component: Family of the components.
+        num_components: Number M of components.
+        noise: Standard deviation of the Gaussian noise added to each trained tensor of all
+            components but the first, as a share of the tensor's own standard deviation (of 1 where
+            that is 0). Without noise, equal components remain equal.
     """
     check_prior(prior)
     check_prompts(prompts)

@@ -1,7 +1,5 @@
 """n-gram: q(x) = prod_t softmax(table[x_{t-n+1}, ..., x_{t-1}])[x_t], by the last n - 1 tokens."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -13,19 +11,13 @@ MAX_PARAMETERS = 200_000_000
 LONGEST = 64  # tokens; the table of a longer context is too large for any vocabulary
 
 
-@dataclass(frozen=True)
-class NGramOptions:
-    """Options of `NGram`."""
-
-    n: int = 2
-    """Length n of the n-grams: 1, one distribution for all tokens; 2, one for each token before."""
-
-
 class NGram(FromScratch):
     """A categorical distribution for each context of n - 1 tokens, prompt included; starts uniform.
 
     Args:
-        prior, n: See `FromScratch` and `NGramOptions`.
+        prior: See `FromScratch`.
+        n: Length n of the n-grams: 1, one distribution for all tokens; 2, one for each token
+            before.
 
     Raises:
         ValueError: If n is too long, or the table would be too large.

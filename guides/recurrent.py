@@ -1,6 +1,5 @@
 """Recurrent: a GRU with state h_t, x_t ~ softmax(W h_t) (Cho et al. 2014, arXiv 1406.1078)."""
 
-from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -23,25 +22,14 @@ class GRUState(NamedTuple):
         return type(self)(self.memory[:, rows], self.hidden[rows])
 
 
-@dataclass(frozen=True)
-class RecurrentOptions:
-    """Options of `Recurrent`."""
-
-    embedding_size: int = 32
-    """Width of the embedding of a token."""
-
-    hidden_size: int = 64
-    """Width H of the GRU's hidden state."""
-
-    num_layers: int = 1
-    """Number of GRU layers."""
-
-
 class Recurrent(FromScratch):
     """A GRU that reads prompt and response; starts at random weights, independent of the prior.
 
     Args:
-        prior: See `FromScratch`. The other arguments are `RecurrentOptions`.
+        prior: See `FromScratch`.
+        embedding_size: Width of the embedding of a token.
+        hidden_size: Width H of the GRU's hidden state.
+        num_layers: Number of GRU layers.
     """
 
     splits_head = True

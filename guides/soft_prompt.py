@@ -6,7 +6,6 @@
 The network's weights are the prior's own. Virtual tokens have positions 0 to M - 1.
 """
 
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,30 +33,6 @@ PEFT_TYPES = {"prompt": ("PROMPT_TUNING", "P_TUNING"), "prefix": ("PREFIX_TUNING
 """Types of `peft` by kind. P-tuning is saved as input embeddings, without its encoder."""
 
 
-@dataclass(frozen=True)
-class SoftPromptOptions:
-    """Options of `SoftPrompt`."""
-
-    kind: Kind = "prompt"
-    """Parameters of a virtual token. `prompt`, the input embedding of the token; `prefix`, the keys
-    and values of the token at every layer, without the network of Li and Liang behind them."""
-
-    num_virtual_tokens: int = 8
-    """Number M of virtual tokens before the prompt."""
-
-    text: str | None = None
-    """Text whose tokens, repeated or cut, are the virtual tokens at the start of training; default,
-    virtual tokens close to the prior."""
-
-    match_steps: int = 30
-    """Number of steps that move the virtual tokens towards the prior before training, without
-    rewards, where no text is the start. See `guides/prior_match.py`."""
-
-    match_micro_batch: int | None = None
-    """Largest number of responses that the match differentiates at a time; None for all 32. Less
-    memory, and the same start up to rounding. `steer --micro-batch` sets this too."""
-
-
 class SoftPrompt(PriorDecoder, Guide):
     """The prior after learned virtual tokens, which are computed once and shared by all prompts.
 
@@ -77,7 +52,7 @@ class SoftPrompt(PriorDecoder, Guide):
 
     Args:
         prior: Language model that reads the virtual tokens; not changed.
-        kind, num_virtual_tokens, text: See `SoftPromptOptions`.
+        kind, num_virtual_tokens, text: See `soft_prompt_of`.
 
     Raises:
         ValueError: If M leaves no room, `text` has no tokens, or a prefix would need keys and
@@ -186,7 +161,17 @@ def soft_prompt_of(
     Args:
         prior: Language model that reads the virtual tokens; not changed.
         prompts: Prompts on which the start is close to the prior.
-        kind, num_virtual_tokens, text, match_steps, match_micro_batch: See `SoftPromptOptions`.
+        kind: Parameters of a virtual token. `prompt`, the input embedding of the token; `prefix`,
+            the keys and values of the token at every layer, without the network of Li and Liang
+            behind them.
+        num_virtual_tokens: Number M of virtual tokens before the prompt.
+        text: Text whose tokens, repeated or cut, are the virtual tokens at the start of training;
+            default, virtual tokens close to the prior.
+        match_steps: Number of steps that move the virtual tokens towards the prior before training,
+            without rewards, where no text is the start. See `guides/prior_match.py`.
+        match_micro_batch: Largest number of responses that the match differentiates at a time; None
+            for all 32. Less memory, and the same start up to rounding. `steer --micro-batch` sets
+            this too.
     """
     number = whole_number("match_steps", match_steps, at_least=0)
     if match_micro_batch is not None:

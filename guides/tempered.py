@@ -1,20 +1,9 @@
 """Tempered: q(x_t | x_<t)^(1/temperature) of another guide, normalised; not trained."""
 
-from dataclasses import dataclass
-
 from guides.fixed import Fixed
 from guides.guide import Guide
 from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.checks import positive
-
-
-@dataclass(frozen=True)
-class TemperedOptions:
-    """Options of `Tempered`."""
-
-    temperature: float = 1.5
-    """Number that divides the logits: above 1 the guide is more spread out than its source, below 1
-    more concentrated."""
 
 
 class Tempered(Guide):
@@ -22,7 +11,8 @@ class Tempered(Guide):
 
     Args:
         source: A `LanguageModel`, or a guide, whose trained weights are copied.
-        temperature: See `TemperedOptions`.
+        temperature: Number that divides the logits: above 1 the guide is more spread out than its
+            source, below 1 more concentrated.
     """
 
     def __init__(self, source: Guide | LanguageModel, *, temperature: float = 1.5) -> None:

@@ -8,8 +8,6 @@ section 3)
 up to a function of x_<t, which the normalisation of q cancels.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -50,20 +48,6 @@ class TwistHead(nn.Module):
         return nn.functional.linear(query.to(embeddings.dtype), embeddings).to(query.dtype)
 
 
-@dataclass(frozen=True)
-class TwistedOptions:
-    """Options of `Twisted`."""
-
-    hidden_size: int = 64
-    """Width of the one hidden layer of the head."""
-
-    top_k: int | None = None
-    """Number of tokens at each position, the most likely under the prior, to which the guide is
-    restricted; default, all tokens. A restricted guide avoids tokens that the head has never seen,
-    but cannot sample the responses behind them: KL(p* || q) is infinite and an importance estimate
-    of Z is biased low."""
-
-
 class Twisted(PriorDecoder, Guide):
     """The prior's next token reweighted by a small head on the prior's states; starts at q = p0.
 
@@ -73,7 +57,11 @@ class Twisted(PriorDecoder, Guide):
 
     Args:
         prior: Language model; shared, not copied or changed.
-        hidden_size, top_k: See `TwistedOptions`.
+        hidden_size: Width of the one hidden layer of the head.
+        top_k: Number of tokens at each position, the most likely under the prior, to which the
+            guide is restricted; default, all tokens. A restricted guide avoids tokens that the head
+            has never seen, but cannot sample the responses behind them: KL(p* || q) is infinite and
+            an importance estimate of Z is biased low.
         head: Module from hidden states `[..., H]` to psi `[..., V]`; default, a `TwistHead`.
     """
 

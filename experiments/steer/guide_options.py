@@ -1,13 +1,34 @@
 """Options of guides on the command line, such as `--lora.rank 4`."""
 
-from dataclasses import asdict, field, make_dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, field, fields, make_dataclass
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from guides import GUIDES
 
-OPTIONS = {
-    name.replace("-", "_"): family.options for name, family in GUIDES.items() if family.options
-}
+PLAIN = {bool, int, float, str, NoneType}
+"""Types of values that a command line writes."""
+
+
+def dataclass_of(name: str, make: Callable[..., Any]) -> type:
+    """Dataclass of the keyword arguments of a guide, with their help from its docstring."""
+    options = []
+    for argument in inspect.signature(make, eval_str=True).parameters.values():
+        hint = argument.annotation
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        written = tuple(part for part in parts if part in PLAIN or get_origin(part) is Literal)
+        if argument.kind is argument.KEYWORD_ONLY and {*written} - {NoneType}:
+            given: Any = Union[written]  # noqa: UP007
+            options.append((argument.name, given, field(default=argument.default)))
+    _, _, helps = (inspect.getdoc(make) or "").partition("Args:\n")
+    document = {"__doc__": f"Options of `{name}`.\n\nArgs:\n{helps}"}
+    return make_dataclass("Options", options, frozen=True, namespace=document)
+
+
+EVERY = {name.replace("-", "_"): dataclass_of(name, each.make) for name, each in GUIDES.items()}
+OPTIONS = {name: options for name, options in EVERY.items() if fields(options)}
 """Dataclass of the options of each guide that has options, by attribute of `GuideOptions`."""
 
 if TYPE_CHECKING:

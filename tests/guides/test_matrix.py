@@ -1,11 +1,9 @@
 """Contract of every registered guide. An entry of the registry without a claim here fails."""
 
 import copy
-import inspect
 import itertools
 import math
 import warnings
-from dataclasses import asdict
 
 import pyro
 import pytest
@@ -95,15 +93,6 @@ def guide(name, prior, prompts):
 def test_every_guide_has_a_claim():
     assert TRAINED.keys() == GUIDES.keys()
     assert sorted(name for name, family in GUIDES.items() if family.trains) == TRAINS
-
-
-def test_options_of_a_family_are_keyword_arguments_with_the_same_defaults(name):
-    """A family without options has no keyword argument that a command line could set."""
-    parameters = inspect.signature(GUIDES[name].make).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    options = {} if GUIDES[name].options is None else asdict(GUIDES[name].options())
-    assert options == {key: defaults[key] for key in options}
-    assert defaults.keys() - options.keys() <= {"head"}, "a module is no option of a command line"
 
 
 def test_only_guides_that_can_merge_have_a_merged_language_model(name, prior, prompts):

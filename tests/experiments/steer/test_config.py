@@ -11,7 +11,6 @@ from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
 from experiments.steer.guide_options import GuideOptions
 from experiments.steer.training import fit_settings
-from guides.lora import LoRAOptions
 
 YAML = """
 prior: film-reviews
@@ -57,12 +56,12 @@ def write(tmp_path):
 
 def test_yaml_sets_options_and_the_command_line_comes_before(write):
     args = parsed("--config", write(YAML), "--beta", "0.3", "--lora.alpha", "2")
-    n_gram = type(GuideOptions().n_gram)(n=3)
+    lora, n_gram = (type(each) for each in (GuideOptions().lora, GuideOptions().n_gram))
     assert args == Steer(
         reward=("vader", "0.05*length"),
         constraint=("words:film",),
         guide="lora",
-        options=GuideOptions(lora=LoRAOptions(rank=4, alpha=2.0), n_gram=n_gram),
+        options=GuideOptions(lora=lora(rank=4, alpha=2.0), n_gram=n_gram(n=3)),
         max_new_tokens=5,
         beta=0.3,
         time="90s",
@@ -75,7 +74,7 @@ def test_the_arguments_of_a_run_are_taken_and_changed(tmp_path):
     own = Steer(
         prompts=("- a", "b"),
         guide="lora",
-        options=GuideOptions(lora=LoRAOptions(rank=2)),
+        options=GuideOptions(lora=type(GuideOptions().lora)(rank=2)),
         steps=3,
         out=tmp_path,
         seed=4,
