@@ -33,19 +33,17 @@ class WeightQuality(NamedTuple):
     has_known_top: bool = True
     """False if the weights are on more than two levels, and none is known to be the highest."""
     num_prompts: int = 1
-    origin: str = "the proposal"
-    """Name of the distribution of the draws, for `warnings`."""
+    origin: str = ""
+    """Name of the distribution of the draws, for `warnings`; empty if unknown."""
 
     @classmethod
-    def of(
-        cls, log_weight: Tensor, reaches_bound: bool = False, origin: str = "the proposal"
-    ) -> WeightQuality:
+    def of(cls, log_weight: Tensor, reaches_bound: bool = False, origin: str = "") -> WeightQuality:
         """Quality of log weights `[M, N]`, nats.
 
         Args:
             log_weight: the weights.
             reaches_bound: True if draws to each prompt have the largest possible log likelihood.
-            origin: name of the distribution of the draws.
+            origin: name of the distribution of the draws; empty if unknown.
         """
         columns = [column[~column.isneginf()] for column in log_weight.cpu().T]
         known_tops = [reaches_bound or num_levels(column) <= 2 for column in columns]
@@ -69,7 +67,7 @@ class WeightQuality(NamedTuple):
         lie within a nat of the largest weight on average, and `FEW` in one sample of a thousand.
         On more than two levels neither excuse holds unless the highest possible level was drawn.
         """
-        place = f"{self.num_draws} draws of {self.origin}"
+        place = f"{self.num_draws} draws" + (f" of {self.origin}" if self.origin else "")
         if (number := num_effective(self.effective_sample_size)) < FEW:
             return [f"{number} of {place} effective, fewer than {FEW}"]
         limit = min(1 - 1 / math.log10(self.num_draws), 0.7)

@@ -128,7 +128,7 @@ def test_few_accepted_draws_are_a_warning(num_accepted):
     log_weight = torch.full((256, 1), -torch.inf)
     log_weight[:num_accepted] = 0.0
     posterior = Posterior(torch.zeros(256, 1, 2).long(), log_weight, torch.zeros(1))
-    few = "29 of 256 draws of the proposal effective, fewer than 30"
+    few = "29 of 256 draws effective, fewer than 30"
     assert posterior.warnings == [few] * (num_accepted == 29)
 
 

@@ -157,7 +157,7 @@ def test_numbers_of_heavy_weights_are_marked_and_the_note_has_the_reason(report)
     assert f"{Estimate(6.0, 0.5)} (?) are left" in doubtful.conclusion()
     (note,) = doubtful.notes()
     assert note == (
-        "(?) k-hat 0.93 of the weights of 2048 draws of the proposal, above 0.70: log Z and "
+        "(?) k-hat 0.93 of the weights of 2048 draws, above 0.70: log Z and "
         "everything made from it may be far off (column guide)."
     )
     assert doubtful.text().endswith(f"{note}\n{REMEDY}")
@@ -200,7 +200,7 @@ def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
     rows = {name: cells for name, *cells in doubtful.rows()}
     assert rows["KL(. || p*), prior draws alone"][1].endswith(" (?)")
     assert rows["KL(. || p*), prior draws alone"][2].endswith(" (?)")
-    assert "9 of 2048 draws of the proposal effective, fewer than 30" in doubtful.notes()[0]
+    assert "9 of 2048 draws effective, fewer than 30" in doubtful.notes()[0]
 
 
 def test_means_of_the_posterior_from_few_effective_draws_are_marked(report):
