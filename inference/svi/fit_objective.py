@@ -6,12 +6,12 @@ A fit reads the members of `ResponseObjective`. `TraceObjective` gives them to a
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
-from pyro import poutine
+from pyro import poutine, settings
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, RenyiELBO, ReweightedWakeSleep, TraceTMC_ELBO
@@ -49,17 +49,6 @@ class _FactorMeans(Messenger):
             return math.nan
         means = [torch.stack(values).mean() for values in self._means.values()]
         return torch.stack(means).sum().double()
-
-
-@contextmanager
-def _no_checks_of_sites() -> Iterator[None]:
-    """Context without Pyro's checks of each site for NaN and infinity, which wait for a GPU."""
-    before = poutine.is_validation_enabled()
-    poutine.enable_validation(False)
-    try:
-        yield
-    finally:
-        poutine.enable_validation(before)
 
 
 def _sums_of(traces: list[tuple[Trace, Trace]]) -> Iterator[tuple[str, Tensor]]:
@@ -113,7 +102,8 @@ class TraceObjective:
             return traces[-1]
 
         vars(self.elbo).update(_get_trace=recorded, reads_loss=False)
-        checks = nullcontext() if self.draws is None else _no_checks_of_sites()
+        # the checks of each site for NaN and infinity wait for a GPU: the first step has them alone
+        checks = nullcontext() if self.draws is None else settings.context(validate_poutine=False)
         try:
             with _FactorMeans() as factors, checks:
                 loss = self.elbo.loss_and_grads(model, guide, prompts)

@@ -55,15 +55,21 @@ class Backup:
     def save(self, entries: Mapping[str, OptimizerEntry]) -> None:
         """Copy the current parameters and moments over the copies of the last call."""
         self._entries = dict(entries)
-        copies = _Copies()
+        pairs: list[tuple[Tensor, Tensor]] = []
+
+        def copied(value: Any, buffer: Any) -> Any:
+            """A copy, in the buffer of an equal kind if there is one: a GPU writes all at once."""
+            is_tensor = isinstance(value, Tensor) and isinstance(buffer, Tensor)
+            if not is_tensor or _kind(buffer) != _kind(value):
+                return _copy(value)
+            pairs.append((buffer, value))
+            return buffer
+
         for name, entry in entries.items():
-            self.parameters[name] = copies.of(entry.parameter.detach(), self.parameters.get(name))
-            buffers = self._moments.get(name, {})
-            moments = entry.moments.items()
-            self._moments[name] = {
-                key: copies.of(value, buffers.get(key)) for key, value in moments
-            }
-        copies.write()
+            self.parameters[name] = copied(entry.parameter.detach(), self.parameters.get(name))
+            old, moments = self._moments.get(name, {}), entry.moments.items()
+            self._moments[name] = {key: copied(value, old.get(key)) for key, value in moments}
+        copy_all([buffer for buffer, _ in pairs], [value for _, value in pairs])
         optimizers = {id(entry.optimizer): entry.optimizer for entry in entries.values()}
         groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
         self._options = [(group, _options(group)) for group in groups]
@@ -110,26 +116,6 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
 
 def _copy(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-
-
-class _Copies:
-    """Copies of many tensors, which a GPU writes by a few kernels."""
-
-    def __init__(self) -> None:
-        self._buffers: list[Tensor] = []
-        self._values: list[Tensor] = []
-
-    def of(self, value: Any, buffer: Any) -> Any:
-        """A copy of a value. If `buffer` suits a tensor, the copy is there, after `write`."""
-        is_tensor = isinstance(value, Tensor) and isinstance(buffer, Tensor)
-        if not is_tensor or _kind(buffer) != _kind(value):
-            return _copy(value)
-        self._buffers.append(buffer)
-        self._values.append(value)
-        return buffer
-
-    def write(self) -> None:
-        copy_all(self._buffers, self._values)
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:
