@@ -76,11 +76,7 @@ def values_of(
 
 
 def _values_of(
-    label: str,
-    piece: Reward | Factor,
-    prompts: Prompts,
-    response: Tensor,
-    divisor: float | Tensor,
+    label: str, piece: Reward | Factor, prompts: Prompts, response: Tensor, divisor: float | Tensor
 ) -> Values:
     value = through(partial(_called, label, piece, prompts), response)
     applies = applies_to(label, piece, prompts)  # after the call, in which a reward may learn

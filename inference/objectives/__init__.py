@@ -170,12 +170,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "rloo": Objective(
         partial(
-            GRPO,
-            scale="none",
-            baseline="leave-one-out",
-            kl="reward",
-            estimator="k1",
-            kl_weight=1.0,
+            GRPO, scale="none", baseline="leave-one-out", kl="reward", estimator="k1", kl_weight=1.0
         ),
         "RLOO by the choices of GRPO: the gradient of `leave-one-out`",
     ),

@@ -36,12 +36,7 @@ CONSTANT = re.compile(
 )
 """Tensors of an adapter that are not saved and follow from its settings and its base."""
 
-UNSUPPORTED = [
-    "alora_invocation_tokens",
-    "arrow_config",
-    "layer_replication",
-    "megatron_config",
-]
+UNSUPPORTED = ["alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config"]
 """Settings of adapters that depend on the text, change the base, or run other code."""
 
 

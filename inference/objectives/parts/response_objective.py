@@ -23,12 +23,7 @@ from inference.estimate import expectation
 from inference.objectives.parts.draws import Draws
 from inference.objectives.parts.same_model import SameModel
 from inference.objectives.parts.surrogate_loss import SurrogateLoss, only_argument
-from inference.programs import (
-    Joint,
-    Program,
-    log_factors,
-    trace_at,
-)
+from inference.programs import Joint, Program, log_factors, trace_at
 from inference.response_site import (
     PAIRED,
     ResponseValue,

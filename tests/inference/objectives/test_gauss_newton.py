@@ -13,14 +13,7 @@ from inference.objectives.parts.response_gradients import response_gradients
 from inference.svi.optimizer.trust_region import TrustRegion, WholeSteps
 from model import AlignmentModel, LanguageModel
 from tests.inference.conftest import killed_and_resumed, parameters_of, quiet
-from tests.inference.objectives.table import (
-    ONE,
-    TWO,
-    Drawn,
-    Table,
-    Target,
-    gradient,
-)
+from tests.inference.objectives.table import ONE, TWO, Drawn, Table, Target, gradient
 from tests.model.tiny import SPECIAL, WORDS, tiny, tiny_tokenizer
 
 

@@ -22,14 +22,7 @@ from inference.reward_posterior import (
     nuts,
 )
 from inference.reward_posterior.maximum import NotMaximisedError, maximise
-from model.preferences import (
-    BradleyTerry,
-    Comparisons,
-    LinearHead,
-    MLPHead,
-    Preference,
-    simulate,
-)
+from model.preferences import BradleyTerry, Comparisons, LinearHead, MLPHead, Preference, simulate
 
 COUNT = 200
 SHORT = {"autoguide": {"num_steps": 20}, "nuts": {"warmup_steps": 20}}

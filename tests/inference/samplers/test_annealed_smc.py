@@ -13,13 +13,7 @@ from inference import joint_at, log_guide_at
 from inference.samplers.annealed_smc import annealed_smc, choose_temperature, log_tempered
 from inference.samplers.posterior import NoSupportError
 from inference.samplers.resampling import RESAMPLING
-from model import (
-    Decoder,
-    Prompts,
-    ResponseDistribution,
-    ResponseSpace,
-    TokenReward,
-)
+from model import Decoder, Prompts, ResponseDistribution, ResponseSpace, TokenReward
 from tests.inference.samplers.three_tokens import assert_falls, assert_unbiased, graded
 
 RUNS = 1_000

@@ -8,10 +8,7 @@ import torch
 from inference.samplers.exact import enumerate_posterior
 from inference.samplers.posterior import NoSupportError
 from model import LanguageModel, NotEnumerableError
-from tests.inference.samplers.goodness_of_fit import (
-    graded_model,
-    nothing_for_the_second,
-)
+from tests.inference.samplers.goodness_of_fit import graded_model, nothing_for_the_second
 
 
 def test_takes_the_arguments_of_every_sampler(model, prompts, truth, guide):

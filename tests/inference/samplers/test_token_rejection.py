@@ -10,12 +10,7 @@ from inference.samplers.posterior import NoSupportError
 from inference.samplers.smc import sequential_monte_carlo
 from inference.samplers.token_rejection import TokenRejection
 from model import TokenReward
-from tests.inference.samplers.three_tokens import (
-    NUM_WORDS,
-    assert_unbiased,
-    graded,
-    may_stand,
-)
+from tests.inference.samplers.three_tokens import NUM_WORDS, assert_unbiased, graded, may_stand
 
 RUNS = 1_000
 

@@ -222,12 +222,7 @@ def test_momentum_does_not_carry_a_table_past_the_posterior(name, seed):
 
 @pytest.mark.parametrize(
     ("slopes", "drops"),
-    [
-        ([3.9, 0.9, 4.1], [2]),
-        ([2.1] * 6, [2, 5]),
-        ([3.9, -9.0, 3.9], []),
-        ([0.9] * 6, []),
-    ],
+    [([3.9, 0.9, 4.1], [2]), ([2.1] * 6, [2, 5]), ([3.9, -9.0, 3.9], []), ([0.9] * 6, [])],
     ids=["one above 4", "three above 2", "downhill between", "noise"],
 )
 def test_momentum_is_dropped_where_slopes_add_up(slopes, drops, model, small_prior, prompts):

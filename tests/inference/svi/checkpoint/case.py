@@ -2,11 +2,7 @@
 
 from guides import MeanField
 from inference import FusedOptimizer, LeaveOneOut_ELBO
-from model import (
-    AlignmentModel,
-    LanguageModel,
-    TextReward,
-)
+from model import AlignmentModel, LanguageModel, TextReward
 from tests.inference.conftest import parameters_of, quiet
 from tests.model.tiny import tiny
 

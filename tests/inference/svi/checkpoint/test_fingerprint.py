@@ -31,9 +31,7 @@ from inference.objectives.self_play import SelfPlay
 from inference.svi.anneal import soften
 from inference.svi.checkpoint.code_of_user import _targets, is_installed
 from inference.svi.checkpoint.fingerprint import Fingerprint
-from inference.svi.checkpoint.folder import (
-    CheckpointError,
-)
+from inference.svi.checkpoint.folder import CheckpointError
 from model import (
     AlignmentModel,
     Constraint,

@@ -15,11 +15,7 @@ from safetensors.torch import load_file, save_file
 import inference.svi.checkpoint.state
 from guides import MeanField
 from inference import SquaredResidual
-from inference.svi.checkpoint.folder import (
-    CheckpointError,
-    FolderInUseError,
-    locked,
-)
+from inference.svi.checkpoint.folder import CheckpointError, FolderInUseError, locked
 from model.common.files import seal
 from tests.inference.conftest import parameters_of
 from tests.inference.svi.checkpoint.case import Case
