@@ -176,6 +176,9 @@ def _load_adapted(
 SHOWN = 4
 """Number of weights that an error names."""
 
+TASKS = {"SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice"}
+"""Ends of the names of classes of `transformers` that write no text."""
+
 _BUFFER = re.compile(r"(inv_freq|position_ids|token_type_ids|masked_bias|(attn|attention)\.bias)$")
 """Buffers that older versions of `transformers` wrote, and newer ones compute."""
 
@@ -196,6 +199,8 @@ def load_whole(
         reports = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         network, info = auto.from_pretrained(source, dtype=dtype or "auto", **reports, **options)
     kind = type(network).__name__
+    if auto is not transformers.AutoModel and (other := _other_task(network)):
+        raise PretrainedError(f"{source} has the weights of a {other}, expected those of a {kind}")
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(unread)):
         raise PretrainedError(
             f"{source} lacks {len(missing)} of the weights of a {kind}, which would be random: "
@@ -234,6 +239,16 @@ def _check_config(auto: Any, source: str, options: dict[str, Any]) -> None:
             if "/" in kernel or "deepgemm" in kernel:
                 fault = f"the code {kernel!r} of the hub, which is not run: {TRUST}"
                 raise PretrainedError(f"config.json of {source} asks for {fault}")
+
+
+def _other_task(network: "transformers.PreTrainedModel") -> str | None:
+    """Class of the checkpoint, if it answers another question than the network, or None.
+
+    The weights may still fit: a tied output layer, or the layers of the other head by their names.
+    """
+    own = type(network).__name__.rpartition("For")[2]
+    tasks = {name: name.rpartition("For")[2] for name in network.config.architectures or ()}
+    return next((name for name, task in tasks.items() if task in TASKS - {own}), None)
 
 
 def _dropped(network: "transformers.PreTrainedModel", unexpected: set[str]) -> list[str]:

@@ -20,6 +20,9 @@ from transformers import (
     CLIPConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
+    GPT2ForTokenClassification,
+    ModernBertConfig,
+    ModernBertForTokenClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -184,6 +187,27 @@ def test_a_language_model_is_no_classifier_and_a_classifier_no_language_model(tm
     for name in ("prior", "likelihood"):
         with pytest.raises(PretrainedError, match=r"lacks .* of the weights of a BertLMHeadModel"):
             LOADERS[name](folder)
+
+
+OTHERS = {
+    "labels of texts": (GPT2ForSequenceClassification, GPT2Config(**GPT2_SIZES, pad_token_id=0)),
+    "labels of tokens": (GPT2ForTokenClassification, GPT2Config(**GPT2_SIZES, pad_token_id=0)),
+    "the same names": (
+        ModernBertForTokenClassification,
+        ModernBertConfig(**ENCODER_SIZES, pad_token_id=1, cls_token_id=None, sep_token_id=None),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_weights_of_another_task_are_refused_where_they_fit(kind, tmp_path):
+    """A tied output layer is not missing, and two heads of ModernBERT have the same names."""
+    make, config = OTHERS[kind]
+    folder = saved(make(config), tmp_path, tiny_tokenizer(pad_token="<pad>"))
+    for name in ("classifier",) if kind == "the same names" else ("prior", "likelihood"):
+        with pytest.raises(PretrainedError, match=f"weights of a {make.__name__}, expected those"):
+            LOADERS[name](folder)
+    LOADERS["features"](folder)
 
 
 def test_tied_weights_and_weights_of_another_head_are_no_fault(tmp_path):
