@@ -16,6 +16,7 @@ FEW = 30  # number of effective draws below which an estimate is unreliable
 LARGE = 10  # ratio of a weight to the mean weight above which the shape of the tail matters
 NUM_TAIL = 5  # smallest number of weights of a tail, and of a level in the tail
 APART = 1e-9, 0.1, 0.3  # nats between neighbours of two levels: of ties, then of near ties
+WIDEST = 300.0  # nats from the least to the largest weight of a tail whose weights do not underflow
 
 
 class WeightQuality(NamedTuple):
@@ -119,7 +120,9 @@ def _pareto_k_of_prompt(log_weight: Tensor, has_known_top: bool) -> float:
             # psislw takes log likelihoods, which weigh inversely
             from arviz_stats.base import array_stats  # takes a second to import
 
-            return float(array_stats.psislw(-log_weight.numpy())[1])
+            # the shape of so wide a tail is proportional to its width
+            scale = max(1.0, (log_weight[-1] - log_weight[-len(tail)]).item() / WIDEST)
+            return scale * float(array_stats.psislw(-log_weight.numpy() / scale)[1])
     except ValueError:  # the shorter tail that psislw takes has no spread
         return -math.inf
 

@@ -84,7 +84,7 @@ def plane_figure(
     figure, axes = new_axes()
     kls, rewards = np.array(sample.frontier(np.logspace(-3, 2, 120))).T * [[1.0], [beta or 1.0]]
     axes.plot(kls, rewards, color=POSTERIOR, label="p* of every beta")
-    furthest = max((kl.value for kl, _ in places.values()), default=0.0) or 1.0
+    furthest = max((kl.value for kl, _ in places.values()), default=1.0)
     if beta is not None:
         kl_posterior, best = sample.frontier([1.0])[0]
         star: Any = {"color": POSTERIOR, "markersize": 12, "label": f"p*, beta = {beta:g}"}
@@ -93,6 +93,7 @@ def plane_figure(
     for (name, (kl, reward)), look in zip(places.items(), looks(len(places)), strict=True):
         errors = 2 * np.nan_to_num([reward.standard_error, kl.standard_error])
         axes.errorbar(kl.value, reward.value, *errors, **look, linestyle="", label=name)
+    furthest = furthest if furthest > 1e-6 else 1.0  # below, a KL of float32 is rounding
     axes.set(xlim=(-0.05 * furthest, 1.1 * furthest), title=title)
     axes.set(xlabel="KL(q || p0), nats", ylabel="E[r]")
     return figure, axes

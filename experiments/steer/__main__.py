@@ -87,7 +87,7 @@ def load(args: Steer) -> tuple[LanguageModel, RunPrompts]:
     """Load the prior, and read and encode the prompts."""
     with blamed(f"--prior {args.prior}", FAULTS):
         prior = load_prior(args.prior, **args.loading)
-    print_size(f"prior {args.prior}", prior)
+    print_size(f"prior {args.prior} at temperature {args.temperature:g}", prior)
     return prior, load_prompts(args, prior)
 
 

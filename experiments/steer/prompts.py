@@ -74,8 +74,9 @@ def read_dataset(source: str, args: Steer, prior: LanguageModel) -> tuple[Prompt
     notes += chat_notes(data.prompts, prior, args.system)
     lengths = prompts.mask.sum(1)
     columns = f", with columns {', '.join(prompts.columns)}" if prompts.columns else ""
+    number = f"{len(prompts):,} prompt{'s' * (len(prompts) > 1)}"
     size = f"{int(lengths.min()):,} to {int(lengths.max()):,} tokens"
-    print(f"data set {source}, {len(prompts):,} prompts of {size}{columns}")
+    print(f"data set {source}, {number} of {size}{columns}")
     return prompts, notes
 
 

@@ -282,6 +282,12 @@ def test_the_legends_of_a_run_cover_no_step(distance):
     assert "ELBO of the student (± 2 s.e.)" in [text.get_text() for text in texts]
 
 
+@pytest.mark.parametrize("kl", [-1e-7, 0.0, 1e-9])
+def test_the_plane_of_a_guide_at_the_prior_has_an_axis_of_one_nat(kl):
+    axes = plane_figure(sample(), {"q": (Estimate(kl, 0.0), Estimate(0.0, 0.0))}, "at p0")[1]
+    assert axes.get_xlim() == pytest.approx((-0.05, 1.1))
+
+
 def test_a_figure_is_written_in_three_formats(tmp_path):
     save(elbo_figure(METRICS, *LEVELS), tmp_path / "elbo.svg")
     assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png", ".pdf"}
