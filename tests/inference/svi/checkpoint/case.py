@@ -21,7 +21,6 @@ class Case:
         self.prior = prior() if callable(prior) and not isinstance(prior, LanguageModel) else prior
         self.reward = other.pop("reward", kindness)
         self.beta = other.pop("beta", 0.5)
-        self.model = other.pop("model", None)
         self.prompts = other.pop("prompts", ["a", "b"])
         self.guide = other.pop("guide", MeanField)
         self.objective = other.pop("objective", lambda: LeaveOneOut_ELBO(4))
@@ -31,7 +30,7 @@ class Case:
     def run(self, folder, num_steps=STEPS, *, resume=False, **options):
         prompts, reward = self.prior.encode(self.prompts), self.reward
         reward = reward if isinstance(reward, dict) else TextReward(reward, self.prior)
-        model = self.model or AlignmentModel(self.prior, reward, self.beta)
+        model = AlignmentModel(self.prior, reward, self.beta)
         guide = self.guide(self.prior, prompts)
         options = {"checkpoint_folder": folder, "checkpoint_every": 1} | self.options | options
         options |= {"objective": self.objective(), "optimizer": self.optimizer()}
