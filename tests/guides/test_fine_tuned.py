@@ -106,9 +106,8 @@ def test_prior_with_an_adapter_is_refused():
 
 def test_subsets_that_are_not_there():
     prior = tiny()
-    with pytest.raises(
-        ValueError, match="num_layers is 3, expected between 1 and the network's 2 blocks"
-    ):
+    match = "num_layers is 3, expected between 1 and the network's 2 blocks"
+    with pytest.raises(ValueError, match=match):
         FineTuned(prior, subset="last-layers", num_layers=3)
     with pytest.raises(ValueError, match="subset is 'heads', expected one of: all, last-layers"):
         FineTuned(prior, subset="heads")

@@ -217,10 +217,8 @@ def test_saved_names_a_base_on_the_hub_and_no_path_of_this_machine(network, tmp_
     ]
     names = [config["base_model_name_or_path"] for config in bases]
     assert names == [None, None, "someone/a-model"]
-    with pytest.raises(
-        ValueError,
-        match=r"guide is an adapter that does not say of which network: name it \(`base=...`\)",
-    ):
+    match = r"guide is an adapter that does not say of which network: name it \(`base=...`\)"
+    with pytest.raises(ValueError, match=match):
         LanguageModel.from_pretrained(tmp_path / "guide", max_new_tokens=3)
 
 

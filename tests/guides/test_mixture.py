@@ -140,9 +140,8 @@ def test_guides_that_cannot_be_mixed_are_refused(prior, prompts):
         Mixture([])
     with pytest.raises(TypeError, match="guides is one FineTuned, expected a list of guides"):
         Mixture(FineTuned(prior))
-    with pytest.raises(
-        TypeError, match="a component is a LanguageModel, expected a `Guide`: wrap it in `Fixed`"
-    ):
+    match = "a component is a LanguageModel, expected a `Guide`: wrap it in `Fixed`"
+    with pytest.raises(TypeError, match=match):
         Mixture([FineTuned(prior), prior])
     with pytest.raises(ValueError, match="different responses, with max_new_tokens 3 and 2"):
         Mixture([FineTuned(prior), FineTuned(tiny(max_new_tokens=2))]).distribution(prompts)

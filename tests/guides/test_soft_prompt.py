@@ -469,9 +469,8 @@ def test_options_that_make_no_guide_are_refused(options: dict, fault: str) -> No
 def test_a_prompt_that_leaves_no_room_for_the_virtual_tokens_is_refused(guide: SoftPrompt) -> None:
     longest = guide.prior.encode(["a", "a " * 10])
     guide.distribution(longest).sample()
-    with pytest.raises(
-        ValueError, match="3 virtual tokens, 11 of the prompt and 3 of the response are over the 16"
-    ):
+    match = "3 virtual tokens, 11 of the prompt and 3 of the response are over the 16"
+    with pytest.raises(ValueError, match=match):
         guide.distribution(guide.prior.encode(["a", "a " * 11]))
 
 
@@ -488,10 +487,8 @@ def test_a_prefix_of_layers_of_different_shapes_is_refused(monkeypatch: pytest.M
     cache = prior.read(torch.zeros(8, 16, dtype=torch.float64))
     cache.layers[1].values = cache.layers[1].values[..., :4]
     monkeypatch.setattr(prior, "read", lambda _: cache)
-    with pytest.raises(
-        ValueError,
-        match=r"shapes \[\(1, 2, 8, 4\), \(1, 2, 8, 8\)\], expected one shape .* kind='prompt'",
-    ):
+    match = r"shapes \[\(1, 2, 8, 4\), \(1, 2, 8, 8\)\], expected one shape .* kind='prompt'"
+    with pytest.raises(ValueError, match=match):
         SoftPrompt(prior, kind="prefix")
 
 

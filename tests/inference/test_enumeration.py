@@ -86,9 +86,8 @@ def test_no_possible_response_is_an_error(small_prior, prompts):
 
 def test_large_support_is_refused_with_the_size(small_prior):
     long = LanguageModel(small_prior.network, small_prior.tokenizer, max_new_tokens=12)
-    with pytest.raises(
-        NotEnumerableError, match=r"10 token ids and 12 positions make 3\.18e\+11 responses"
-    ):
+    match = r"10 token ids and 12 positions make 3\.18e\+11 responses"
+    with pytest.raises(NotEnumerableError, match=match):
         Enumeration(AlignmentModel(long, {}, beta=1.0), long.encode(["the film was"]))
 
 

@@ -105,10 +105,8 @@ def of_nan(request, small_prior, prompts):
 @pytest.mark.parametrize("measure", EXACT)
 def test_a_guide_of_nan_is_never_reported_as_exact(truth, of_nan, measure):
     guide, name = of_nan
-    with pytest.raises(
-        NotANumberError,
-        match=rf"the guide {name} has log-probability nan .* parameters are NaN or infinite",
-    ):
+    match = rf"the guide {name} has log-probability nan .* parameters are NaN or infinite"
+    with pytest.raises(NotANumberError, match=match):
         getattr(truth, measure)(guide)
 
 
@@ -222,9 +220,8 @@ def test_zeros_of_a_guide_have_a_gradient_and_impossible_draws_have_none(
     no_good = TokenReward(
         lambda response, _: torch.where(response[..., 0] == 7, -INF, 0.0), small_prior
     )
-    with pytest.raises(
-        ImpossibleResponseError, match="the guide Tabular can draw an impossible response"
-    ):
+    match = "the guide Tabular can draw an impossible response"
+    with pytest.raises(ImpossibleResponseError, match=match):
         Enumeration(AlignmentModel(small_prior, no_good, 1.0), prompts).elbo_gradient(
             Tabular(small_prior, prompts)
         )

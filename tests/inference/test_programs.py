@@ -57,9 +57,8 @@ def test_factors_count_as_scaled_and_from_inside_the_plate(small_prior, prompts)
             pyro.sample("response", small_prior(prompts))
         pyro.factor("loose", torch.tensor(1.0))
 
-    with pytest.raises(
-        ValueError, match=r"factor 'loose' has shape \(\), expected one value for each of 2 prompts"
-    ):
+    match = r"factor 'loose' has shape \(\), expected one value for each of 2 prompts"
+    with pytest.raises(ValueError, match=match):
         joint_at(outside, prompts, response)
 
     def two_latents(prompts):

@@ -256,9 +256,8 @@ def test_the_impossible_has_probability_0(prior, kind):
 
 
 def test_a_response_for_another_number_of_prompts_is_refused(prior):
-    with pytest.raises(
-        ValueError, match=r"response has shape \(4, 2, 2\), expected \(\.\.\., 3, T\)"
-    ):
+    match = r"response has shape \(4, 2, 2\), expected \(\.\.\., 3, T\)"
+    with pytest.raises(ValueError, match=match):
         TextReward(letters, prior)(prior.encode(PROMPTS), torch.zeros(4, 2, 2, dtype=torch.long))
 
 

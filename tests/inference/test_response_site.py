@@ -415,9 +415,8 @@ def test_a_guide_of_other_responses_is_refused(name):
         OBJECTIVES["trace"](num_particles=4),
         OBJECTIVES["wake-phi"](num_particles=4),
     ):
-        with pytest.raises(
-            ResponseSiteError, match=f"different responses, with {name}|response has shape"
-        ):
+        match = f"different responses, with {name}|response has shape"
+        with pytest.raises(ResponseSiteError, match=match):
             quiet(Target(), guide, TWO, 1, objective=objective, optimizer=FusedOptimizer())
 
 
@@ -438,10 +437,8 @@ def test_prompts_go_by_keyword_and_nothing_else_does(name):
             pyro.set_rng_seed(0)
             losses.append(svi.evaluate_loss(*arguments[0], **arguments[1]))
         assert losses[0] == losses[1]
-        with pytest.raises(
-            TypeError,
-            match=r"got 2 arguments and the keywords \[\] for model and guide, expected one",
-        ):
+        match = r"got 2 arguments and the keywords \[\] for model and guide, expected one"
+        with pytest.raises(TypeError, match=match):
             svi.step(TWO, 3)
         with pytest.raises(TypeError, match="got 0 arguments"):
             svi.step()

@@ -175,9 +175,8 @@ def test_pyros_own_svi_stops_at_an_impossible_response_and_leaves_the_guide_as_i
 
 
 def test_a_name_that_the_model_uses_is_refused(prior: LanguageModel) -> None:
-    with pytest.raises(
-        ValueError, match=r"named 'response', expected a text other than .prompts. and"
-    ):
+    match = r"named 'response', expected a text other than .prompts. and"
+    with pytest.raises(ValueError, match=match):
         AlignmentModel(prior, {"response": lambda _, response: response[..., 0].double()}, beta=1.0)
 
 

@@ -50,9 +50,8 @@ def test_minus_infinity_is_refused_unless_the_algorithm_supports_it(kind: str) -
     value = torch.tensor([0.0, -torch.inf])
     with HardConstraintSupport():
         assert run(value, kind).shape == (2, 3)
-    with pytest.raises(
-        ImpossibleResponseError, match=rf"{kind} 'taste' is -inf at index \(1,\).*finite penalty"
-    ):
+    match = rf"{kind} 'taste' is -inf at index \(1,\).*finite penalty"
+    with pytest.raises(ImpossibleResponseError, match=match):
         run(value, kind)
 
 

@@ -100,14 +100,11 @@ def test_value_that_float64_does_not_hold_is_named(
     prior: LanguageModel, prompts: Prompts, scale: float, beta: float
 ) -> None:
     huge = Typed(scale, torch.float64)
-    with pytest.raises(
-        LikelihoodError,
-        match=r"reward 'taste' is .* and -?inf divided by beta, expected a finite number",
-    ):
+    match = r"reward 'taste' is .* and -?inf divided by beta, expected a finite number"
+    with pytest.raises(LikelihoodError, match=match):
         Enumeration(AlignmentModel(prior, {"taste": huge}, beta), prompts)
-    with pytest.raises(
-        LikelihoodError, match=r"reward 'taste' is .* and -?inf times its weight, 1e\+10"
-    ):
+    match = r"reward 'taste' is .* and -?inf times its weight, 1e\+10"
+    with pytest.raises(LikelihoodError, match=match):
         WeightedSum({"taste": (1e10, huge)})(prompts, prior(prompts).enumerate_support())
 
 
@@ -121,9 +118,8 @@ def test_an_upper_bound_is_a_finite_number(prior: LanguageModel, bound: float) -
         lambda: AlignmentModel(prior, {"taste": reward}, 1.0),
         lambda: WeightedSum({"taste": (1.0, reward)}),
     ):
-        with pytest.raises(
-            ValueError, match=r"the `upper_bound` of reward 'taste' is .*, expected a finite number"
-        ):
+        match = r"the `upper_bound` of reward 'taste' is .*, expected a finite number"
+        with pytest.raises(ValueError, match=match):
             make()
     with pytest.raises(ValueError, match=r"upper_bound is .*, expected a finite number"):
         TokenReward(lambda response, _: response[..., 0], prior, upper_bound=bound)

@@ -11,10 +11,8 @@ from tests.inference.objectives.table import ONE, Table, Target, autograd, gradi
 def test_one_particle_is_enough_or_refused(name):
     """Once an objective has made a step, one particle has a gradient, unless it is replayed."""
     if OBJECTIVES[name].min_particles > 1:
-        with pytest.raises(
-            ValueError,
-            match=r"num_particles( \+ replay)? is 1, expected a whole number of at least 2: ",
-        ):
+        match = r"num_particles( \+ replay)? is 1, expected a whole number of at least 2: "
+        with pytest.raises(ValueError, match=match):
             OBJECTIVES[name](num_particles=1)
         return
     model, guide, objective = Target(), Table(1), OBJECTIVES[name](num_particles=1)

@@ -174,7 +174,6 @@ def test_draws_that_do_not_fill_a_group_are_not_drawn(model, prompts):
 
 
 def test_no_group_is_an_error(model, prompts):
-    with pytest.raises(
-        ValueError, match="num_samples = 8 and n = 16, expected 1 <= n <= num_samples"
-    ):
+    match = "num_samples = 8 and n = 16, expected 1 <= n <= num_samples"
+    with pytest.raises(ValueError, match=match):
         best_of_n(model, prompts, num_samples=8, n=16)

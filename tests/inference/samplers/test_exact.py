@@ -26,9 +26,8 @@ def test_responses_that_cannot_be_listed_are_refused(small_prior, model, prompts
         with pyro.plate("prompts", len(prompts), dim=-1):
             return pyro.sample("response", dist.Poisson(torch.ones(len(prompts), 1)).to_event(1))
 
-    with pytest.raises(
-        NotEnumerableError, match=r"of type Independent, which cannot list .*`importance_sampling`"
-    ):
+    match = r"of type Independent, which cannot list .*`importance_sampling`"
+    with pytest.raises(NotEnumerableError, match=match):
         enumerate_posterior(counting, prompts)
     long = LanguageModel(small_prior.network, small_prior.tokenizer, max_new_tokens=12)
     with pytest.raises(NotEnumerableError, match="too many to enumerate"):

@@ -100,9 +100,8 @@ def test_constraint_inside_a_reward_is_refused_with_the_way_out(small_prior, pro
     """A penalty instead of the whole factor would prefer forbidden responses."""
     very = contains("very", small_prior)
     model = AlignmentModel(small_prior, lambda prompts, x: very(prompts, x) - 20.0, 1.0)
-    with pytest.raises(
-        ValueError, match=r"factor 'reward' is -inf in places and other than 0.*a name of its own"
-    ):
+    match = r"factor 'reward' is -inf in places and other than 0.*a name of its own"
+    with pytest.raises(ValueError, match=match):
         Enumeration(soften(model, 8.0), prompts)
 
 
@@ -131,9 +130,8 @@ def test_guide_of_parameters_that_end_with_a_stage_is_refused(hard, small_prior,
         with pyro.plate("prompts", len(prompts), dim=-1):
             return pyro.sample("response", table.distribution(prompts))
 
-    with pytest.raises(
-        ValueError, match=r"the guide makes its parameter 'scale' with `pyro.param`"
-    ):
+    match = r"the guide makes its parameter 'scale' with `pyro.param`"
+    with pytest.raises(ValueError, match=match):
         anneal(hard, forgets, prompts, num_steps=1, progress=False)
     before = table.table.detach().clone()
     stages = anneal(

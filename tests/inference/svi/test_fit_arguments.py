@@ -70,9 +70,8 @@ def test_cosine_refuses_lengths_that_are_none(steps):
         cosine(steps)
     with pytest.raises(ValueError, match=r"^warmup is "):
         cosine(10, warmup=-1)
-    with pytest.raises(
-        ValueError, match=r"^warmup is 11, expected a whole number of at least 0 and at most 10"
-    ):
+    match = r"^warmup is 11, expected a whole number of at least 0 and at most 10"
+    with pytest.raises(ValueError, match=match):
         cosine(10, warmup=11)
 
 

@@ -133,9 +133,8 @@ def test_optimiser_of_pyro_steps_as_in_pyro_itself(model, small_prior, prompts):
 
 
 def test_muon_takes_matrices_and_says_so_of_others(model, small_prior, prompts, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"Muon refuses the options .* only supports 2D parameters"
-    ):
+    match = r"Muon refuses the options .* only supports 2D parameters"
+    with pytest.raises(ValueError, match=match):
         quiet(model, FineTuned(small_prior), prompts, optimizer=FusedOptimizer(torch.optim.Muon))
 
     class Matrices(FineTuned):
@@ -155,18 +154,16 @@ def test_optimiser_that_cannot_step_in_a_fit_is_refused_by_name(model, small_pri
         FusedOptimizer(torch.optim.Adam([torch.zeros(1)]))
     with pytest.raises(TypeError, match="options is a function, expected a dict"):
         FusedOptimizer(options=lambda name: {"lr": 0.1})
-    with pytest.raises(
-        ValueError, match=r"SparseAdam cannot step in a fit .* does not support dense gradients"
-    ):
+    match = r"SparseAdam cannot step in a fit .* does not support dense gradients"
+    with pytest.raises(ValueError, match=match):
         FusedOptimizer(torch.optim.SparseAdam)
     with pytest.raises(ValueError, match="SparseAdam cannot step in a fit"):
         quiet(model, FineTuned(small_prior), prompts, optimizer=pyro.optim.SparseAdam({"lr": 0.1}))
     scheduler = pyro.optim.ExponentialLR(
         {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9}
     )
-    with pytest.raises(
-        TypeError, match=r"is a PyroLRScheduler, expected one of `pyro.optim` that is no scheduler"
-    ):
+    match = r"is a PyroLRScheduler, expected one of `pyro.optim` that is no scheduler"
+    with pytest.raises(TypeError, match=match):
         quiet(model, FineTuned(small_prior), prompts, optimizer=scheduler)
 
 
@@ -216,9 +213,8 @@ def test_options_that_would_climb_are_refused_before_a_step(name, model, small_p
 
 
 def test_schedule_needs_a_rate():
-    with pytest.raises(
-        ValueError, match="OtherNames has no learning rate `lr` that a schedule could change"
-    ):
+    match = "OtherNames has no learning rate `lr` that a schedule could change"
+    with pytest.raises(ValueError, match=match):
         FusedOptimizer(OtherNames, schedule=lambda step: 1.0)
     assert math.isnan(FusedOptimizer(OtherNames, schedule=constant).learning_rate)
 

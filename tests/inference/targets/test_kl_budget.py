@@ -139,9 +139,8 @@ def test_a_constraint_costs_the_same_kl_at_any_beta(small_prior, sentiment, prom
     solution = solve_beta(small_prior, sentiment, prompts, factors=good, max_kl=alone + 0.2)
     kl, _ = exactly(small_prior, sentiment, prompts, solution.beta, good)
     assert kl.mean().item() == pytest.approx(alone + 0.2, abs=1e-9)
-    with pytest.raises(
-        BudgetError, match=rf"ranges from {alone:.4g} .*Every posterior is beyond it"
-    ):
+    match = rf"ranges from {alone:.4g} .*Every posterior is beyond it"
+    with pytest.raises(BudgetError, match=match):
         solve_beta(small_prior, sentiment, prompts, factors=good, max_kl=alone - 0.1)
 
 
@@ -191,9 +190,8 @@ def test_rewards_of_two_scales_have_the_posteriors_of_both(small_prior, sentimen
         assert exactly(small_prior, reward, prompts, solution.beta)[
             0
         ].mean().item() == pytest.approx(share * furthest, rel=1e-6)
-    with pytest.raises(
-        BudgetError, match=rf"to {furthest:.4g} \(beta = 0\), exactly. No posterior gets there"
-    ):
+    match = rf"to {furthest:.4g} \(beta = 0\), exactly. No posterior gets there"
+    with pytest.raises(BudgetError, match=match):
         solve_beta(small_prior, reward, prompts, max_kl=1.01 * furthest)
 
 
@@ -207,9 +205,8 @@ def test_one_budget_and_a_reward_that_varies(small_prior, sentiment, prompts):
 
 def test_a_factor_made_for_one_beta_is_refused_even_at_beta_one(small_prior, sentiment, prompts):
     factor = MarginalLikelihood(lambda texts: torch.zeros(3, len(texts)), small_prior, beta=1.0)
-    with pytest.raises(
-        OtherBetaError, match="factor 'w' was made for one beta, and beta is solved"
-    ):
+    match = "factor 'w' was made for one beta, and beta is solved"
+    with pytest.raises(OtherBetaError, match=match):
         solve_beta(small_prior, sentiment, prompts, factors={"w": factor}, max_kl=0.3)
 
 

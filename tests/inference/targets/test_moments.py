@@ -316,13 +316,11 @@ def test_a_feature_that_a_constraint_of_the_base_fixes_changes_nothing(
 
 
 def test_features_and_targets_without_a_mean_are_named(base, features, small_prior, prompts):
-    with pytest.raises(
-        ValueError, match="the target of 'good' is nan, expected a finite number: it is a mean"
-    ):
+    match = "the target of 'good' is nan, expected a finite number: it is a mean"
+    with pytest.raises(ValueError, match=match):
         match_moments(base, prompts, {"good": features["good"]}, {"good": math.nan})
-    with pytest.raises(
-        LikelihoodError, match="feature 'not' is -inf for some response, and has no mean"
-    ):
+    match = "feature 'not' is -inf for some response, and has no mean"
+    with pytest.raises(LikelihoodError, match=match):
         match_moments(base, prompts, {"not": contains("not", small_prior)}, {"not": 0.0})
 
 

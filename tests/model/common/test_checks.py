@@ -36,9 +36,8 @@ def test_counts_come_back_as_plain_ints(value: object) -> None:
 
 
 def test_error_of_a_count_names_the_range() -> None:
-    with pytest.raises(
-        ValueError, match=r"^chunk is -1, expected a whole number of at least 0: 0 is none$"
-    ):
+    match = r"^chunk is -1, expected a whole number of at least 0: 0 is none$"
+    with pytest.raises(ValueError, match=match):
         whole_number("chunk", -1, at_least=0, why="0 is none")
     with pytest.raises(ValueError, match=r"at least 1 and at most 1,000,000,000$"):
         whole_number("chunk", MOST + 1)
@@ -60,13 +59,11 @@ def test_numbers_come_back_as_plain_floats(value: object) -> None:
 def test_bounds_that_are_allowed_and_bounds_that_are_not() -> None:
     assert probability("share", 0) == 0
     assert probability("share", 1) == 1
-    with pytest.raises(
-        ValueError, match=r"^share is 1.5, expected a finite number of at least 0 and of at most 1$"
-    ):
+    match = r"^share is 1.5, expected a finite number of at least 0 and of at most 1$"
+    with pytest.raises(ValueError, match=match):
         probability("share", 1.5)
-    with pytest.raises(
-        ValueError, match=r"^share is 1, expected a finite number above -1 and below 1: no room$"
-    ):
+    match = r"^share is 1, expected a finite number above -1 and below 1: no room$"
+    with pytest.raises(ValueError, match=match):
         finite("share", 1, above=-1, below=1, why="no room")
 
 

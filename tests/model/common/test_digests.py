@@ -224,7 +224,6 @@ def test_a_damaged_prior_is_refused_by_name_and_one_without_digests_is_taken(tmp
 
 def test_a_guide_of_another_type_is_refused(tmp_path):
     FineTuned(tiny(dtype=torch.float32)).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"parameters differ, first .* in float32, expected .* in bfloat16"
-    ):
+    match = r"parameters differ, first .* in float32, expected .* in bfloat16"
+    with pytest.raises(ValueError, match=match):
         FineTuned(tiny(dtype=torch.bfloat16)).load_pretrained(tmp_path)

@@ -281,9 +281,8 @@ def test_virtual_tokens_are_a_guide_and_no_prior(config, kind, tmp_path):
     expected = wrapped(IDS, attention_mask=torch.ones_like(IDS)).logits[:, -1]
     logits, _ = guide.start(Prompts.from_ids(IDS.tolist(), [""] * len(IDS)))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
-    with pytest.raises(
-        PretrainedError, match=r"virtual tokens, not weights\. Make the guide `SoftPrompt`"
-    ):
+    match = r"virtual tokens, not weights\. Make the guide `SoftPrompt`"
+    with pytest.raises(PretrainedError, match=match):
         LanguageModel.from_pretrained(tmp_path / "adapter", max_new_tokens=3)
     with pytest.raises(ValueError, match="PeftModelForCausalLM with virtual tokens"):
         LanguageModel(wrapped, tiny_tokenizer(), max_new_tokens=3)
@@ -410,8 +409,6 @@ def test_an_adapter_without_the_head_of_its_base_is_refused(tmp_path):
     base_of("gpt2", tmp_path / "base")
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
     peft.get_peft_model(network, lora("gpt2")).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(
-        PretrainedError,
-        match=r"base lacks 1 of the weights of a GPT2ForSequenceClassification.*score",
-    ):
+    match = r"base lacks 1 of the weights of a GPT2ForSequenceClassification.*score"
+    with pytest.raises(PretrainedError, match=match):
         SequenceClassifier.from_pretrained(tmp_path / "adapter", device="cpu")

@@ -122,10 +122,8 @@ def test_faulty_weights_are_named(load, folder, fault):
 def test_weights_that_the_network_has_no_place_for_are_named(load, folder):
     """Weights of one block more than config.json has."""
     configured(folder, n_layer=1)
-    with pytest.raises(
-        PretrainedError,
-        match=r"has 11 weights that a GPT2.* of its config.json has no place for: .*h\.1\.",
-    ):
+    match = r"has 11 weights that a GPT2.* of its config.json has no place for: .*h\.1\."
+    with pytest.raises(PretrainedError, match=match):
         load(folder)
 
 
@@ -136,9 +134,8 @@ def test_a_scale_of_a_head_that_has_no_place_is_named(load, folder):
     if load is LOADERS["features"]:
         load(folder)  # which reads no head
     else:
-        with pytest.raises(
-            PretrainedError, match=rf"has 1 weights that .* has no place for: {head}.weight_scale"
-        ):
+        match = rf"has 1 weights that .* has no place for: {head}.weight_scale"
+        with pytest.raises(PretrainedError, match=match):
             load(folder)
 
 
@@ -146,10 +143,8 @@ def test_a_scale_of_a_head_that_has_no_place_is_named(load, folder):
 def test_weights_in_other_types_than_numbers_with_a_point_are_named(load, folder, dtype):
     name = key(folder, "c_attn.weight")
     changed(folder, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
-    with pytest.raises(
-        PretrainedError,
-        match=rf"{WEIGHTS} has .*c_attn.weight in the type .*, expected floating-point",
-    ):
+    match = rf"{WEIGHTS} has .*c_attn.weight in the type .*, expected floating-point"
+    with pytest.raises(PretrainedError, match=match):
         load(folder)
 
 
@@ -169,19 +164,16 @@ def test_settings_of_generation_that_are_damaged_are_not_passed_over(data, tmp_p
 def test_end_that_is_no_token_id_is_named(end, tmp_path):
     folder = saved(gpt2(), tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
-    with pytest.raises(
-        ValueError, match=r"end of a text by the generation settings has .*, expected a token id"
-    ):
+    match = r"end of a text by the generation settings has .*, expected a token id"
+    with pytest.raises(ValueError, match=match):
         LOADERS["prior"](folder)
 
 
 def test_a_language_model_is_no_classifier_and_a_classifier_no_language_model(tmp_path):
     """Else another head would be drawn in every process."""
     folder = saved(gpt2(), tmp_path / "language-model")
-    with pytest.raises(
-        PretrainedError,
-        match=r"lacks 1 of the weights of a GPT2ForSequenceClassification.*score\.weight",
-    ):
+    match = r"lacks 1 of the weights of a GPT2ForSequenceClassification.*score\.weight"
+    with pytest.raises(PretrainedError, match=match):
         LOADERS["classifier"](folder)
     folder = saved(encoder(), tmp_path / "encoder")
     for name in ("prior", "likelihood"):
@@ -256,9 +248,8 @@ def test_a_tuned_network_is_taken_up_whole_or_not_at_all(tmp_path):
         guide.load_pretrained(tmp_path)
     nothing = {"transformer.h.1.ln_1.weight": torch.full((16,), torch.nan)}
     changed(tmp_path, lambda tensors: tensors.update(nothing))
-    with pytest.raises(
-        PretrainedError, match=r"NaN or infinite, the first of them transformer.h.1.ln_1.weight"
-    ):
+    match = r"NaN or infinite, the first of them transformer.h.1.ln_1.weight"
+    with pytest.raises(PretrainedError, match=match):
         guide.load_pretrained(tmp_path)
     assert all(torch.equal(*pair) for pair in zip(before, guide.parameters(), strict=True))
 
@@ -324,10 +315,8 @@ def test_weights_that_load_in_another_type_are_refused(tmp_path, monkeypatch):
         return network, info
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", narrow)
-    with pytest.raises(
-        PretrainedError,
-        match=r"quantised, or .* cannot be had as torch.float32: .*ln_f.weight is torch.float16",
-    ):
+    match = r"quantised, or .* cannot be had as torch.float32: .*ln_f.weight is torch.float16"
+    with pytest.raises(PretrainedError, match=match):
         LOADERS["prior"](folder)
 
 
@@ -357,10 +346,8 @@ def test_tokens_without_embeddings_are_named_with_their_text(name, tmp_path):
     loaded = LOADERS[name](saved(network, tmp_path, tokenizer))
     read = loaded.encode if name == "prior" else loaded
     read(["a b", "c"])
-    with pytest.raises(
-        ValueError,
-        match=r"the text 'a d' has the token 'd', id 5, and the network has embeddings of 5 ids",
-    ):
+    match = r"the text 'a d' has the token 'd', id 5, and the network has embeddings of 5 ids"
+    with pytest.raises(ValueError, match=match):
         read(["a b", "a d"])
 
 
@@ -428,10 +415,8 @@ def test_a_silent_hub_is_not_waited_for(load, monkeypatch, tmp_path):
     questions = []
     monkeypatch.setattr("model.networks.source._hub_answers", lambda: questions.append(1))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        PretrainedError,
-        match=r"of someone/a-model, which is no folder here, from the hub or its cache",
-    ):
+    match = r"of someone/a-model, which is no folder here, from the hub or its cache"
+    with pytest.raises(PretrainedError, match=match):
         load("someone/a-model")
     assert questions
 
@@ -477,10 +462,8 @@ def test_code_of_a_checkpoint_does_not_run_whatever_stands_on_standard_input(
         load(folder)  # `transformers` has a class for this model and ignores the other class
         assert not marker.exists()
         return
-    with pytest.raises(
-        PretrainedError,
-        match=r"checkpoint comes with code of its own .* pass trust_remote_code=True",
-    ):
+    match = r"checkpoint comes with code of its own .* pass trust_remote_code=True"
+    with pytest.raises(PretrainedError, match=match):
         load(folder)
     assert not marker.exists()
 
@@ -502,10 +485,8 @@ def test_code_of_a_checkpoint_runs_where_that_is_allowed(tmp_path):
 def test_kernels_that_a_config_names_are_not_fetched(name, load, folder):
     """Kernels would be code of the hub, if the package `kernels` is installed."""
     kernel = "deepgemm" if "experts" in name else "someone/kernel"
-    with pytest.raises(
-        PretrainedError,
-        match=rf"config.json of .* asks for the code '{kernel}' of the hub, which is not run",
-    ):
+    match = rf"config.json of .* asks for the code '{kernel}' of the hub, which is not run"
+    with pytest.raises(PretrainedError, match=match):
         load(configured(folder, **{name: kernel}))
 
 
@@ -534,9 +515,8 @@ def test_networks_that_are_none_are_named():
         lambda network: SequenceClassifier(network, tokenizer, 0),
         lambda network: EncoderFeatures(network, tokenizer),
     ):
-        with pytest.raises(
-            TypeError, match=r"network is a str, expected a PreTrainedModel: .*from_pretrained"
-        ):
+        match = r"network is a str, expected a PreTrainedModel: .*from_pretrained"
+        with pytest.raises(TypeError, match=match):
             make("model/film_reviews")
         with torch.device("meta"):
             empty = gpt2()
@@ -578,19 +558,15 @@ def test_networks_that_read_in_both_directions_write_nothing():
         lambda network: LanguageModel(network, tiny_tokenizer(), max_new_tokens=2, end_ids=[0]),
         lambda network: TextLikelihood(network, tiny_tokenizer()),
     ):
-        with pytest.raises(
-            ValueError, match="BertLMHeadModel after a token depend on the token that follows"
-        ):
+        match = "BertLMHeadModel after a token depend on the token that follows"
+        with pytest.raises(ValueError, match=match):
             make(both_ways)
         make(BertLMHeadModel(BertConfig(**ENCODER_SIZES, is_decoder=True)))
-    with pytest.raises(
-        ValueError,
-        match="T5ForConditionalGeneration has an encoder and a decoder, expected a decoder alone",
-    ):
+    match = "T5ForConditionalGeneration has an encoder and a decoder, expected a decoder alone"
+    with pytest.raises(ValueError, match=match):
         TextLikelihood(t5, tiny_tokenizer())
-    with pytest.raises(
-        ValueError, match=r"T5\w+ has an encoder and a decoder: use `network\.get_encoder"
-    ):
+    match = r"T5\w+ has an encoder and a decoder: use `network\.get_encoder"
+    with pytest.raises(ValueError, match=match):
         EncoderFeatures(
             t5.model if hasattr(t5, "model") else t5.base_model, tiny_tokenizer(pad_token="<pad>")
         )

@@ -176,17 +176,15 @@ def test_impossible_comparisons_are_refused(message):
 def test_features_that_are_not_finite_are_refused_with_their_comparison(value):
     data = comparisons()
     data.second[2, 1] = value
-    with pytest.raises(
-        ValueError, match="second is not finite in 1 of 5 comparisons, the first of them number 2"
-    ):
+    match = "second is not finite in 1 of 5 comparisons, the first of them number 2"
+    with pytest.raises(ValueError, match=match):
         replace(data)
 
 
 def test_a_simulation_without_a_distribution_is_refused():
     rewards = torch.zeros(3).double()
-    with pytest.raises(
-        ValueError, match=r"flip is 1.5, expected a finite number of at least 0 and of at most 1"
-    ):
+    match = r"flip is 1.5, expected a finite number of at least 0 and of at most 1"
+    with pytest.raises(ValueError, match=match):
         simulate(rewards, rewards, flip=1.5)
     with pytest.raises(ValueError, match="tie_strength is inf"):
         simulate(rewards, rewards, tie_strength=math.inf)
@@ -215,14 +213,11 @@ def test_a_head_gives_the_same_for_many_weights_as_for_each(name):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_for_other_features_or_weights_says_so(name):
     head = HEADS[name](4)
-    with pytest.raises(
-        ValueError,
-        match=rf"{type(head).__name__}.* features of shape \(5, 3\), expected \[\.\.\., 4\]",
-    ):
+    match = rf"{type(head).__name__}.* features of shape \(5, 3\), expected \[\.\.\., 4\]"
+    with pytest.raises(ValueError, match=match):
         BradleyTerry(head)(comparisons())
-    with pytest.raises(
-        ValueError, match=rf"weights of shape \(3,\), expected \[..., {head.num_weights}\]"
-    ):
+    match = rf"weights of shape \(3,\), expected \[..., {head.num_weights}\]"
+    with pytest.raises(ValueError, match=match):
         head(torch.zeros(5, 4), torch.zeros(3))
 
 

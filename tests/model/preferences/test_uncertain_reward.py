@@ -116,9 +116,8 @@ def test_a_factor_of_one_beta_is_refused_at_another_and_as_a_reward(prior, poste
     above = Constraint(factor, at_least=0.0)
     for beta in (0.2, {"the film was": 0.3, "the plot was": 0.2}):
         for name, piece in {"uncertain": factor, "above": above}.items():
-            with pytest.raises(
-                OtherBetaError, match=rf"factor '{name}' was made for beta 0\.3, .* beta .*0\.2"
-            ):
+            match = rf"factor '{name}' was made for beta 0\.3, .* beta .*0\.2"
+            with pytest.raises(OtherBetaError, match=match):
                 AlignmentModel(prior, {}, beta, {name: piece})
     AlignmentModel(prior, {}, {"the film was": 0.3}, {"uncertain": factor})
     for piece in (factor, above, Tilt({"length": Length(prior)}, {"length": 1.0})):
@@ -153,9 +152,8 @@ def test_parts_that_do_not_fit_are_refused(prior, posterior, tmp_path):
     with pytest.raises(OtherRewardError, match=r"has no reward\.safetensors"):
         RewardPosterior.load(tmp_path, PriorFeatures(prior))
     posterior.save(tmp_path)
-    with pytest.raises(
-        OtherRewardError, match="PriorFeatures of 32 dimensions there, function of 5 here"
-    ):
+    match = "PriorFeatures of 32 dimensions there, function of 5 here"
+    with pytest.raises(OtherRewardError, match=match):
         RewardPosterior.load(tmp_path, lambda texts: torch.zeros(len(texts), 5))
     with pytest.raises(OtherRewardError, match="differ on a text read by both"):
         RewardPosterior.load(tmp_path, lambda texts: -PriorFeatures(prior)(texts))
@@ -189,10 +187,8 @@ def test_a_saved_reward_names_its_features(prior, posterior, encoder_folder, tmp
     assert torch.allclose(RewardPosterior.load(folder, actual)(TEXTS), saved(TEXTS))
 
     encoder_folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(
-        OtherRewardError,
-        match=rf"of the encoder {encoder_folder}, which cannot be loaded: put it back",
-    ):
+    match = rf"of the encoder {encoder_folder}, which cannot be loaded: put it back"
+    with pytest.raises(OtherRewardError, match=match):
         saved_features(folder, prior)
 
 
@@ -215,8 +211,7 @@ def test_features_of_ones_own_are_not_guessed(prior, tmp_path):
     RewardPosterior(
         LinearHead(1), StandardisedFeatures.fit(lengths, TEXTS), torch.ones(1, 1).double()
     ).save(tmp_path)
-    with pytest.raises(
-        OtherRewardError, match=r"has features of the user, function: use .RewardPosterior\.load"
-    ):
+    match = r"has features of the user, function: use .RewardPosterior\.load"
+    with pytest.raises(OtherRewardError, match=match):
         saved_features(tmp_path, prior)
     assert RewardPosterior.load(tmp_path, lengths)(TEXTS).shape == (1, 4)

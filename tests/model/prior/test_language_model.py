@@ -100,14 +100,12 @@ def test_end_ids_are_all_that_settings_configuration_and_tokenizer_name(tmp_path
     network, tokenizer = loaded.network, loaded.tokenizer
     network.generation_config.eos_token_id = None
     network.config.eos_token_id = 3
-    with pytest.warns(
-        UserWarning, match=r"configuration: \[3\]; tokenizer: \[0\]\): each of \[0, 3\] does"
-    ):
+    match = r"configuration: \[3\]; tokenizer: \[0\]\): each of \[0, 3\] does"
+    with pytest.warns(UserWarning, match=match):
         assert LanguageModel(network, tokenizer, max_new_tokens=3).end_ids == (0, 3)
     network.generation_config.eos_token_id = 2
-    with pytest.warns(
-        UserWarning, match=r"generation settings: \[2\]; configuration: \[3\]; tokenizer: \[0\]"
-    ):
+    match = r"generation settings: \[2\]; configuration: \[3\]; tokenizer: \[0\]"
+    with pytest.warns(UserWarning, match=match):
         assert LanguageModel(network, tokenizer, max_new_tokens=3).end_ids == (0, 2, 3)
     network.config.eos_token_id = network.generation_config.eos_token_id = None
     assert LanguageModel(network, tokenizer, max_new_tokens=3).end_ids == (0,)
@@ -292,9 +290,8 @@ def test_a_tokenizer_with_more_tokens_than_the_network_reads_is_doubted() -> Non
 def test_a_network_without_any_end_id_is_refused() -> None:
     network = tiny().network
     network.generation_config.eos_token_id = network.config.eos_token_id = None
-    with pytest.raises(
-        ValueError, match="neither the network nor its tokenizer names an end-of-sequence id"
-    ):
+    match = "neither the network nor its tokenizer names an end-of-sequence id"
+    with pytest.raises(ValueError, match=match):
         LanguageModel(network, tiny_tokenizer(eos_token=None), max_new_tokens=3)
 
 
@@ -302,10 +299,8 @@ def test_a_network_that_takes_no_keys_and_values_is_refused() -> None:
     network = OpenAIGPTLMHeadModel(
         OpenAIGPTConfig(vocab_size=len(WORDS), n_embd=8, n_layer=1, n_head=1)
     )
-    with pytest.raises(
-        ValueError,
-        match=r"OpenAIGPTLMHeadModel\.forward takes input_ids.*: expected cache or past_key_values",
-    ):
+    match = r"OpenAIGPTLMHeadModel\.forward takes input_ids.*: expected cache or past_key_values"
+    with pytest.raises(ValueError, match=match):
         LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
 
 
@@ -339,9 +334,8 @@ def test_keys_and_values_have_either_name() -> None:
 def test_encode_refuses_a_prompt_that_leaves_no_room_for_the_response() -> None:
     language_model = tiny()
     language_model.encode(["a " * 13])
-    with pytest.raises(
-        ValueError, match=r"prompt 1 has 14 tokens .* over the network's context of 16"
-    ):
+    match = r"prompt 1 has 14 tokens .* over the network's context of 16"
+    with pytest.raises(ValueError, match=match):
         language_model.encode(["a", "a " * 14])
 
 

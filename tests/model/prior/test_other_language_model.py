@@ -68,9 +68,8 @@ PIECES = {
 @pytest.mark.parametrize("kind", PIECES)
 @pytest.mark.parametrize("what", OTHERS)
 def test_rewards_and_factors_for_another_language_model_are_refused_with_the_difference(kind, what):
-    with pytest.raises(
-        OtherLanguageModelError, match=rf"factor 'good' was made for another .* they have .*{what}"
-    ):
+    match = rf"factor 'good' was made for another .* they have .*{what}"
+    with pytest.raises(OtherLanguageModelError, match=match):
         AlignmentModel(tiny(), {}, 1.0, {"good": PIECES[kind](OTHERS[what]())})
 
 
@@ -78,9 +77,8 @@ def test_rewards_and_factors_for_another_language_model_are_refused_with_the_dif
 def test_features_of_moments_for_another_language_model_are_refused(what):
     prior = tiny()
     base, features = AlignmentModel(prior, {}, 1.0), {"one": Length(OTHERS[what]())}
-    with pytest.raises(
-        OtherLanguageModelError, match=rf"feature 'one' was made for another .* they have {what}"
-    ):
+    match = rf"feature 'one' was made for another .* they have {what}"
+    with pytest.raises(OtherLanguageModelError, match=match):
         match_moments(base, prior.encode(PROMPTS), features, {"one": 0.5})
 
 
@@ -121,15 +119,11 @@ def test_reward_refuses_prompts_and_responses_of_another_language_model(kind):
             if kind == "text"
             else PIECES[kind](tiny())
         )
-        with pytest.raises(
-            OtherLanguageModelError,
-            match="the first is 'a b c a', were encoded by the tokenizer of another",
-        ):
+        match = "the first is 'a b c a', were encoded by the tokenizer of another"
+        with pytest.raises(OtherLanguageModelError, match=match):
             reward(OTHERS["entries"]().encode(PROMPTS), torch.zeros(3, 3, dtype=torch.long))
-        with pytest.raises(
-            OtherLanguageModelError,
-            match="have 2 positions where those of the language model have 3",
-        ):
+        match = "have 2 positions where those of the language model have 3"
+        with pytest.raises(OtherLanguageModelError, match=match):
             reward(tiny().encode(PROMPTS), torch.zeros(3, 2, dtype=torch.long))
 
 
@@ -144,9 +138,8 @@ def test_prompts_of_another_tokenizer_are_refused_by_prior_guides_and_decode(wha
     programs += [lambda prompts: MeanField(prior, prompts), lambda prompts: Tabular(prior, prompts)]
     for program in (*programs, lambda prompts: prior.decode(response, prompts)):
         for some in (prompts, prompts[[0]], prompts.to("cpu")):
-            with pytest.raises(
-                OtherLanguageModelError, match="were encoded by the tokenizer of another"
-            ):
+            match = "were encoded by the tokenizer of another"
+            with pytest.raises(OtherLanguageModelError, match=match):
                 program(some)
 
 

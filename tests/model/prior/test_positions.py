@@ -297,9 +297,8 @@ def test_prompt_does_not_cross_the_length_at_which_the_rotary_table_changes(kind
 
 
 def test_network_that_looks_ahead_is_refused():
-    with pytest.raises(
-        ValueError, match="BertLMHeadModel after a token depend on the token that follows"
-    ):
+    match = "BertLMHeadModel after a token depend on the token that follows"
+    with pytest.raises(ValueError, match=match):
         language_model_of("bert", is_decoder=False)
 
 
@@ -314,9 +313,8 @@ def test_network_that_counts_positions_by_itself_is_refused_and_rounding_is_not(
         torch.manual_seed(0)
         network = kind(config).to(dtype)
         if kind is Counts:
-            with pytest.raises(
-                CachedReadingError, match="Counts gives a token other log-probabilities"
-            ):
+            match = "Counts gives a token other log-probabilities"
+            with pytest.raises(CachedReadingError, match=match):
                 LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
         else:
             LanguageModel(network, tiny_tokenizer(), max_new_tokens=3)
@@ -365,10 +363,8 @@ def test_network_that_takes_no_padding_is_refused_by_name():
             if mask is not None and not mask.all():
                 raise NotImplementedError("no padding")
 
-    with pytest.raises(
-        CachedReadingError,
-        match=r"Unpadded in torch.float32 cannot .*: NotImplementedError: no padding",
-    ):
+    match = r"Unpadded in torch.float32 cannot .*: NotImplementedError: no padding"
+    with pytest.raises(CachedReadingError, match=match):
         LanguageModel(Unpadded(tiny().network.config), tiny_tokenizer(), max_new_tokens=3)
 
 

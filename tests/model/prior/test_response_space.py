@@ -51,7 +51,6 @@ def test_tokens_are_those_up_to_the_first_end(row: list[int], expected: list[boo
 
 
 def test_too_many_responses_are_refused_with_their_number() -> None:
-    with pytest.raises(
-        NotEnumerableError, match=r"5 token ids and 11 positions make 5\.59e\+06 responses"
-    ):
+    match = r"5 token ids and 11 positions make 5\.59e\+06 responses"
+    with pytest.raises(NotEnumerableError, match=match):
         ResponseSpace(11, 5, torch.tensor([0]), 0).enumerate()

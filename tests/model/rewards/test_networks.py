@@ -169,9 +169,8 @@ def test_classifier_loads_from_a_folder_in_the_type_on_disk(tmp_path):
 
 
 def test_label_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(
-        ValueError, match=r"label is 'great', expected one of .*'bad', 'fine', 'good'"
-    ):
+    match = r"label is 'great', expected one of .*'bad', 'fine', 'good'"
+    with pytest.raises(ValueError, match=match):
         SequenceClassifier(bert(), tiny_tokenizer(), "great")
     with pytest.raises(ValueError, match="label is None"):
         SequenceClassifier(bert(), tiny_tokenizer())
@@ -181,9 +180,8 @@ def test_label_that_is_not_there_is_named_with_those_that_are():
 def test_a_text_without_tokens_is_named_alone_and_in_a_batch(make):
     classifier = SequenceClassifier(make(), tiny_tokenizer(pad_token="<pad>"), 0)
     for texts in ([""], ["a b", "", "c"], ["a", "  "]):
-        with pytest.raises(
-            ValueError, match=r"the text ' *' has no tokens: there is nothing to classify"
-        ):
+        match = r"the text ' *' has no tokens: there is nothing to classify"
+        with pytest.raises(ValueError, match=match):
             classifier(texts)
     begun = SequenceClassifier(make(), grammar_like_tokenizer(), 0)
     assert_close(begun(["a b", "", "c"])[1:2], begun([""]), atol=1e-5, rtol=0)
@@ -202,10 +200,8 @@ def test_network_without_logits_of_labels_is_no_classifier():
     """Logits for each token, or for other labels than the configuration has."""
     network = bert()
     network.config.id2label = {0: "bad", 1: "good"}
-    with pytest.raises(
-        ValueError,
-        match=r"logits of BertForSequenceClassification have shape \(1, 3\), expected \(1, 2\)",
-    ):
+    match = r"logits of BertForSequenceClassification have shape \(1, 3\), expected \(1, 2\)"
+    with pytest.raises(ValueError, match=match):
         SequenceClassifier(network, tiny_tokenizer(pad_token="<pad>"), "good")(["a b"])
 
 

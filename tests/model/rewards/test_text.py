@@ -75,10 +75,8 @@ def test_failure_names_the_reward_and_shows_the_text(language_model, prompts):
             raise KeyError("no such word")
         return [0.0] * len(texts)
 
-    with pytest.raises(
-        LikelihoodError,
-        match="reward 'picky' failed on the text 'a b c c c': KeyError: 'no such word'",
-    ):
+    match = "reward 'picky' failed on the text 'a b c c c': KeyError: 'no such word'"
+    with pytest.raises(LikelihoodError, match=match):
         TextReward(picky, language_model)(prompts, RESPONSE)
 
 
@@ -88,10 +86,8 @@ def test_failure_of_the_batch_alone_says_so(language_model, prompts):
             raise MemoryError("out of memory")
         return [0.0]
 
-    with pytest.raises(
-        LikelihoodError,
-        match=r"'small' failed on 5 texts together, on none .*Is the batch too large",
-    ):
+    match = r"'small' failed on 5 texts together, on none .*Is the batch too large"
+    with pytest.raises(LikelihoodError, match=match):
         TextReward(small, language_model)(prompts, RESPONSE)
 
 
@@ -132,9 +128,8 @@ def test_value_that_is_no_reward_is_shown_with_its_text(language_model, prompts,
 
 
 def test_integer_that_python_does_not_write_is_refused(language_model, prompts):
-    with pytest.raises(
-        LikelihoodError, match="'taste' returned a int too large to write for the text 'a b a'"
-    ):
+    match = "'taste' returned a int too large to write for the text 'a b a'"
+    with pytest.raises(LikelihoodError, match=match):
         TextReward(lambda texts: [10**10_000] * len(texts), language_model, name="taste")(
             prompts, RESPONSE
         )
@@ -183,10 +178,8 @@ def test_numbers_of_any_library_are_rewards(language_model, prompts, returned):
     ],
 )
 def test_value_that_is_no_row_of_numbers_is_refused(language_model, prompts, returned):
-    with pytest.raises(
-        LikelihoodError,
-        match=r"(?s)'taste' returned .* for 5 texts, expected a list of as many numbers",
-    ):
+    match = r"(?s)'taste' returned .* for 5 texts, expected a list of as many numbers"
+    with pytest.raises(LikelihoodError, match=match):
         TextReward(returned, language_model, name="taste")(prompts, RESPONSE)
 
 

@@ -528,9 +528,8 @@ def test_plain_programs_agree_between_processes_and_differ_by_the_names_they_use
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), "0.5", "1"]
     subprocess.run(command, cwd=Path.cwd(), env=environment, check=True)
     run(monkeypatch, "0.5", "2")
-    with pytest.raises(
-        CheckpointError, match=r"is of a fit with 0\.5, got 0\.75 \(model\.helper\.WEIGHT\)"
-    ):
+    match = r"is of a fit with 0\.5, got 0\.75 \(model\.helper\.WEIGHT\)"
+    with pytest.raises(CheckpointError, match=match):
         run(monkeypatch, "0.75", "3")
 
 

@@ -66,10 +66,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     names = [path.name for path in sorted((tmp_path / "fit").glob("step-*"))]
     assert names == ["step-00000002", "step-00000003"]
     damage(tmp_path / "fit" / "step-00000003" / name)
-    with pytest.warns(
-        UserWarning,
-        match=r"checkpoint step-00000003 is damaged: .*Going on from step-00000002, the one before",
-    ):
+    match = r"checkpoint step-00000003 is damaged: .*Going on from step-00000002, the one before"
+    with pytest.warns(UserWarning, match=match):
         assert torch.equal(case.run(tmp_path / "fit", resume=True), expected)
     names = [path.name for path in sorted((tmp_path / "fit").glob("step-*"))]
     assert names == ["step-00000003", "step-00000004"], "what was damaged was written again"
@@ -79,10 +77,8 @@ def test_if_none_is_whole_that_is_said(tmp_path):
     Case().run(tmp_path, 2)
     for name in ("step-00000001", "step-00000002"):
         flip(tmp_path / name / "guide.safetensors")
-    with pytest.raises(
-        CheckpointError,
-        match=r"step-00000002 is damaged: .*step-00000001 is damaged: .* No checkpoint in",
-    ):
+    match = r"step-00000002 is damaged: .*step-00000001 is damaged: .* No checkpoint in"
+    with pytest.raises(CheckpointError, match=match):
         Case().run(tmp_path, resume=True)
 
 
@@ -132,10 +128,8 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(part, tmp_path):
     del (state if part in state else state["fingerprint"])[part]
     file.write_text(json.dumps(state))
     seal(file.parent)
-    with pytest.raises(
-        CheckpointError,
-        match=r"state\.json has other parts than .* another version of the project wrote it",
-    ):
+    match = r"state\.json has other parts than .* another version of the project wrote it"
+    with pytest.raises(CheckpointError, match=match):
         Case().run(tmp_path, 2, resume=True)
 
 

@@ -63,9 +63,8 @@ def test_bad_gradient_leaves_parameters_alone(bad):
     set_gradients(parameters, 0)
     parameters[1].grad[0, 0] = bad
     before = [parameter.clone() for parameter in parameters]
-    with pytest.raises(
-        NonFiniteGradientError, match="at step 0; the parameters were left as they were"
-    ):
+    match = "at step 0; the parameters were left as they were"
+    with pytest.raises(NonFiniteGradientError, match=match):
         optimizer(parameters)
     assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
     assert optimizer.step_count == 0
