@@ -155,9 +155,9 @@ class Estimate(NamedTuple):
         noise = num_errors * self.standard_error
         return all(abs(self.value - limit) >= noise for limit in limits)
 
-    def is_above(self, limit: float, *, num_runs: float = math.inf) -> bool:
+    def is_above(self, limit: float) -> bool:
         """True if the value is above a limit, and clear of the limit."""
-        return self.value > limit and self.is_clear_of(limit, num_runs=num_runs)
+        return self.value > limit and self.is_clear_of(limit)
 
     def times(self, factor: float) -> Estimate:
         """The estimate in another unit."""

@@ -76,19 +76,11 @@ class Judgements(ABC):
     def __getitem__(self, rows: Sequence[int]) -> Self:
         """The judgements at `rows`."""
         index = torch.tensor(list(rows), device=self.outcome.device)
-        weight, offset = (
-            None if value is None else value[index] for value in (self.weight, self.offset)
-        )
-        log_prior = None if self.log_prior is None else self.log_prior[:, index]
-        return replace(
-            self,
-            prompts=self.prompts[rows],
-            response=self.response[:, index],
-            outcome=self.outcome[index],
-            weight=weight,
-            offset=offset,
-            log_prior=log_prior,
-        )
+        numbers = {
+            name: getattr(self, name) for name in ("outcome", "weight", "offset", "log_prior")
+        }
+        own = {name: each[..., index] for name, each in numbers.items() if each is not None}
+        return replace(self, prompts=self.prompts[rows], response=self.response[:, index], **own)
 
     @torch.no_grad()
     def scored(self, prior: LanguageModel) -> Self:

@@ -68,7 +68,7 @@ def fit_preferences(
         pairs = pairs.scored(program.prior)
     isolated = random_state.isolated(checked_seed("seed", seed), pairs.outcome.device)
     with THREAD_LOCK, pyro.get_param_store().scope(), isolated:
-        svi = SVI(program, _nothing, optimizer, Trace_ELBO())
+        svi = SVI(program, lambda _: None, optimizer, Trace_ELBO())  # no latent variable
         bar = trange(num_steps, disable=not progress)
         for step in bar:
             batch = pairs
@@ -80,7 +80,3 @@ def fit_preferences(
             if on_step is not None:
                 on_step(record)
     return metrics
-
-
-def _nothing(pairs: Judgements) -> None:
-    """The guide of a program without latent variables."""

@@ -14,6 +14,7 @@ from model.common.texts import listed_texts
 from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns, checked_value, text_or_chat
 from model.prior.chat import Messages
+from model.prior.encoding import encoded_prompts
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 
@@ -68,8 +69,10 @@ class PromptData:
             DataError: if no prompt is left.
         """
         most = whole_number("max_tokens", max_tokens)
-        options = {"system": system, "places": self._places(), **template_options}
-        lengths = prior.prompt_lengths(self.prompts, **options)
+        reader = prior.network, prior.tokenizer
+        places = self._places()
+        encoded = encoded_prompts(*reader, self.prompts, system, places, template_options)
+        lengths = [len(row) for row in encoded.rows]
         rows = [row for row, length in enumerate(lengths) if length <= most]
         if not rows:
             least = f"the shortest has {min(lengths)}"

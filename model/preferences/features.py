@@ -35,12 +35,13 @@ class NetworkFeatures(ABC):
 
     Args:
         batch_size: number of texts read at a time.
-        max_cached: number of texts whose features are kept; the oldest are dropped first.
     """
 
-    def __init__(self, batch_size: int, max_cached: int = 100_000) -> None:
+    max_cached = 100_000
+    """Number of texts whose features are kept; the oldest are dropped first."""
+
+    def __init__(self, batch_size: int) -> None:
         self.batch_size = whole_number("batch_size", batch_size)
-        self.max_cached = whole_number("max_cached", max_cached, at_least=0)
         self._cache: dict[str, Tensor] = {}
 
     @abstractmethod

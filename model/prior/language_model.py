@@ -241,19 +241,6 @@ class LanguageModel(CachedDecoder):
         attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
         return Prompts.from_ids(rows, texts, self.device, **attributes)
 
-    def prompt_lengths(
-        self,
-        prompts: Iterable[str | Sequence[Mapping[str, Any]]],
-        *,
-        system: str | None = None,
-        places: Sequence[str] = (),
-        **template_options: Any,
-    ) -> list[int]:
-        """Number of tokens of each prompt as `encode` tokenizes it; no prompt is too long."""
-        reader = self.network, self.tokenizer
-        encoded = encoded_prompts(*reader, prompts, system, places, template_options)
-        return [len(row) for row in encoded.rows]
-
     def _check_room(self, prompt: str, num_tokens: int) -> None:
         """Refuse a prompt that leaves too little of the context for a response."""
         if self.context is not None and num_tokens + self.max_new_tokens > self.context:

@@ -62,7 +62,6 @@ class ResponseDistribution(TorchDistribution):
         space: ResponseSpace,
         *,
         temperature: float = 1.0,
-        validate_args: bool | None = None,
     ) -> None:
         if not isinstance(decoder, Decoder):
             kind = type(decoder).__name__
@@ -72,7 +71,7 @@ class ResponseDistribution(TorchDistribution):
         rows = torch.arange(len(prompts), device=prompts.ids.device)
         # a batch whose rows have the batch shape of the distribution
         self._batch = Batch(decoder, prompts, rows, space, temperature, division=division())
-        super().__init__(rows.shape, torch.Size([space.max_new_tokens]), validate_args)
+        super().__init__(rows.shape, torch.Size([space.max_new_tokens]))
 
     def __repr__(self) -> str:
         shapes = f"batch_shape={(*self.batch_shape,)}, event_shape={(*self.event_shape,)}"

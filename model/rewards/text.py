@@ -165,7 +165,11 @@ class TextReward:
         new = {key: item for key, item in items.items() if key not in self._known}
         rewards = {key: self._known[key] for key in items if key in self._known}
         if new:
-            rewards |= self._new_rewards(new)
+            try:
+                returned = self._call(list(new.values()))
+            except Exception as error:
+                raise self._failure(new, error) from error
+            rewards |= self._checked(returned, new)
         self._remember({key: rewards[key] for key in items})
         return rewards
 
@@ -176,14 +180,6 @@ class TextReward:
             self._known.move_to_end(key)
         while len(self._known) > self.cache_size:
             self._known.popitem(last=False)
-
-    def _new_rewards(self, items: Mapping[Hashable, Any]) -> dict[Hashable, float | None]:
-        """The numbers that the function returns for M texts or exchanges, checked, by key."""
-        try:
-            returned = self._call(list(items.values()))
-        except Exception as error:
-            raise self._failure(items, error) from error
-        return self._checked(returned, items)
 
     def _call(self, items: list[Any]) -> Any:
         """Result of the function for M texts or exchanges."""
