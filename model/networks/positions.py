@@ -45,11 +45,16 @@ def longest_context(network: "transformers.PreTrainedModel") -> int | None:
     """Largest number of tokens that the network reads by one rule; None without a limit.
 
     A rotary table that changes with the length of the text (`longrope`) would give a sampled token
-    another probability than a scored token. Such a context ends before the change.
+    another probability than a scored token. Such a context ends before the change, before Doge
+    masks tokens by a choice among all tokens, and before Llama 4 scales a query by the number of
+    tokens before, in which padding counts.
     """
     config = network.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     limits = [] if positions is None else [positions - first_position(network)]
+    limits.append(getattr(config, "keep_window_size", None))
+    if getattr(config, "attn_temperature_tuning", False):
+        limits.append(config.floor_scale - 1)
     for rope in _rotary_settings(config):
         if rope.get("rope_type", rope.get("type")) == "longrope":
             original = getattr(config, "original_max_position_embeddings", None)

@@ -12,12 +12,14 @@ from transformers import (
     BertModel,
     BloomConfig,
     DbrxConfig,
+    DogeConfig,
     FalconConfig,
     Gemma3nTextConfig,
     Gemma4TextConfig,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     GPTNeoConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
     MistralForCausalLM,
@@ -103,6 +105,18 @@ CONFIGS = {
         **SIZES | SPECIAL | {"intermediate_size": 32, "max_position_embeddings": 16} | more,
         num_key_value_heads=1,
         num_local_experts=3,
+    ),
+    # in longer texts than this window, a mask by a choice among all tokens, later ones too
+    "doge": lambda **more: DogeConfig(
+        **SIZES | SPECIAL | {"keep_window_size": 8, "intermediate_size": 32} | more
+    ),
+    # queries whose scale grows with the number of columns, padding too
+    "llama4": lambda **more: Llama4TextConfig(
+        **SIZES | SPECIAL | {"floor_scale": 9, "no_rope_layers": [1, 0], "head_dim": 8} | more,
+        num_key_value_heads=1,
+        num_local_experts=2,
+        intermediate_size=32,
+        intermediate_size_mlp=32,
     ),
     "dynamic": lambda **more: LlamaConfig(
         **SIZES | SPECIAL | {"max_position_embeddings": 8} | more,
@@ -287,8 +301,8 @@ def test_context_leaves_out_positions_before_the_first():
         language_model.encode(["a " * 12])
 
 
-@pytest.mark.parametrize("kind", ["phi3", "dynamic"])
-def test_prompt_does_not_cross_the_length_at_which_the_rotary_table_changes(kind):
+@pytest.mark.parametrize("kind", ["phi3", "dynamic", "doge", "llama4"])
+def test_prompt_does_not_cross_the_length_at_which_the_reading_changes(kind):
     language_model = language_model_of(kind)
     prompts = language_model.encode(["a b c a b"])
     assert_plain(language_model, prompts, torch.tensor([[2, 3, 4]]))
