@@ -112,7 +112,8 @@ def text_of(
 
     Raises:
         ValueError: if there is no template, if the template refuses the messages, or if it never
-            names an option, or the `tool_calls` of a message.
+            names an option, or the `tool_calls` of a message, or leaves out a message that the
+            assistant answers.
     """
     if isinstance(prompt, str):
         return prompt
@@ -124,17 +125,32 @@ def text_of(
     _check_template_reads(tokenizer, prompt, place, options)
     goes_on = prompt[-1]["role"] == "assistant"
     start = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
+
+    def written(messages: Iterable[Mapping[str, Any]]) -> str:
+        copies = [dict(message) for message in messages]
+        return tokenizer.apply_chat_template(copies, **{**start, **options, "tokenize": False})
+
     try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in prompt], **{**start, **options, "tokenize": False}
-        )
+        text = written(prompt)
     except Exception as error:  # a template is a program, and raises anything
         roles = [message["role"] for message in prompt]
         raise ValueError(
             f"the chat template of the tokenizer refuses {place}, with the roles {roles}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return listed_texts(f"the chat template, for {place},", [text])[0]
+    text = listed_texts(f"the chat template, for {place},", [text])[0]
+    for number, message in enumerate(prompt):
+        content, role = message.get("content", "").strip(), message["role"]
+        # a template may leave out what the assistant thought before
+        if content in text or role == "assistant":
+            continue
+        changed = {**message, "content": f"{content} {content}"}
+        if written((*prompt[:number], changed, *prompt[number + 1 :])) == text:
+            raise ValueError(
+                f"the chat template of the tokenizer leaves out message {number} of {place}, of "
+                f"the role {role!r}: leave it out, or write its text into another message"
+            )
+    return text
 
 
 def _check_template_reads(

@@ -138,7 +138,8 @@ def test_chats_need_a_tokenizer_with_a_template_that_takes_them():
         read_preferences([row | {"prompt": system}], tokenizer_of("gemma"))
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = (
-        "{% if add_generation_prompt %}think{% endif %}{{ messages[-1].content }}"
+        "{% if add_generation_prompt %}think{% endif %}"
+        "{% for message in messages %}{{ message.content }}{% endfor %}"
     )
     with pytest.raises(PreferenceError, match="record 0: the chat template writes the prompt othe"):
         read_preferences([row], tokenizer)

@@ -136,6 +136,22 @@ def test_chat_that_cannot_be_written_is_refused_with_its_place(
         prior.encode(prompts, **options)
 
 
+@pytest.mark.parametrize("role", ["system", "tool"])
+def test_message_that_the_template_leaves_out_is_refused(role: str) -> None:
+    """Not thoughts of the assistant, and not a content that the template changes."""
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if message.role == 'user' %}{{ message.content | lower }} "
+        "{% elif message.role == 'assistant' %}{{ message.content.split('</think>')[-1] }} "
+        "{% endif %}{% endfor %}"
+    )
+    prior = language_model_of(tokenizer, max_new_tokens=2)
+    turns = [{"role": "user", "content": "A b"}, {"role": "assistant", "content": "d</think>c"}]
+    assert prior.encode([[*turns, QUESTION[0]]]).rows() == [[A, B, C, A, B]]
+    with pytest.raises(ValueError, match=f"leaves out message 0 of prompt 0, of the role '{role}'"):
+        prior.encode([[{"role": role, "content": "D"}, *QUESTION]])
+
+
 def test_tokenizer_without_a_template_says_what_to_do() -> None:
     prior = language_model_of(chat("<bos> $A"), max_new_tokens=2)
     with pytest.raises(ValueError, match="prompt 1 is a chat, and the tokenizer has no chat temp"):
