@@ -5,9 +5,11 @@ from collections.abc import Callable
 import transformers
 from pyro.distributions import TorchDistribution
 from torch import nn
+from torch.distributions import Distribution
 
 from guides.guide import Guide, copy_sharing
 from model import LanguageModel, Prompts
+from model.common.checks import instance
 
 
 class Fixed(Guide):
@@ -34,4 +36,4 @@ class Fixed(Guide):
     def distribution(self, prompts: Prompts) -> TorchDistribution:
         if isinstance(self.source, Guide):
             return self.source.distribution(prompts)
-        return self.source(prompts)
+        return instance("what source returned", self.source(prompts), Distribution)

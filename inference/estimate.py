@@ -32,7 +32,8 @@ def check_numbers(name: str, values: Tensor, *, infinite: bool = False) -> Tenso
     Raises:
         NotANumberError: if a value is NaN, or +inf unless `infinite`; with place and number.
     """
-    instance(name, values, Tensor)
+    if instance(name, values, Tensor).is_complex():
+        raise TypeError(f"{name} is of type {values.dtype}, expected real numbers")
     bad = values.isnan() if infinite else values.isnan() | values.isposinf()
     if (where := first_index(bad)) is not None:
         raise NotANumberError(

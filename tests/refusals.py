@@ -13,14 +13,15 @@ import torch
 from model import AlignmentModel
 
 NAN, INF = math.nan, math.inf
-COUNT = [0, -1, NAN, INF, 1e12, 10**12, 0.5, True, np.True_, "3", [3], None]
+THING = object()
+COUNT = [0, -1, NAN, INF, 1e12, 10**12, 0.5, True, np.True_, "3", [3], THING, None]
 """Values that are no count of at least 1."""
-NUMBER = [NAN, INF, -INF, "3", True, [0.5], 1j, None]
+NUMBER = [NAN, INF, -INF, "3", True, [0.5], 1j, THING, None]
 POSITIVE = [*NUMBER, 0, -1]
 SHARE = [*NUMBER, -0.1]
-TENSOR = [None, 3, [1.0]]
-PROGRAM = [3, "x", AlignmentModel, None]
-NAME = ["nonsense", 3, ["x"], None]
+TENSOR = [None, 3, [1.0], THING]
+PROGRAM = [3, "x", AlignmentModel, THING, None]
+NAME = ["nonsense", 3, ["x"], THING, None]
 BY_KIND = [
     (COUNT, "num_samples num_draws num_prior_draws num_particles num_steps num_chains num_bins"),
     (COUNT, "num_simulations num_temperatures warmup_steps thinning capacity epochs adapt_every"),
@@ -32,25 +33,31 @@ BY_KIND = [
     (TENSOR, "log_target log_proposal log_prob prob cdf cdf_left values samples is_token outcome"),
     (TENSOR, "probability center projection prior_mean log_ratio"),
     (PROGRAM, "model guide program"),
-    ([3, "no", None], "whole exact independent per_prompt label_noise progress per_token count"),
-    ([3, "no", None], "ignore_case whiten trust_remote_code keep_best checkpoint_activations"),
-    ([3, "no", None], "resume gather_draws compile_decode stop_at_noise"),
+    (
+        [3, "no", THING, None],
+        "whole exact independent per_prompt label_noise progress per_token count",
+    ),
+    (
+        [3, "no", THING, None],
+        "ignore_case whiten trust_remote_code keep_best checkpoint_activations",
+    ),
+    ([3, "no", THING, None], "resume gather_draws compile_decode stop_at_noise"),
     (SHARE, "ess_threshold scale floor decay exploration_kl flip noise"),
     (POSITIVE, "penalty clip rate learning_rate quantile_beta ridge power prior_scale temperature"),
     (POSITIVE, "clip_norm step_kl margin"),
     (NUMBER, "alpha kl max_kl log_likelihood_bound beta"),
     (NAME, "subset component output aggregation divide kind engine method"),
     ([*NUMBER, torch.zeros(5), torch.full((2,), NAN), torch.zeros(2) * 1j], "log_bound"),
-    ([3, b"x", ["x"], "", None], "folder checkpoint_folder"),
-    ([3, "x", [], int, lambda: None], "on_step"),
-    ([3, "x", ["x"]], "generator"),
-    ([3, "x", (-1,), (0,), (2.5,), None], "sample_shape"),
+    ([3, b"x", ["x"], "", THING, None], "folder checkpoint_folder"),
+    ([3, "x", [], int, THING, lambda: None], "on_step"),
+    ([3, "x", ["x"], THING], "generator"),
+    ([3, "x", (-1,), (0,), (2.5,), THING, None], "sample_shape"),
     ([*NUMBER[:-1]], "upper_bound"),
-    ([3, ["x"], True], "text system column"),
-    ([None, "the film was", ["the film was"], 3], "prompts"),
-    (["model/film_reviews", 3, None], "prior language_model"),
-    ([None, 3, "x"], "comparisons features head posterior tokenizer"),
-    ([-1, 0.5, "0", None, True, 2**40], "seed"),
+    ([3, ["x"], True, THING], "text system column"),
+    ([None, "the film was", ["the film was"], 3, THING], "prompts"),
+    (["model/film_reviews", 3, THING, None], "prior language_model"),
+    ([None, 3, "x", THING], "comparisons features head posterior tokenizer"),
+    ([-1, 0.5, "0", None, True, 2**40, THING], "seed"),
 ]
 REFUSED = {name: values for values, names in BY_KIND for name in names.split()}
 """Refused values by the name of an argument; None where the annotation does not allow it."""
@@ -80,3 +87,4 @@ def assert_refuses(call: Callable[..., Any], arguments: dict, own: dict[str, lis
                 call(**arguments | {argument: value})
             word, message = WORDS.get(argument, argument), str(error.value)
             assert re.search(rf"\b{word}\b", message), f"{argument}={value!r}: {message}"
+            assert " at 0x" not in message, message

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from inference import random_state
 from inference.estimate import check_numbers
-from model.common.checks import boolean, function, instance, whole_number
+from model.common.checks import as_given, boolean, function, instance, whole_number
 from model.preferences import Comparisons
 
 
@@ -114,15 +114,13 @@ def simulation_based_calibration(
             truth, outcome = trace.nodes["w"]["value"], trace.nodes["outcome"]["value"]
             data = replace(comparisons, outcome=outcome)
             samples = infer(model, data, num_samples=num_samples, seed=seed + simulation)
-            if len(samples) != num_samples:
-                raise ValueError(
-                    f"the inference returned {len(samples)} draws, expected {num_samples}"
-                )
+            samples = check_numbers("what infer returned", samples)
             if quantities is not None:
                 truth, samples = quantities(truth), quantities(samples)
-            truth = check_numbers("a true quantity", truth)
-            samples = check_numbers("a quantity of a draw", samples)
-            ranks.append(_rank(truth, samples))
+            truth = check_numbers("a true value of quantities", truth)
+            expected = truth.expand(num_samples, *truth.shape)
+            as_given("what infer or quantities returned", samples, expected)
+            ranks.append(_rank(truth, check_numbers("a value of quantities", samples)))
     return Ranks(torch.stack(ranks), num_samples)
 
 

@@ -191,7 +191,8 @@ class ResponseLabels(Judgements):
         for number, label in enumerate(is_desirable):
             if label not in (0, 1):  # the text "False" is true
                 expected = "expected True or False, or 1 or 0"
-                raise PreferenceError(f"the label of preference {number} is {label!r}, {expected}")
+                fault = f"the label of preference {number} is {quoted(label)}"
+                raise PreferenceError(f"{fault}, {expected}")
         encoded = language_model.encode(list(prompts))
         places = [f"preference {number}" for number in range(len(prompts))]
         response = encode(encoded, [responses], language_model, places)

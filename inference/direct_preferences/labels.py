@@ -54,6 +54,7 @@ def kto(
 
     def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
         point = reference(rewards) if callable(reference) else reference
+        point = finite("what the reference returned", point)
         gain = torch.sigmoid(beta * (rewards - point))  # [R, C]
         return _of_labels(weights[0] * (gain - 1), -weights[1] * gain, outcome)
 

@@ -136,10 +136,9 @@ class PreferenceProgram:
             side = torch.where(pairs.outcome == TIE, 0.0, 0.5 - pairs.outcome.to(rewards))
             rewards = rewards - torch.stack([side, -side]) * pairs.offset / self.beta
         log_likelihood = self.likelihood(rewards, pairs.outcome, self.beta)
-        if log_likelihood.shape != pairs.outcome.shape:
-            shapes = f"{tuple(log_likelihood.shape)}, expected {tuple(pairs.outcome.shape)}"
-            raise ValueError(f"the likelihood has shape {shapes}: one number for each outcome")
-        return log_likelihood
+        return as_given(
+            "the likelihood of outcomes", log_likelihood, rewards.sum(0), is_finite=True
+        )
 
     def rewards(self, pairs: Judgements) -> Tensor:
         """r_q/beta = f'(q/p0) of all responses, `[R, C]`, with gradient."""
@@ -154,4 +153,5 @@ class PreferenceProgram:
             log_ratio = log_ratio + nats.double().sum(-1)
         if self.per_token:
             log_ratio = log_ratio / autoregressive(q).space.is_token(pairs.response).sum(-1)
-        return as_given("the reward of `link`", self.link(log_ratio), log_ratio)
+        reward = self.link(log_ratio)
+        return as_given("the reward of `link`", reward, log_ratio, is_finite=True)

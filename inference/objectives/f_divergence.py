@@ -33,7 +33,7 @@ from inference.objectives.parts.response_objective import Losses, ResponseObject
 from inference.objectives.parts.states import part_of, with_prefix
 from inference.programs import Program, sample_and_log_prob
 from model import Prompts
-from model.common.checks import finite, one_of, whole_number
+from model.common.checks import as_given, finite, one_of, whole_number
 
 
 class Divergence(NamedTuple):
@@ -155,10 +155,12 @@ class FDivergence(ResponseObjective):
         informed = ~log_z.isneginf()  # a possible response has been drawn
         impossible = log_ratio == -torch.inf  # for the guide now: no part of a mean under q
         log_u = torch.where(informed & ~impossible, log_weight - log_ratio - log_z, 0.0)
-        centred = self.divergence.slope(log_u) - self.divergence.slope(torch.zeros_like(log_u))
+        slope, value = self.divergence.slope, self.divergence.value  # may change their argument
+        at_draws = as_given("what slope returned", slope(log_u.clone()), log_u)
+        centred = at_draws - slope(torch.zeros_like(log_u))
         ratio = log_ratio.exp()
         surrogate = ratio * centred * log_guide.masked_fill(impossible, 0.0)
-        loss = (ratio * self.divergence.value(log_u)).mean(0).sum()
+        loss = (ratio * as_given("what value returned", value(log_u), log_u)).mean(0).sum()
         if self.adapt_every is not None:
             weight = (log_weight - log_z).where(informed, -torch.inf).exp()
             self._gain += torch.where(weight == 0, 0.0, weight * log_ratio).mean().item()

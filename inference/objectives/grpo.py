@@ -46,6 +46,7 @@ from inference.objectives.parts.surrogates import SURROGATES, Gain, Tokens, surr
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts, ResponseDistribution
 from model.common.checks import as_given, finite, function, one_of, positive
+from model.common.texts import quoted
 
 Scale = Literal["std", "batch", "none"]
 Baseline = Literal["mean", "leave-one-out", "length", "greedy", "batch"]
@@ -141,10 +142,11 @@ class GRPO(RepeatedBatchObjective):
             None if off_policy_mask is None else finite("off_policy_mask", off_policy_mask, above=0)
         )
         if not self.surrogate.has_limits and clip not in (None, CLIP):
-            raise ValueError(f"clip is {clip}, expected None: ratio={self.ratio!r} has no limits")
+            why = f"ratio={quoted(ratio)} has no limits"
+            raise ValueError(f"clip is {clip}, expected None: {why}")
         if not self.surrogate.is_ratio and dual_clip is not None:
             ratios = ", ".join(name for name, each in SURROGATES.items() if each.is_ratio)
-            why = f"ratio={self.ratio!r} has no ratio to limit, and one of {ratios} has"
+            why = f"ratio={quoted(ratio)} has no ratio to limit, and one of {ratios} has"
             raise ValueError(f"dual_clip is {dual_clip}, expected None: {why}")
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:

@@ -12,6 +12,7 @@ p0(x) likelihood(x) / q(x), whatever the twist.
 import torch
 from torch import Tensor
 
+from inference.estimate import check_numbers
 from inference.programs import Program, autoregressive, log_likelihood_at, response_distribution
 from inference.response_site import SameResponses, check_value
 from inference.samplers.particles import Particles, Stream
@@ -21,7 +22,7 @@ from inference.samplers.resampling import Scheme, find_scheme, multinomial
 from inference.samplers.token_rejection import TokenRejection
 from inference.samplers.twist import Twist
 from model import Prompts
-from model.common.checks import finite, function, instance, whole_number
+from model.common.checks import as_given, finite, function, instance, whole_number
 from model.prior.division import by_all_ranks
 
 
@@ -124,14 +125,9 @@ def check_options(
 def weigh_by_twist(particles: Particles, twist: Twist, prompts: Prompts, t: int) -> None:
     """Replace psi_{t-1} by psi_t, except in responses that ended before token t."""
     result = twist(prompts, particles.response.clone(), t)  # which it may change
-    log_psi = instance("what twist returned", result, Tensor)
-    shape = tuple(particles.ended.shape)
-    if tuple(log_psi.shape) != shape or bool((log_psi.isnan() | log_psi.isposinf()).any()):
-        raise ValueError(
-            f"twist returned shape {tuple(log_psi.shape)}, values from {log_psi.min().item()} to "
-            f"{log_psi.max().item()}; expected {shape}, each value finite or -inf"
-        )
+    log_psi = as_given("what twist returned", result, particles.log_psi)
+    log_psi = check_numbers("what twist returned", log_psi)
     ended_before = particles.space.is_token(particles.response)[..., t - 1].logical_not()
-    log_psi = torch.where(ended_before, particles.log_psi, log_psi.double())
+    log_psi = torch.where(ended_before, particles.log_psi, log_psi)
     particles.weigh(log_psi - particles.log_psi)
     particles.log_psi = log_psi

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inference.estimate import check_numbers
 from model import ResponseDistribution
-from model.common.checks import boolean, function, instance
+from model.common.checks import as_given, boolean, function, instance
 
 
 @torch.no_grad()
@@ -48,11 +48,7 @@ def suffix_move(
     instance("distribution", distribution, ResponseDistribution)
     instance("response", response, Tensor)
     boolean("whole", whole)
-    log_weight = check_numbers("log_weight", log_weight)
-    if log_weight.shape != response.shape[:-1]:
-        raise ValueError(
-            f"log_weight has shape {tuple(log_weight.shape)}, expected {tuple(response.shape[:-1])}"
-        )
+    log_weight = _checked("log_weight", log_weight, response)
     length = distribution.space.is_token(response).sum(-1)  # [..., N], end id included
     start = torch.zeros_like(length)
     if not whole:
@@ -60,9 +56,12 @@ def suffix_move(
         start = (uniform * length).long().clamp_(max=length - 1)
     proposed = distribution.sample_suffix(response, start)
     proposed_log_weight = function("score", score, why="of responses")(proposed)
-    proposed_log_weight = check_numbers("the log weight of a score", proposed_log_weight)
-    log_pi = temper(log_weight)
-    log_ratio = temper(proposed_log_weight) - log_pi
+    proposed_log_weight = _checked("the log weight of a score", proposed_log_weight, response)
+    log_pi, proposed_log_pi = (
+        _checked("what temper returned", temper(value), response)
+        for value in (log_weight, proposed_log_weight)
+    )
+    log_ratio = proposed_log_pi - log_pi
     if not whole:
         new_length = distribution.space.is_token(proposed).sum(-1)
         log_ratio = log_ratio + length.double().log() - new_length.double().log()
@@ -70,3 +69,8 @@ def suffix_move(
     accepted = (torch.rand_like(log_ratio).log() < log_ratio) | log_pi.isneginf()
     response = torch.where(accepted[..., None], proposed, response)
     return response, torch.where(accepted, proposed_log_weight, log_weight), accepted
+
+
+def _checked(name: str, value: Tensor, response: Tensor) -> Tensor:
+    """Numbers of responses, `[..., N]`, in float64; refused by name otherwise."""
+    return as_given(name, check_numbers(name, value), response[..., 0])

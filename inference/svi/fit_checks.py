@@ -24,6 +24,7 @@ from inference.svi.options import AMOUNTS, FitOptions
 from model import Prompts
 from model.common import ranks
 from model.common.files import text_digest
+from model.common.texts import quoted
 
 
 def check_programs(model: Program, guide: Program, prompts: Prompts) -> None:
@@ -48,7 +49,7 @@ def new_state(
     elbo = LeaveOneOut_ELBO() if elbo is None else elbo
     if not isinstance(elbo, ELBO):
         expected = "an object of a `pyro.infer.ELBO`, such as `LeaveOneOut_ELBO()`"
-        raise TypeError(f"objective is {elbo!r}, expected {expected}")
+        raise TypeError(f"objective is {quoted(elbo)}, expected {expected}")
     objective = fit_objective(elbo)
     _check_unused("objective", objective.step_count)
     state = FitState(guide, _new_optimizer(optimizer, objective, options), objective)
@@ -85,7 +86,7 @@ def _new_optimizer(
     if isinstance(optimizer, PyroOptim):
         return PerParameterOptimizer(optimizer)
     raise TypeError(
-        f"optimizer is {optimizer!r}, expected a `FusedOptimizer`, such as "
+        f"optimizer is {quoted(optimizer)}, expected a `FusedOptimizer`, such as "
         "`FusedOptimizer(torch.optim.Adam)`, or an optimiser of `pyro.optim`"
     )
 

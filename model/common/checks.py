@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from model.common.texts import quoted
+
 MOST = 10**9
 """Largest count by default. A count of 10^12 would run out of memory, or for years."""
 
@@ -74,7 +76,7 @@ def seed(name: str, value: object) -> int:
 def folder_path(name: str, value: object) -> Path:
     """The path of a folder; a `TypeError`, or a `ValueError` for "", the working directory."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} is {value!r}, expected a path: a text or a `Path`")
+        raise TypeError(f"{name} is {quoted(value)}, expected a path: a text or a `Path`")
     if value == "":
         raise ValueError(f'{name} is empty, expected a path: "." is the working directory')
     return Path(value)
@@ -91,7 +93,7 @@ def boolean(name: str, value: object) -> bool:
     """True or False; a `TypeError` otherwise, for the text "False" too."""
     if isinstance(value, bool):
         return value
-    raise TypeError(f"{name} is {value!r}, expected True or False")
+    raise TypeError(f"{name} is {quoted(value)}, expected True or False")
 
 
 def function(name: str, value: T, *, takes: int | None = None, why: str = "") -> T:
@@ -138,14 +140,20 @@ def instance(name: str, value: object, kind: type[T], *, why: str = "") -> T:
     raise TypeError(f"{name} is a {type(value).__name__}, expected {expected}")
 
 
-def as_given(name: str, value: object, given: Tensor) -> Tensor:
-    """A tensor of the shape of `given`, with gradient if `given` has one; an error otherwise."""
+def as_given(name: str, value: object, given: Tensor, *, is_finite: bool = False) -> Tensor:
+    """A real tensor of the shape of `given`, with gradient if `given` has one; an error otherwise.
+
+    With `is_finite`, the tensor is finite where `given` is.
+    """
     tensor = instance(name, value, Tensor)
-    if tensor.shape != given.shape:
-        shapes = f"{tuple(tensor.shape)}, expected {tuple(given.shape)}"
-        raise ValueError(f"{name} has shape {shapes}")
+    if tensor.shape != given.shape or tensor.is_complex():
+        got = f"shape {tuple(tensor.shape)} and type {tensor.dtype}"
+        raise ValueError(f"{name} has {got}, expected real numbers of shape {tuple(given.shape)}")
     if given.requires_grad and not tensor.requires_grad:
         raise ValueError(f"{name} has no gradient, expected one: do not detach all its terms")
+    if is_finite and (where := first_index(given.isfinite() & ~tensor.isfinite())) is not None:
+        fault = f"{name} is {tensor[where].item()} at index {where}"
+        raise ValueError(f"{fault}, expected a finite number: limit exponents by `clamp`")
     return tensor
 
 
@@ -163,4 +171,4 @@ def _as_float(value: object) -> float:
 
 
 def _message(name: str, value: object, expected: str, why: str) -> str:
-    return f"{name} is {value!r}, expected {expected}{': ' if why else ''}{why}"
+    return f"{name} is {quoted(value)}, expected {expected}{': ' if why else ''}{why}"

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.common.texts import quoted
+
 HALF = (torch.bfloat16, torch.float16)
 """Floating-point types of two bytes."""
 
@@ -90,7 +92,7 @@ def named_device(device: torch.device | str | int | None) -> torch.device:
         # after its first sentence torch lists every operator
         reason, _, _ = str(error).partition(". ")
         raise ValueError(
-            f"device is {device!r}, expected one of this machine with float64: {reason}"
+            f"device is {quoted(device)}, expected one of this machine with float64: {reason}"
         ) from error
 
 
@@ -99,5 +101,5 @@ def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
     named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         expected = "the name of a floating-point type such as 'bfloat16'"
-        raise ValueError(f"dtype is {dtype!r}, expected {expected}")
+        raise ValueError(f"dtype is {quoted(dtype)}, expected {expected}")
     return named

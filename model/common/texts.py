@@ -88,10 +88,15 @@ def read_text(path: str | Path) -> str:
     return text
 
 
+def repr_of(value: object) -> str:
+    """The `repr` of an object without its place in memory."""
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+
+
 def quoted(value: object) -> str:
     """The beginning of a value, for an error."""
     try:
-        text = repr(value)
+        text = repr_of(value)
     except ValueError:  # Python refuses to write integers of some thousand digits
         return f"a {type(value).__name__} too large to write"
     return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''}"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model.common.checks import instance
+from model.common.texts import quoted
 from model.likelihood import LikelihoodError, for_each_prompt
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
@@ -137,8 +138,8 @@ class AnswerLikelihood:
         for value in values:
             if value is not None and not isinstance(value, str | Number):
                 raise LikelihoodError(
-                    f"column {self.column!r} has {value!r} ({type(value).__name__}), expected a "
-                    "text, a number or None"
+                    f"column {self.column!r} has {quoted(value)} ({type(value).__name__}), "
+                    "expected a text, a number or None"
                 )
         return values
 

@@ -32,7 +32,8 @@ class Comparisons:
     def __post_init__(self) -> None:
         sides = {"first": self.first, "second": self.second}
         for name, features in sides.items():
-            if features.dim() != 2 or features.dtype not in (torch.float32, torch.float64):
+            dtype = instance(f"the features {name}", features, Tensor).dtype
+            if features.dim() != 2 or dtype not in (torch.float32, torch.float64):
                 got = f"shape {tuple(features.shape)} and type {features.dtype}"
                 expected = "features [C, D] as floats in float32 or float64"
                 raise ValueError(f"{name} has {got}, expected {expected}")

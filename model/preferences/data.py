@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from model.common.checks import finite, instance
 from model.common.checks import seed as checked_seed
 from model.common.files import write_atomically
+from model.common.texts import quoted
 from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns, text_or_chat
 from model.preferences.chats import chat_texts, with_prompt
@@ -63,9 +64,9 @@ class Preference:
         place = self.place or "a preference"
         for name in ("prompt", "chosen", "rejected"):
             if not isinstance(text := getattr(self, name), str):
-                raise PreferenceError(f"{place}: {name!r} is {text!r}, expected a text")
+                raise PreferenceError(f"{place}: {name!r} is {quoted(text)}, expected a text")
         if not isinstance(self.tie, bool):
-            raise PreferenceError(f"{place}: 'tie' is {self.tie!r}, expected True or False")
+            raise PreferenceError(f"{place}: 'tie' is {quoted(self.tie)}, expected True or False")
         if self.chosen == self.rejected and not self.tie:
             fault = f"chosen and rejected are the same text {self.chosen[:40]!r}"
             raise PreferenceError(f'{place}: {fault}: add "tie": true, or leave the pair out')

@@ -182,10 +182,14 @@ class StandardisedFeatures:
         function("features", features, why="it takes a list of texts to [M, D]")
         boolean("whiten", whiten)
         if isinstance(texts, str) or not isinstance(texts, Sized) or len(texts) < 2:
-            raise ValueError(f"texts is {texts!r}, expected at least two texts: one has no spread")
+            expected = "expected at least two texts: one has no spread"
+            raise ValueError(f"texts is {quoted(texts)}, {expected}")
         if num_components is not None:
             num_components = whole_number("num_components", num_components)
-        phi = features(texts).double()  # [M, D]
+        phi = instance("what features returned", features(texts), Tensor).double()  # [M, D]
+        if phi.dim() != 2 or len(phi) != len(texts) or not bool(phi.isfinite().all()):
+            got = f"shape {tuple(phi.shape)}, {int((~phi.isfinite()).sum())} of them not finite"
+            raise ValueError(f"features returned {got}, expected finite [{len(texts)}, D]")
         center = phi.mean(0)
         _, size, directions = torch.linalg.svd(phi - center, full_matrices=False)
         size = size / len(phi) ** 0.5  # standard deviations along the principal directions

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.common.checks import instance
 from model.common.files import text_digest
-from model.common.texts import plain
+from model.common.texts import plain, quoted
 from model.prior.chat import Messages
 
 Columns = Mapping[str, Sequence[Any]]
@@ -109,7 +109,7 @@ class Prompts:
                 is_ids = False
             if not is_ids:
                 raise TypeError(
-                    f"rows[{n}] is {row!r}, expected token ids: a list of whole numbers"
+                    f"rows[{n}] is {quoted(row)}, expected token ids: a list of whole numbers"
                 )
             ids[n, longest - len(row) :] = own
         lengths = torch.tensor([len(row) for row in rows])
@@ -190,7 +190,7 @@ def _checked_columns(columns: object, num_prompts: int) -> dict[str, tuple[Any, 
     checked = {}
     for name, values in columns.items():
         if not isinstance(name, str):
-            raise TypeError(f"a column is named {name!r}, expected a text")
+            raise TypeError(f"a column is named {quoted(name)}, expected a text")
         if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
             kind = type(values).__name__
             raise TypeError(f"the column {name!r} is a {kind}, expected a list of values")

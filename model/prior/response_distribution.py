@@ -18,6 +18,7 @@ from torch.distributions import constraints
 
 from model.common.checks import instance, whole_number
 from model.common.provenance import through
+from model.common.texts import quoted
 from model.common.thread_lock import one_thread
 from model.prior.batch import Batch
 from model.prior.chunks import Function, by_chunks, by_micro_batches
@@ -166,7 +167,9 @@ class ResponseDistribution(TorchDistribution):
     def _draw(self, sample_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Responses and their log-probabilities, as rounded by the decode."""
         if not isinstance(sample_shape, Sequence) or isinstance(sample_shape, str):
-            raise TypeError(f"sample_shape is {sample_shape!r}, expected a tuple such as (8,)")
+            raise TypeError(
+                f"sample_shape is {quoted(sample_shape)}, expected a tuple such as (8,)"
+            )
         for size in sample_shape:
             whole_number("a size of sample_shape", size)
         if torch.jit.is_tracing():

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import MOST
 from model.common.files import text_digest
+from model.common.texts import quoted
 
 
 def token_rows(
@@ -148,10 +149,12 @@ def default_end_ids(
 def checked_ids(name: str, ids: object, vocab_size: int = MOST) -> tuple[int, ...]:
     """Token ids in order, each once, below `vocab_size`; refuses all else by name."""
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise TypeError(f"{name} is {ids!r}, expected a list of token ids")
+        raise TypeError(f"{name} is {quoted(ids)}, expected a list of token ids")
     listed = list(ids)
     for token_id in listed:
         is_number = isinstance(token_id, Integral) and not isinstance(token_id, bool)
         if not is_number or not 0 <= token_id < vocab_size:
-            raise ValueError(f"{name} has {token_id!r}, expected a token id below {vocab_size}")
+            raise ValueError(
+                f"{name} has {quoted(token_id)}, expected a token id below {vocab_size}"
+            )
     return tuple(sorted({int(token_id) for token_id in listed}))

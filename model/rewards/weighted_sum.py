@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.common.checks import finite, instance
+from model.common.texts import quoted
 from model.likelihood import (
     Reward,
     applies_to,
@@ -37,7 +38,9 @@ class WeightedSum:
         bounds: list[float] = []
         for name, part in parts.items():
             if not isinstance(part, tuple | list) or len(part) != 2:
-                raise TypeError(f"the part {name!r} is {part!r}, expected a weight and a reward")
+                raise TypeError(
+                    f"the part {name!r} is {quoted(part)}, expected a weight and a reward"
+                )
             weight, reward = part
             check_reward(f"reward {name!r}", reward)
             if finite(f"the weight of {name!r}", weight) == 0:

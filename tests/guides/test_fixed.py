@@ -87,3 +87,7 @@ def test_guide_that_cannot_be_tempered_is_refused(prior, prompts):
     match = r"got a guide with a Independent, expected a `ResponseDistribution`"
     with pytest.raises(TypeError, match=match):
         Tempered(Fixed(lambda _: uniform)).distribution(prompts)
+    with pytest.raises(
+        TypeError, match="what source returned is a Tensor, expected a Distribution"
+    ):
+        Fixed(lambda _: uniform.sample()).distribution(prompts)

@@ -106,6 +106,8 @@ NO_RESPONSES = [RESPONSE.double(), RESPONSE[..., :1], RESPONSE + 90, -1 - RESPON
 INFERRED = {"model": TIES, "comparisons": COMPARISONS, "num_samples": 2}
 WEIGHTS = [torch.zeros(4), torch.zeros(0, 2), torch.full((30, 2), NAN)]
 OF_OTHERS = [QUARTER[:2], QUARTER * NAN]
+OF_OTHERS_TOO = [ZERO[:3], ZERO * NAN, ZERO * 1j]
+RETURNS = [lambda *_, value=value, **options: value for value in (None, *OF_OTHERS_TOO)]
 POSTERIOR = Posterior(RESPONSE, ZERO, None)
 RANKS = torch.tensor([[0], [1]])
 
@@ -120,7 +122,7 @@ CALLS: dict[str, Call] = {
         SAMPLED | {"ess_threshold": 2.0, "resampling": "multinomial"},
         {
             "resampling": RESAMPLING,
-            "twist": [3, "x", lambda prompts, t: t, lambda *_: None, lambda *_: ZERO[:1] * NAN],
+            "twist": [3, "x", lambda prompts, t: t, *RETURNS],
         },
     ),
     "annealed-smc": (
@@ -143,7 +145,12 @@ CALLS: dict[str, Call] = {
             "log_weight": ZERO,
             "score": lambda _: ZERO,
         },
-        {"distribution": TENSOR, "log_weight": [ZERO[:3], ZERO * NAN], "score": TENSOR},
+        {
+            "distribution": TENSOR,
+            "log_weight": OF_OTHERS_TOO,
+            "score": [*TENSOR, *RETURNS],
+            "temper": RETURNS,
+        },
     ),
     "mixing": (
         mixing,
@@ -259,7 +266,7 @@ CALLS: dict[str, Call] = {
     "simulation_based_calibration": (
         simulation_based_calibration,
         INFERRED | {"infer": lambda *_, **options: torch.zeros(2, 2), "num_simulations": 1},
-        {"infer": TENSOR, "quantities": TENSOR[1:]},
+        {"infer": [*TENSOR, *RETURNS], "quantities": [*TENSOR[1:], *RETURNS[1:], lambda w: w[:1]]},
     ),
     "Ranks": (
         Ranks,

@@ -330,7 +330,7 @@ def test_draws_of_nan_have_no_rank():
     def infer(model, comparisons, *, num_samples, seed):
         return torch.full((num_samples, 2), NAN)
 
-    with pytest.raises(NotANumberError, match="a quantity of a draw is nan"):
+    with pytest.raises(NotANumberError, match="what infer returned is nan"):
         simulation_based_calibration(
             BradleyTerry(LinearHead(2)), comparisons, infer, num_simulations=1, num_samples=9
         )

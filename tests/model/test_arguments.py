@@ -38,8 +38,8 @@ from tests.refusals import TENSOR, Call, assert_refuses
 
 HEAD, TEXTS = LinearHead(2), ["a", "b b"]
 PRIOR, TOKENIZER = {"language_model": tiny()}, tiny_tokenizer(pad_token="<pad>")
-CENTER, PROJECTION = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-STANDARDISED = StandardisedFeatures(lambda texts: torch.ones(len(texts), 2), CENTER, PROJECTION)
+CENTER, EYE = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+STANDARDISED = StandardisedFeatures(lambda texts: torch.ones(len(texts), 2), CENTER, EYE)
 SAMPLES = torch.ones(3, 2, dtype=torch.float64)
 NO_REWARD = [3, int]
 PROMPTS = tiny().encode(["a"])
@@ -139,7 +139,7 @@ CALLS: dict[str, Call] = {
     "Comparisons.of": (
         Comparisons.of,
         {"preferences": [Preference("", "a", "b")], "features": lengths},
-        {"preferences": [3]},
+        {"preferences": [3], "features": [lambda _: None]},
     ),
     "grammar_prior": (
         grammar_prior,
@@ -153,13 +153,18 @@ CALLS: dict[str, Call] = {
     ),
     "StandardisedFeatures": (
         StandardisedFeatures,
-        {"features": lengths, "center": CENTER, "projection": PROJECTION},
+        {"features": lengths, "center": CENTER, "projection": EYE},
         {"center": [[0, 0], CENTER / 0], "projection": [torch.eye(3)]},
     ),
     "StandardisedFeatures.fit": (
         StandardisedFeatures.fit,
         {"features": lengths, "texts": TEXTS},
-        {"texts": ["text", ["a"]]},
+        {
+            "texts": ["text", ["a"]],
+            "features": [
+                lambda _, value=value: value for value in (None, CENTER, SAMPLES, EYE / 0)
+            ],
+        },
     ),
     "RewardPosterior": (
         RewardPosterior,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inference.response_site import ResponseSiteError, check_value
 from model import LanguageModel, Prompts, ResponseDistribution, ResponseSpace
+from model.common.checks import as_given, instance
 
 
 class EngineDraws(NamedTuple):
@@ -78,17 +79,15 @@ def checked_draws(
 
     Raises:
         ResponseSiteError: if ids or shapes are other than the guide's, or an id follows an end.
-        ValueError: if a log-probability is above 0, NaN or infinite.
+        ValueError: if a log-probability is above 0, NaN or infinite, or the shape is another.
     """
-    response, log_prob = draws
+    response, log_prob = instance("what the engine returned", draws, tuple)
     check_value("the response of the engine", distribution, response)
     expected = (num_samples, len(prompts), distribution.space.max_new_tokens)
-    if response.shape != expected or log_prob.shape != expected:
-        got = f"{tuple(response.shape)} and {tuple(log_prob.shape)}"
-        raise ResponseSiteError(
-            f"the engine returned responses and log-probabilities of shapes {got}, expected "
-            f"{expected} for both"
-        )
+    if response.shape != expected:
+        got = f"shape {tuple(response.shape)}, expected {expected}"
+        raise ResponseSiteError(f"the engine returned responses of {got}")
+    log_prob = as_given("the log-probability of the engine", log_prob, response)
     if not bool(distribution.space.contains(response).all()):
         raise ResponseSiteError(
             "the engine returned a response with a token other than padding after its end: cut the "

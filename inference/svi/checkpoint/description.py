@@ -43,9 +43,10 @@ from inference.svi.checkpoint.code_of_user import (
     is_users,
     names_in,
 )
-from inference.svi.checkpoint.value_texts import digest, plain, repr_of, tokenizer_digest
+from inference.svi.checkpoint.value_texts import digest, plain, tokenizer_digest
 from model.common.files import text_digest
 from model.common.paths import without_folders
+from model.common.texts import repr_of
 from model.networks.sharded_modules import class_of
 
 Parts = dict[str, Any]

@@ -1,7 +1,6 @@
 """Texts of plain values, tensors and tokenizers, the same in every process."""
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +18,6 @@ def plain(value: Any) -> str:
     """Text of a number, to 9 digits, or of another plain value."""
     value = value.item() if isinstance(value, np.generic) else value
     return repr(float(f"{value:.9g}") if isinstance(value, float) else value)
-
-
-def repr_of(value: Any) -> str:
-    """The `repr` of an object without its place in memory."""
-    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
 def digest(tensor: Tensor) -> str:

@@ -519,20 +519,33 @@ def test_preferences_that_do_not_fit_are_refused_by_number(prior):
     with pytest.raises(PreferenceError, match="there are no preferences"):
         ResponsePairs.of([], prior)
     pairs = ResponsePairs.of([fits, fits], prior)
-    numbers, one = torch.ones(2), torch.ones(1, 2)
+    numbers, one, lora = torch.ones(2), torch.ones(1, 2), LoRA(prior, rank=2)
     for name, value in {"weight": -numbers, "offset": math.nan * numbers, "log_prior": one}.items():
         with pytest.raises(ValueError, match=f"^{name} (is|has shape) .*, expected"):
             replace(pairs, **{name: value})
-    program = PreferenceProgram(LoRA(prior, rank=2), prior, BETA, likelihood=lambda *_: one.sum())
-    with pytest.raises(ValueError, match=r"likelihood has shape \(\), expected \(2,\)"):
-        program.log_likelihood(pairs)
-    for link, message in {
+    for function, message in {
         lambda _: 3: "is a int, expected a Tensor",
-        lambda log_ratio: log_ratio.sum(): r"has shape \(\), expected \(2, 2\)",
-        lambda log_ratio: log_ratio.detach(): "has no gradient",
+        lambda value: value.sum(): r"has shape \(\) .* of shape \(2",
+        lambda value: 1j * value: "has shape .* type torch.complex.*, expected real numbers",
+        lambda value: value.detach(): "has no gradient",
+        lambda value: math.inf * value: "is -?(inf|nan) at index .*, expected a finite number",
     }.items():
-        program = PreferenceProgram(LoRA(prior, rank=2), prior, BETA, link=link)
-        with pytest.raises((TypeError, ValueError), match=f"^the reward of `link` {message}"):
+        link = {"link": function}
+        likelihood = {"likelihood": lambda rewards, *_, f=function: f(rewards.sum(0))}
+        for name, options in {
+            "reward of `link`": link,
+            "likelihood of outcomes": likelihood,
+        }.items():
+            program = PreferenceProgram(lora, prior, BETA, **options)
+            with pytest.raises((TypeError, ValueError), match=f"^the {name} {message}"):
+                program.log_likelihood(pairs)
+    for point in (None, math.nan, one.sum()):
+        program = PreferenceProgram(
+            lora, prior, BETA, likelihood=kto(reference=lambda _, z=point: z)
+        )
+        with pytest.raises(
+            ValueError, match=r"^what the reference returned is .*, expected a finite"
+        ):
             program.log_likelihood(pairs)
 
 

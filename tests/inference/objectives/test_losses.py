@@ -167,6 +167,20 @@ def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
     assert adaptive.metrics["log_z"] == pytest.approx(truth.log_z.item(), abs=5e-3)
 
 
+def test_functions_of_a_divergence_are_of_each_response_and_may_change_their_argument():
+    response = Enumeration(Target(), ONE).support
+    expected = gradient(FDivergence("forward-kl", 91), Target(), Table(1), ONE, response)
+    entry = DIVERGENCES["forward-kl"]
+    in_place = entry._replace(slope=lambda log_u: log_u.exp_().neg_())
+    same = gradient(FDivergence(in_place, 91), Target(), Table(1), ONE, response)
+    torch.testing.assert_close(same, expected)
+    for name in ("slope", "value"):
+        for of_one in (lambda log_u: log_u[:1], lambda log_u: None):
+            objective = FDivergence(entry._replace(**{name: of_one}), 91)
+            with pytest.raises((TypeError, ValueError), match=f"^what {name} returned"):
+                gradient(objective, Target(), Table(1), ONE, response)
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_response_of_an_earlier_guide_that_this_one_excludes_has_no_weight(name, seed):

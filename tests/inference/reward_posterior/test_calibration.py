@@ -220,5 +220,5 @@ def test_a_rank_is_how_many_draws_are_below_the_truth():
 
 @pytest.mark.parametrize("number", [1, 20])
 def test_a_point_has_no_ranks_and_neither_have_too_many_draws(number):
-    with pytest.raises(ValueError, match=f"returned {number} draws, expected 19"):
+    with pytest.raises(ValueError, match=rf"returned has shape \({number}, 1\) .*\(19, 1\)"):
         ranks(lambda *a, **k: torch.zeros(number, 1))

@@ -248,7 +248,7 @@ def test_errors_name_the_expected_value(world):
 
     with pytest.raises(TypeError, match="expected a ResponseDistribution"):
         sequential_monte_carlo(world.model, world.prompts, guide=of_one_size)
-    with pytest.raises(ValueError, match=r"twist returned shape \(4,\).*expected \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"twist returned has shape \(4,\) .*of shape \(4, 2\)"):
         sequential_monte_carlo(
             world.model, world.prompts, num_samples=4, twist=lambda p, x, t: torch.zeros(4)
         )

@@ -209,11 +209,13 @@ def test_lists_of_a_server_become_rows_with_padding():
 @pytest.mark.parametrize(
     ("response", "log_prob", "error", "fault"),
     [
-        ([[[1, 2]]], [[[-1.0, -1.0]]], ResponseSiteError, "shapes"),
+        ([[[1, 2]]], [[[-1.0, -1.0]]], ResponseSiteError, "of shape"),
         ([[[0, 2]], [[1, 1]]], [[[-1.0, -1.0]]] * 2, ResponseSiteError, "after its end"),
         ([[[1, 2]], [[1, 3]]], [[[-1.0, -1.0]]] * 2, ResponseSiteError, "token ids"),
         ([[[1, 2]], [[1, 1]]], [[[-1.0, math.nan]]] * 2, ValueError, "NaN"),
         ([[[1, 2]], [[1, 1]]], [[[0.5, -1.0]]] * 2, ValueError, "above 0"),
+        ([[[1, 2]], [[1, 1]]], [[[-1.0, -1j]]] * 2, ValueError, "real numbers"),
+        ([[[1, 2]], [[1, 1]]], [[-1.0, -1.0]] * 2, ValueError, r"shape \(2, 1, 2\)"),
     ],
 )
 def test_draws_that_are_no_responses_are_refused(response, log_prob, error, fault):
