@@ -81,7 +81,7 @@ function drawFrontier({ beta, reward: name }, values) {
   const ends = [0, width];
   drawChart($('frontier'), {
     x: { range: [0, width], label: 'KL(q ‖ p₀), nats' },
-    y: { range: [lowest - margin, highest + 3 * margin], label: 'E[r]', decimals: 1 },
+    y: { range: [lowest - margin, highest + 3 * margin], label: 'E[r], reward', decimals: 1 },
     label:
       `Reward against KL. The posterior of beta ${beta} has a KL of ${fixed(at[0], 2)} nats ` +
       `and a reward of ${fixed(at[1], 2)}.`,
