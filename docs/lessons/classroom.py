@@ -60,7 +60,7 @@ class World:
         return GUIDES[family](self.prior, self.prompts)
 
     def best_guide(self, family: str, beta: float) -> Guide:
-        """Member of a family with the least KL(q to p*): 300 steps on the exact gradient."""
+        """Member of a family with the least KL(q || p*): 300 steps on the exact gradient."""
         guide, truth = self.new_guide(family), self.truth(beta)
         return ascend(guide, truth, 300, learning_rate=0.3, kl_penalty=True)
 
@@ -76,7 +76,7 @@ class World:
 
 
 def two_kls(truth: Enumeration, guide: Guide) -> tuple[float, float]:
-    """KL(q to p*) and KL(p* to q) of a guide q, nats, exact."""
+    """KL(q || p*) and KL(p* || q) of a guide q, nats, exact."""
     return truth.kl_guide_posterior(guide)[0].item(), truth.kl_posterior_guide(guide)[0].item()
 
 
@@ -221,4 +221,4 @@ def _cell(value: object) -> str:
         value = value.item()
     if isinstance(value, About):
         return f"about {value:g}"
-    return f"{value:z.4f}" if isinstance(value, float) else str(value)
+    return f"{value:z.4f}" if isinstance(value, float) else str(value).replace("|", r"\|")

@@ -10,7 +10,7 @@ with app.setup:
     from classroom import About, bars, checked, curves, grammar_world, near, number, table
 
     from guides import FineTuned
-    from inference import diagnose, fit
+    from inference import diagnose
     from model import AlignmentModel, TextReward, vader_sentiment
     from model.prior.named_priors import load_prior
 
@@ -29,7 +29,8 @@ def _():
 
     ## 1. A reward, and what it is worth
 
-    The reward r reads a text. Beta is the reward that is worth one nat.
+    The reward r reads a text. Beta is the reward that is worth one nat, the unit of natural
+    logarithms.
     """)
     return
 
@@ -76,14 +77,10 @@ def _(beta, score):
     log_p0 = world.prior(world.prompts).log_prob(world.support)[:, 0].detach().double()  # [820]
     r = small_reward(world.prompts, world.support)[:, 0].double()
     log_posterior, log_z = posterior(log_p0, r, beta.value)
-    mo.vstack(
-        [
-            bars(
-                world.texts,
-                {"prior": log_p0.exp(), "posterior": log_posterior.exp()},
-                f"Bayes' rule on 820 responses: log Z = {log_z:.3f} nats",
-            ),
-        ]
+    bars(
+        world.texts,
+        {"prior": log_p0.exp(), "posterior": log_posterior.exp()},
+        f"Bayes' rule on 820 responses: log Z = {log_z:.3f} nats",
     )
     return log_p0, log_posterior, log_z, r, small_reward, world
 
@@ -98,7 +95,7 @@ def _():
 
         log Z = log E_q[w(x)] >= E_q[log w(x)] = ELBO,    w(x) = p0(x) exp(r(x) / beta) / q(x)
 
-    The difference is KL(q to p\*): put w(x) = Z p\*(x) / q(x) into the mean. Predict for q = p0 and
+    The difference is KL(q || p\*): put w(x) = Z p\*(x) / q(x) into the mean. Predict for q = p0 and
     for q = p\*: which ELBO, which difference?
     """)
     return
@@ -112,7 +109,7 @@ def _(beta, log_p0, log_posterior, log_z, r):
 
     halfway = ((log_p0 + log_posterior) / 2).log_softmax(0)
     table(
-        ["q", "ELBO", "log Z - ELBO", "KL(q to p*)"],
+        ["q", "ELBO", "log Z - ELBO", "KL(q || p*)"],
         *(
             [name, value, log_z - value, (log_q.exp() * (log_q - log_posterior)).sum()]
             for name, log_q in (("p0", log_p0), ("halfway", halfway), ("p*", log_posterior))
@@ -133,7 +130,8 @@ def _():
         grad E_q[log w] = E_q[log w grad log q] + E_q[grad log w]
 
     The last term is -E_q[grad log q] = -grad 1 = 0. For the same reason a number that does not
-    depend on x_k may be subtracted from log w(x_k). RLOO subtracts the mean of the other K - 1.
+    depend on x_k may be subtracted from log w(x_k). RLOO (REINFORCE, leave one out) subtracts the
+    mean of the other K - 1.
     The loss has minus this gradient; the weights are numbers, without a gradient of their own.
     """)
     return
@@ -200,8 +198,8 @@ def _(beta, log_p0, log_posterior, log_z, r, small_reward, train, world):
             table(
                 ["quantity", "value", "expected output at beta 0.3"],
                 ["log Z, nats", log_z, 0.8409],
-                ["KL(p0 to p*), nats", (log_p0.exp() * (log_p0 - log_posterior)).sum(), 0.8793],
-                ["KL(q to p*), nats", (log_q.exp() * (log_q - log_posterior)).sum(), About(0.02)],
+                ["KL(p0 || p*), nats", (log_p0.exp() * (log_p0 - log_posterior)).sum(), 0.8793],
+                ["KL(q || p*), nats", (log_q.exp() * (log_q - log_posterior)).sum(), About(0.02)],
                 ["E_q[r]", (log_q.exp() * r).sum(), About(0.41)],
             ),
         ]
@@ -234,21 +232,15 @@ def _(beta, num_steps, rate, score, train):
     large = load_prior("film-reviews", max_new_tokens=8, temperature=0.7)
     prompts = large.encode(["The film was"])
     reward = TextReward(score, large)
-    trained, curve = train(large, prompts, reward, beta.value, num_steps.value, rate.value)
+    trained, _ = train(large, prompts, reward, beta.value, num_steps.value, rate.value)
     pyro.set_rng_seed(1)
-    columns = {
-        name: distribution.sample((6,))
-        for name, distribution in (
-            ("prior", large(prompts)),
-            ("guide", trained.distribution(prompts)),
-        )
-    }
-    texts = {name: [row[0] for row in large.decode(draws)] for name, draws in columns.items()}
+    before = large.decode(large(prompts).sample((6,)))
+    after = large.decode(trained.distribution(prompts).sample((6,)))
     table(
         ["The film was ... (prior)", "The film was ... (guide)"],
-        *zip(texts["prior"], texts["guide"], strict=True),
+        *([row[0], trained_row[0]] for row, trained_row in zip(before, after, strict=True)),
     )
-    return curve, large, prompts, reward, trained
+    return large, prompts, reward, trained
 
 
 @app.cell(hide_code=True)
@@ -271,55 +263,29 @@ def _(beta, large, prompts, reward, trained):
             for name, key in (
                 ("ELBO", "elbo"),
                 ("log Z", "log_z"),
-                ("KL(q to p*)", "kl_guide_posterior"),
-                ("KL(q to p0)", "kl_guide_prior"),
+                ("KL(q || p*)", "kl_guide_posterior"),
+                ("KL(q || p0)", "kl_guide_prior"),
             )
         ),
     )
-    return (model,)
+    return
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Expected output, KL(q to p\*) at beta 0.3, each ± 0.03 or more:
+    Expected output, KL(q || p\*) at beta 0.3, each ± 0.03 or more:
 
     | rate | start | 20 steps | 60 steps |
     |---|---|---|---|
     | 3e-5 | 0.62 | 0.30 | 0.22 |
     | 1e-4 | 0.62 | 0.54 | 0.35 |
     | 3e-4 | 0.62 | 1.46 | 1.39 |
-    | `fit`, below, without a rate | 0.62 | 0.34 | 0.22 |
 
     A large rate leaves the prior faster than 64 draws can tell where to go, and ends further from
-    p\* than it began.
+    p\* than it began. The library's `fit` is this loop with Pyro's SVI and `LeaveOneOut_ELBO` as
+    the loss. In place of a rate its steps have a size in nats, for every model.
 
-    ## 7. The same by the library
-
-    `fit` is this loop with Pyro's SVI and `LeaveOneOut_ELBO` as the loss. In place of a rate its
-    steps have a size in nats, for every model. Metrics, checkpoints and resume come with it.
-    """)
-    return
-
-
-@app.cell
-def _(curve, large, model, num_steps, prompts):
-    mo.stop(num_steps.value == 0, mo.md("No steps."))
-    pyro.set_rng_seed(0)
-    result = fit(model, FineTuned(large), prompts, num_steps=num_steps.value, progress=False)
-    curves(
-        range(num_steps.value),
-        {"the loop above": curve, "fit": [record["elbo"] for record in result.metrics]},
-        xlabel="step",
-        ylabel="ELBO, nats",
-        title="One loop, written twice",
-    )
-    return
-
-
-@app.cell(hide_code=True)
-def _():
-    mo.md(r"""
     ## Exercise 1: the reward of RLHF
 
     A trainer of RLHF knows no log w. It has "the reward with the KL in it", in units of reward:
@@ -351,7 +317,7 @@ def _():
     mo.md(r"""
     ## Exercise 2: another objective, the same loop
 
-    KL(p\* to q) is least where E_p\*[log q] is largest. Draws of q stand for draws of p\* if each
+    KL(p\* || q) is least where E_p\*[log q] is largest. Draws of q stand for draws of p\* if each
     has the weight w, normalised over the draws. Write the loss, from log q and log w `[K, 1]`;
     then pass it to `train` as `loss=`. The assert uses draws whose frequencies are exactly q, so
     the gradient in the logits has to be exactly q - p\*.

@@ -74,7 +74,7 @@ def _(log10_beta, reward, texts, world):
                 ["beta", beta, 0.3162 if at_start else ""],
                 ["log Z, nats", truth.log_z[0], 0.7720 if at_start else ""],
                 ["E[r] under p*", expected_reward, 0.3995 if at_start else ""],
-                ["KL(p* to p0), nats", kl, 0.4913 if at_start else ""],
+                ["KL(p* || p0), nats", kl, 0.4913 if at_start else ""],
             ),
             bars(
                 texts,
@@ -111,7 +111,7 @@ def _(reward, world):
     curves(
         [nats for nats, _ in frontier],
         {"posteriors of all beta": [value for _, value in frontier]},
-        xlabel="KL(p* to p0), nats",
+        xlabel="KL(p* || p0), nats",
         ylabel="expected reward",
         title="No distribution lies above this frontier of reward against KL",
     )
@@ -164,7 +164,7 @@ def _():
     ## Hard constraints
 
     A factor of 1 or 0 is the conditioning of a first course: p\*(x) = p0(x given that x says
-    "very"). It is the limit beta to 0 of the reward above. Then Z is the probability of the event.
+    "very"), the limit of the posterior above as beta goes to 0. Z is the probability of the event.
     """)
     return
 

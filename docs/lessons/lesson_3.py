@@ -17,13 +17,13 @@ def _():
     mo.md(r"""
     # 3. The ELBO is the objective of RLHF
 
-    **Claim.** RLHF maximises expected reward minus beta times KL(q to p0), where q is the model
+    **Claim.** RLHF maximises expected reward minus beta times KL(q || p0), where q is the model
     in training. Variational inference maximises the ELBO, a lower bound on log Z. The first is
     beta times the second, for every q, exactly and not by analogy.
 
         ELBO(q) = E_q[log p0(x)] + E_q[r(x)] / beta + entropy of q      (1) model and guide
-                = E_q[r(x)] / beta - KL(q to p0)                        (2) RLHF, over beta
-                = log Z - KL(q to p*)                                   (3) distance to p*
+                = E_q[r(x)] / beta - KL(q || p0)                        (2) RLHF, over beta
+                = log Z - KL(q || p*)                                   (3) distance to p*
 
     Line (2) can be estimated from draws of q. Line (3) says what for: the maximum is at q = p\*,
     and the value there is log Z.
@@ -49,7 +49,7 @@ def _():
     ## Predict, then run: training
 
     The guide q starts as a copy of the prior. Then the ELBO is E_p0[r] / beta, and log Z minus
-    the ELBO is KL(p0 to p\*). Train for 60 steps of 64 draws each, by REINFORCE with a baseline
+    the ELBO is KL(p0 || p\*). Train for 60 steps of 64 draws each, by REINFORCE with a baseline
     (lesson 4). Sketch the ELBO over the steps before you run. Can the curve cross log Z?
     """)
     return
@@ -83,7 +83,7 @@ def _(log_guides, log_z, result, truth):
                 {"estimate from 64 draws": estimates, "log Z": [log_z] * 60, "ELBO": exact[:60]},
                 xlabel="step",
                 ylabel="nats",
-                title="The ELBO climbs to log Z; the difference is KL(q to p*)",
+                title="The ELBO climbs to log Z; the difference is KL(q || p*)",
             ),
             table(
                 ["quantity, nats", "value", "expected output"],
@@ -153,7 +153,7 @@ def _():
     ## Without the truth
 
     For a large language model no sum over all responses exists. `diagnose` estimates the same
-    numbers from draws, with standard errors. Predict: which of them is hardest to estimate?
+    numbers from draws of prior and guide, with standard errors.
     """)
     return
 
@@ -164,8 +164,8 @@ def _(beta, guide, truth, world):
     rows = [
         ("ELBO", estimate.elbo, truth.elbo(guide)[0]),
         ("log Z", estimate.log_z, truth.log_z[0]),
-        ("KL(q to p*)", estimate.kl_guide_posterior, truth.kl_guide_posterior(guide)[0]),
-        ("KL(p* to q)", estimate.kl_posterior_guide, truth.kl_posterior_guide(guide)[0]),
+        ("KL(q || p*)", estimate.kl_guide_posterior, truth.kl_guide_posterior(guide)[0]),
+        ("KL(p* || q)", estimate.kl_posterior_guide, truth.kl_posterior_guide(guide)[0]),
     ]
     table(
         ["quantity, nats", "estimate", "standard error", "exact"],
@@ -179,7 +179,7 @@ def _():
     mo.md(r"""
     ## Exercise 1: the objective of RLHF
 
-    Write expected reward minus beta times KL(q to p0), from log q and log p0 of all responses,
+    Write expected reward minus beta times KL(q || p0), from log q and log p0 of all responses,
     their rewards, and beta. The assert compares the value with beta times the ELBO.
     """)
     return

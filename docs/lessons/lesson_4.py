@@ -4,9 +4,6 @@ __generated_with = "0.25.2"
 app = marimo.App(app_title="4. Gradients: REINFORCE, baselines, and no noise at the posterior")
 
 with app.setup:
-    import importlib.util
-    from shutil import which
-
     import marimo as mo
     import pyro
     import pyro.distributions as dist
@@ -14,7 +11,6 @@ with app.setup:
     from classroom import checked, curves, grammar_world, near, number, numbers, table
     from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
-    from guides import FineTuned
     from inference import LeaveOneOut_ELBO
 
 
@@ -30,7 +26,8 @@ def _():
         w(x)      = p0(x) exp(r(x) / beta) / q(x)
         grad ELBO = E_q[(log w(x) - b) grad log q(x)]      for every constant b
 
-    The reason for the last word: E_q[grad log q] is the gradient of 1, the sum of q, so it is 0.
+    Any b will do, as E_q[grad log q] is the gradient of the sum of q, which is 1. REINFORCE has
+    b = 0. RLOO has, for each draw, the mean of log w over the other draws.
     """)
     return
 
@@ -39,11 +36,9 @@ def _():
 def _():
     beta = 0.3
     world = grammar_world()
-    truth = world.truth(beta)
-    log_prior = truth.log_prior[:, 0]
-    reward = beta * truth.log_likelihood[:, 0]
-    log_z = truth.log_z[0].item()
-    return beta, log_prior, log_z, reward, truth, world
+    log_prior = world.truth(beta).log_prior[:, 0]
+    reward = beta * world.truth(beta).log_likelihood[:, 0]
+    return beta, log_prior, reward
 
 
 @app.cell(hide_code=True)
@@ -53,7 +48,7 @@ def _():
 
     Nothing but Pyro: a response is its number, from 0 to 819, and the guide has a free
     logit for each. The guide stands on a path: position 0 is the prior, position 1 the posterior.
-    A constant added to the reward changes no posterior. Remember that.
+    A constant added to the reward changes no posterior.
     """)
     return
 
@@ -88,18 +83,6 @@ def _(beta, constant, log_prior, position, reward):
 
 @app.cell
 def _(model):
-    if importlib.util.find_spec("graphviz") is None:
-        picture = mo.md("`pyro.render_model` draws the program with the package `graphviz`.")
-    else:
-        graph = pyro.render_model(model, render_distributions=True)
-        drawn = graph.pipe("svg").decode() if which("dot") else None
-        picture = mo.Html(drawn) if drawn else mo.md(f"```\n{graph.source}\n```")
-    mo.vstack([picture])
-    return
-
-
-@app.cell
-def _(model):
     def gradient(objective, guide):
         """One estimate of the gradient of the ELBO in the logits, `[820]`."""
         with pyro.get_param_store().scope():
@@ -120,7 +103,7 @@ def _(model):
         bias = (estimates.mean(0) - exact_gradient(guide)).norm().item()
         return bias, estimates.var(0).sum().sqrt().item()
 
-    return exact_gradient, gradient, leave_one_out, noise, plain
+    return exact_gradient, leave_one_out, noise, plain
 
 
 @app.cell(hide_code=True)
@@ -139,7 +122,6 @@ def _():
 def _(exact_gradient, guide, leave_one_out, noise, plain):
     table(
         ["estimator", "error of the mean of 200", "standard deviation of one"],
-        ["TraceEnum_ELBO", 0.0, 0.0],
         ["Trace_ELBO, 16 draws", *noise(plain, guide)],
         ["LeaveOneOut_ELBO, 16 draws", *noise(leave_one_out, guide)],
         ["norm of the exact gradient", exact_gradient(guide).norm(), ""],
@@ -158,9 +140,10 @@ def _():
     | 0 | 10 | 7.737 | 0.334 |
     | 1 | 0 | 0.178 | 0.000 |
 
-    At the prior with constant 0 the baseline does not help: the ELBO there is -0.04, and a
-    baseline close to 0 subtracts nothing. With the constant 10 each log w is 33 nats larger.
-    REINFORCE pays for each of these nats, RLOO subtracts them.
+    Neither has a bias: the mean of 200 misses by noise alone, the standard deviation of one over
+    the root of 200. At the prior with constant 0 the baseline does not help: the ELBO there is
+    -0.04, and a baseline close to 0 subtracts nothing. With the constant 10 each log w is 33 nats
+    larger. REINFORCE pays for each of these nats, RLOO subtracts them.
 
     ## Predict, then run: towards the posterior
 
@@ -192,56 +175,11 @@ def _():
     At q = p\* every weight is the same number: w(x) = p0 exp(r / beta) / p\* = Z. Its logarithm
     minus the mean over the other draws is log Z - log Z = 0, whatever was drawn. Without a
     baseline, log Z remains as a factor of grad log q. The variance of one draw is then
-    (log Z)^2 tr F, where F is the Fisher information. For free logits tr F = 1 - sum of p\*(x)^2.
+    (log Z)^2 tr F, where F is the Fisher information of q. For free logits tr F = 1 - sum of
+    p\*(x)^2, here 0.694. At constant 0 the standard deviation of 16 draws is therefore
+    0.841 sqrt(0.694 / 16) = 0.175, and 0.178 was measured. A network has another F, and the rest
+    holds as it stands.
     """)
-    return
-
-
-@app.cell
-def _(constant, guide_at, leave_one_out, log_z, noise, plain, beta, truth):
-    trace_of_fisher = 1 - truth.log_posterior.exp().square().sum()
-    total_log_z = log_z + constant.value / beta
-    predicted = abs(total_log_z) * (trace_of_fisher / 16).sqrt()
-    table(
-        ["standard deviation at the posterior", "value", "expected output at constant 0"],
-        ["Trace_ELBO, theory", predicted, 0.1751],
-        ["Trace_ELBO, measured on 200", noise(plain, guide_at(1.0))[1], 0.1775],
-        ["LeaveOneOut_ELBO, measured on 200", noise(leave_one_out, guide_at(1.0))[1], 0.0],
-    )
-    return
-
-
-@app.cell(hide_code=True)
-def _():
-    mo.md(r"""
-    ## The same in a language model
-
-    Free logits were chosen for a first look. The guide of RLHF is a network, here with all its
-    weights free. The library's program has the same exact gradient by Pyro's enumeration as by
-    the library's `Enumeration`, and the same two estimators.
-    """)
-    return
-
-
-@app.cell
-def _(beta, truth, world):
-    network = FineTuned(world.prior)
-
-    def network_gradient(objective, guide):
-        network.zero_grad()
-        with pyro.get_param_store().scope():
-            objective.loss_and_grads(world.model(beta), guide, world.prompts)
-        return -torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
-
-    pyro.set_rng_seed(0)
-    exact = torch.cat([part.flatten() for part in truth.elbo_gradient(network).values()])
-    summed = network_gradient(TraceEnum_ELBO(max_plate_nesting=1), config_enumerate(network))
-    drawn_once = network_gradient(LeaveOneOut_ELBO(4096), network)
-    table(
-        ["gradient in all weights", "relative error", "expected output"],
-        ["TraceEnum_ELBO", (summed - exact).norm() / exact.norm(), 0.0],
-        ["LeaveOneOut_ELBO, 4096 draws", (drawn_once - exact).norm() / exact.norm(), 0.0695],
-    )
     return
 
 

@@ -16,7 +16,7 @@ def _():
     mo.md(r"""
     # 5. Guides: two gaps
 
-    **Claim.** The distance KL(q to p\*) after training has two parts with different cures.
+    **Claim.** The distance KL(q || p\*) after training has two parts with different cures.
 
         log Z - ELBO = approximation gap + inference gap
 
@@ -90,7 +90,7 @@ def _(best, truth, world):
 def _():
     mo.md(r"""
     With independent words, a guide that says "not bad" and "very good" says "not good" and "very
-    bad" too: q(not bad) q(very good) = q(not good) q(very bad). KL(q to p\*) punishes mass where
+    bad" too: q(not bad) q(very good) = q(not good) q(very bad). KL(q || p\*) punishes mass where
     the posterior has little, so the best mean field says one word and ends: 95% "good", and the
     posterior's 0.27 of "very good" is lost. This direction of the KL prefers one mode (lesson 6 has
     the other).
@@ -121,7 +121,7 @@ def _(approximation_gap, beta, families, num_steps, truth, world):
         expected = About(gaps_at_60[name]) if num_steps.value == 60 else ""
         gap = approximation_gap[name]
         rows.append([name, total, gap, total - gap, expected])
-    header = ["family", "KL(q to p*), nats", "approximation gap", "inference gap"]
+    header = ["family", "KL(q || p*), nats", "approximation gap", "inference gap"]
     table([*header, "expected output at 60 steps"], *rows)
     return
 

@@ -19,11 +19,11 @@ def _():
     # 6. The other direction
 
     **Claim.** The two directions of the KL have one optimum in a rich family, q = p\*, and two in a
-    poor one. KL(q to p\*), of RLHF, prefers a mode. KL(p\* to q), of GDC and of wake-sleep, covers
+    poor one. KL(q || p\*), of RLHF, prefers a mode. KL(p\* || q), of GDC and of wake-sleep, covers
     the posterior, and costs mass where the posterior has none.
 
-        KL(q to p*) = E_q[log q - log p*]     mean under the guide: draws of q are enough
-        KL(p* to q) = E_p*[log p* - log q]    mean under the posterior: draws of q are weighted
+        KL(q || p*) = E_q[log q - log p*]     mean under the guide: draws of q are enough
+        KL(p* || q) = E_p*[log p* - log q]    mean under the posterior: draws of q are weighted
 
     The second is maximum likelihood, with the posterior in the place of the data.
     """)
@@ -44,7 +44,7 @@ def _():
     mo.md(r"""
     ## Predict, then run: the best mean field, twice
 
-    The guide of independent words cannot be p\*. Fitted by KL(q to p\*) it said "good" and little
+    The guide of independent words cannot be p\*. Fitted by KL(q || p\*) it said "good" and little
     else (lesson 5). Fitted by the other direction, on which responses does it put mass?
     """)
     return
@@ -53,7 +53,7 @@ def _():
 @app.cell
 def _(beta, posterior, truth, world):
     def cover(guide, num_steps=300):
-        """Minimise KL(p* to q) by the exact gradient."""
+        """Minimise KL(p* || q) by the exact gradient."""
         optimiser = torch.optim.Adam(guide.parameters(), lr=0.3)
         for _ in range(num_steps):
             log_guide = log_guide_at(guide, truth.prompts, truth.support)
@@ -67,30 +67,20 @@ def _(beta, posterior, truth, world):
     mo.vstack(
         [
             table(
-                ["best mean field by", "KL(q to p*)", "KL(p* to q)"],
-                ["KL(q to p*)", *two_kls(truth, by_mode)],
-                ["KL(p* to q)", *two_kls(truth, by_cover)],
+                ["best mean field by", "KL(p* || q)", "KL(q || p*)", "expected output"],
+                ["KL(q || p*)", *reversed(two_kls(truth, by_mode)), 0.7149],
+                ["KL(p* || q)", *reversed(two_kls(truth, by_cover)), 4.8347],
             ),
             bars(
                 world.texts,
                 {
                     "posterior": posterior,
-                    "best by KL(q to p*)": truth.log_guide(by_mode).exp(),
-                    "best by KL(p* to q)": truth.log_guide(by_cover).exp(),
+                    "best by KL(q || p*)": truth.log_guide(by_mode).exp(),
+                    "best by KL(p* || q)": truth.log_guide(by_cover).exp(),
                 },
                 "One direction takes a mode, the other covers and spills",
             ),
         ]
-    )
-    return by_cover, by_mode
-
-
-@app.cell
-def _(by_cover, by_mode, truth):
-    table(
-        ["quantity, nats", "value", "expected output"],
-        ["KL(q to p*) of the first", truth.kl_guide_posterior(by_mode)[0], 0.7149],
-        ["KL(p* to q) of the second", truth.kl_posterior_guide(by_cover)[0], 1.2159],
     )
     return
 
@@ -103,10 +93,10 @@ def _():
 
     ## Distributional control: half of the responses say "not"
 
-    GDC asks for a mean, not for a reward: the nearest distribution to the prior under which half
-    of the responses have the word "not". It is an exponential tilt, p0(x) exp(lambda not(x)) / Z,
-    so again a posterior. `match_moments` finds lambda. Predict lambda: the prior
-    share is 0.25 (exercise 2 of lesson 2 has the formula).
+    GDC (generation with distributional control) asks for a mean, not for a reward: the nearest
+    distribution to the prior under which half of the responses have the word "not". It is an
+    exponential tilt, p0(x) exp(lambda not(x)) / Z, so again a posterior. `match_moments` finds
+    lambda. Predict lambda: the prior share is 0.25 (exercise 2 of lesson 2 has the formula).
     """)
     return
 
@@ -142,7 +132,7 @@ def _(share, world):
         ["lambda, nats", match.multipliers["not"], 1.0979 if share.value == 0.5 else ""],
         ["exact share", (controlled.log_posterior.exp() * has_not).sum(), share.value],
         ["share of the guide", (controlled.log_guide(tuned).exp() * has_not).sum(), share.value],
-        ["KL(p* to q), nats", controlled.kl_posterior_guide(tuned)[0], ""],
+        ["KL(p* || q), nats", controlled.kl_posterior_guide(tuned)[0], ""],
     )
     return
 
@@ -153,7 +143,7 @@ def _():
     ## Predict, then run: wake-sleep
 
     Pyro's `ReweightedWakeSleep` weights draws of the guide by p0 exp(r / beta) / q: its wake-phi
-    phase is a step on KL(p\* to q). The library's `forward-kl` is that with a moving average of
+    phase is a step on KL(p\* || q). The library's `forward-kl` is that with a moving average of
     log Z. With a rich guide, a copy of the prior, does the direction matter?
     """)
     return
@@ -176,7 +166,7 @@ def _(beta, truth, world):
         hard = "supports" if OBJECTIVES[name].supports_hard_constraints else "refuses"
         forward, reverse = reversed(two_kls(truth, guide))
         rows.append([name, hard, forward, reverse, About(seen[name])])
-    header = ["objective", "hard constraints", "KL(p* to q)", "KL(q to p*)", "expected output"]
+    header = ["objective", "hard constraints", "KL(p* || q)", "KL(q || p*)", "expected output"]
     table(header, *rows)
     return
 
@@ -186,14 +176,14 @@ def _():
     mo.md(r"""
     With a rich guide both directions approach p\*.
 
-    The second column is the other reason to know both. Where a response is forbidden, KL(q to p\*)
-    is infinite as long as the guide can say it, and KL(p\* to q) is finite. Of the three
+    The second column is the other reason to know both. Where a response is forbidden, KL(q || p\*)
+    is infinite as long as the guide can say it, and KL(p\* || q) is finite. Of the three
     objectives here, `forward-kl` is implemented for that case.
 
     ## Exercise 1: the best independent guide
 
     Two words a and b have the joint table `p[a, b]`. Among all q(a) q(b), which minimises
-    KL(p to q)? Write the function that returns the table q, without any optimiser.
+    KL(p || q)? Write the function that returns the table q, without any optimiser.
     """)
     return
 

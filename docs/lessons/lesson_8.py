@@ -7,8 +7,9 @@ with app.setup:
     import marimo as mo
     import pyro
     import torch
-    from classroom import bars, checked, curves, grammar_world, near, numbers, table
+    from classroom import PROMPT, checked, curves, grammar_world, near, numbers, table
 
+    from experiments.explore.learned import gold as gold_of
     from inference import REWARD_INFERENCE
     from model import AGGREGATIONS, BradleyTerry, Comparisons
     from model.preferences import LinearHead
@@ -24,11 +25,11 @@ def _():
     variable with a posterior of its own. RLHF is two inferences in a row: first the reward, then
     the response. Right inference for a wrong reward is over-optimisation.
 
-        w ~ Normal(0, 2^2),   r_w(x) = phi(x) . w
-        P(first is preferred) = sigmoid(r_w(first) - r_w(second))     Bradley and Terry, 1952
+        theta ~ Normal(0, 2^2),   r(x) = phi(x) . theta
+        P(first is preferred) = sigmoid(r(first) - r(second))     Bradley and Terry, 1952
 
-    Here a gold reward exists, three times the sentiment, and draws the preferences. The learner
-    never sees it. We do: the exact posterior under the gold reward stands beside.
+    Here a gold reward exists and draws the preferences: four times the sentiment, and -4 for words
+    that are no review, such as "good good good". The learner sees the preferences alone.
     """)
     return
 
@@ -38,7 +39,7 @@ def _():
     world = grammar_world()
     texts = world.texts
     log_prior = world.truth(1.0).log_prior[:, 0]
-    gold = 3 * world.reward(world.prompts, world.support)[:, 0]
+    gold = torch.tensor(gold_of([f"{PROMPT} {text}" for text in texts])).double()
     words = ("good", "bad", "dull", "very", "not")
 
     def count_words(text):
@@ -64,7 +65,7 @@ def _(gold, log_prior, num_comparisons, phi):
     first, second = pairs.chunk(2)
     outcome = simulate(gold[first], gold[second])
     program = BradleyTerry(LinearHead(phi.shape[1]), prior_scale=2.0)
-    weights = REWARD_INFERENCE["laplace"](
+    weights = REWARD_INFERENCE["laplace"](  # a Gaussian at the mode of p(theta given outcomes)
         program, Comparisons(phi[first], phi[second], outcome), num_samples=200
     )
     rewards = program.head(phi, weights)  # [200, 820], a reward for each draw of the weights
@@ -84,7 +85,7 @@ def _():
 
 @app.cell
 def _(gold, num_comparisons, rewards, texts):
-    seen = {"good": 1.3044, "not not dull": 3.0612} if num_comparisons.value == 20 else {}
+    seen = {"good": 1.3094, "not not dull": 2.6280} if num_comparisons.value == 20 else {}
     table(
         [
             "response",
@@ -101,7 +102,7 @@ def _(gold, num_comparisons, rewards, texts):
                 rewards[:, texts.index(name)].std(),
                 seen.get(name, ""),
             ]
-            for name in ("good", "bad", "not good", "not bad", "not not dull")
+            for name in ("good", "not good", "not not dull")
         ),
     )
     return
@@ -124,44 +125,22 @@ def _():
 def _(gold, log_prior, num_comparisons, rewards):
     betas = [10 ** (k / 10) for k in range(15, -11, -1)]
 
-    def frontier(log_likelihood_at):
+    def frontier(aggregation):
         """KL from the prior, expected gold and expected proxy of the posterior at each beta."""
         points = []
         for beta in betas:
-            log_q = (log_prior + log_likelihood_at(beta)).log_softmax(0)
-            q = log_q.exp()
-            proxy = (q * rewards.mean(0)).sum().item()
-            points.append(((q * (log_q - log_prior)).sum().item(), (q * gold).sum().item(), proxy))
+            log_q = (log_prior + AGGREGATIONS[aggregation](rewards, beta)).log_softmax(0)
+            numbers = (log_q - log_prior, gold, rewards.mean(0))
+            points.append([(log_q.exp() * values).sum().item() for values in numbers])
         return points
 
-    by_proxy = frontier(lambda beta: AGGREGATIONS["mean"](rewards, beta))
-    nats = [kl for kl, _, _ in by_proxy]
-    peak = max(by_proxy, key=lambda point: point[1])
-    mo.vstack(
-        [
-            curves(
-                nats,
-                {
-                    "proxy": [value for _, _, value in by_proxy],
-                    "gold": [value for _, value, _ in by_proxy],
-                },
-                xlabel="KL(p* to p0), nats",
-                ylabel="expected reward",
-                title="The proxy rises; the gold reward rises, peaks and falls",
-            ),
-            table(
-                ["quantity", "value", "expected output at 20 comparisons"],
-                *(
-                    [name, value, number if num_comparisons.value == 20 else ""]
-                    for name, value, number in (
-                        ("KL at the peak of gold, nats", peak[0], 0.9512),
-                        ("gold at its peak", peak[1], 0.6824),
-                        ("gold at the smallest beta", by_proxy[-1][1], -0.6311),
-                        ("proxy at the smallest beta", by_proxy[-1][2], 5.3461),
-                    )
-                ),
-            ),
-        ]
+    nats, golds, proxies = zip(*frontier("mean"), strict=True)
+    curves(
+        nats,
+        {"proxy": proxies, "gold": golds},
+        xlabel="KL(p* || p0), nats",
+        ylabel="expected reward",
+        title="The proxy rises; the gold reward rises, peaks and falls",
     )
     return (frontier,)
 
@@ -169,53 +148,28 @@ def _(gold, log_prior, num_comparisons, rewards):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    No step of training failed: every point is an exact
-    posterior. The target is wrong.
+    No step of training failed: every point is an exact posterior. The target is wrong. Try 1,000
+    comparisons: all are between draws of the prior, and the end of the curve is where it was.
 
     ## What to do with uncertainty
 
-    The aggregations: `mean` ignores the uncertainty, `lower-bound` and `minimum` are
-    pessimists, `marginal-likelihood` is Bayes' rule, log of the mean of exp(r / beta). Which of
-    them is an optimist? Which reaches the highest gold reward?
+    `mean` ignores the uncertainty, `lower-bound` subtracts a standard deviation, and
+    `marginal-likelihood` is Bayes' rule: log of the mean of exp(r / beta). Which of the three is an
+    optimist? Which reaches the highest gold reward?
     """)
     return
 
 
 @app.cell
-def _(frontier, gold, num_comparisons, rewards):
-    rows, peaks = [], {"marginal-likelihood": 0.3993, "mean": 0.6824}
-    peaks |= {"lower-bound": 0.9347, "minimum": 0.8910}
-    for name, aggregate in AGGREGATIONS.items():
-        points = frontier(lambda beta, aggregate=aggregate: aggregate(rewards, beta))
-        best_kl, best_gold, _ = max(points, key=lambda point: point[1])
-        expected = peaks[name] if num_comparisons.value == 20 else ""
-        rows.append([name, best_kl, points[-1][1], best_gold, expected])
-    truth_points = frontier(lambda beta: gold / beta)
-    header = ["aggregation", "KL at the peak of gold", "gold at the end"]
-    at_one = min(truth_points, key=lambda point: abs(point[0] - 1.0))
-    mo.vstack(
-        [
-            table([*header, "gold at its peak", "expected output at 20 comparisons"], *rows),
-            table(
-                ["exact, gold reward known", "KL, nats", "gold", "expected output"],
-                ["posterior nearest to 1 nat", at_one[0], at_one[1], 1.4254],
-            ),
-        ]
-    )
-    return
-
-
-@app.cell
-def _(gold, log_prior, rewards, texts):
-    bars(
-        texts,
-        {
-            "prior": log_prior.exp(),
-            "posterior, gold reward": (log_prior + gold / 0.5).softmax(0),
-            "posterior, mean of the learned reward": (log_prior + rewards.mean(0) / 0.5).softmax(0),
-        },
-        "At beta = 0.5 the learned reward sends mass to responses that nobody compared",
-    )
+def _(frontier, num_comparisons):
+    rows, peaks = [], {"marginal-likelihood": 0.5126, "mean": 1.2092, "lower-bound": 1.6974}
+    for name, peak in peaks.items():
+        points = frontier(name)
+        nats_at_peak, best_gold, _ = max(points, key=lambda point: point[1])
+        expected = peak if num_comparisons.value == 20 else ""
+        rows.append([name, points[-1][1], nats_at_peak, best_gold, expected])
+    header = ["aggregation", "gold at the smallest beta", "KL at the peak of gold, nats"]
+    table([*header, "gold at its peak", "expected output at 20 comparisons"], *rows)
     return
 
 
@@ -223,7 +177,7 @@ def _(gold, log_prior, rewards, texts):
 def _():
     mo.md(r"""
     The marginal likelihood rewards uncertainty, by half the variance over beta squared for a
-    Gaussian reward: an optimist.
+    Gaussian reward: the optimist. Caution pays: the lower bound reaches the most gold.
 
     ## Exercise 1: the likelihood of a preference
 

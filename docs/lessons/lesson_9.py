@@ -68,7 +68,7 @@ def _(model, prior, prompts):
                 ["quantity", "value", "expected output"],
                 ["number of responses", len(tokens), 49152],
                 ["log Z, nats", truth.log_z[0], 1.9567],
-                ["KL(p* to p0), nats", kl, 2.4030],
+                ["KL(p* || p0), nats", kl, 2.4030],
             ),
             bars(
                 tokens,
@@ -133,7 +133,7 @@ def _(model, prior, prompts, train, truth):
     fit(model, guide, prompts, num_steps=20, progress=False)
     estimate = diagnose(model, guide, prompts, num_samples=512, num_prior_draws=512)
     table(
-        ["KL(q to p*), nats", "value", "expected output"],
+        ["KL(q || p*), nats", "value", "expected output"],
         ["exact, at the start", at_start, 1.7659],
         ["exact, after training", truth.kl_guide_posterior(guide)[0], About(0.85)],
         ["estimate of diagnose", estimate.kl_guide_posterior.value, About(0.8)],

@@ -30,7 +30,7 @@ def with_gradient(log_q, log_w):
 
 
 def weighted_by_log(log_q, log_w):
-    """Wrong: log w, less its mean, weighs the gradient of the other direction, KL(q to p*)."""
+    """Wrong: log w, less its mean, weighs the gradient of the other direction, KL(q || p*)."""
     log_w = log_w.detach()
     return -((log_w - log_w.mean(0)) * log_q).mean(0).sum()
 

@@ -7,7 +7,7 @@ def rlhf_objective(log_guide, log_prior, reward, beta):
 
 
 def other_divergence(log_guide, log_prior, reward, beta):
-    """Wrong: KL(p0 to q) in place of KL(q to p0)."""
+    """Wrong: KL(p0 || q) in place of KL(q || p0)."""
     kl = (log_prior.exp() * (log_prior - log_guide)).sum()
     return (log_guide.exp() * reward).sum() - beta * kl
 

@@ -20,7 +20,7 @@ def update(log_joint, q_b):
 
 
 def marginal(log_joint, q_b):
-    """Wrong: the mean of the joint is the marginal, the answer for KL(p* to q)."""
+    """Wrong: the mean of the joint is the marginal, the answer for KL(p* || q)."""
     return (log_joint.exp() @ q_b) / (log_joint.exp() @ q_b).sum()
 
 
