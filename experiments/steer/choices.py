@@ -7,6 +7,7 @@
 --constraint words:good,great             only responses with one of the words
 --constraint "vader>=0.5"                 only responses with a reward of at least 0.5
 --factor marginal-likelihood:RUN/reward   a factor in nats
+--factor classifier:PATH:LABEL            a reward that is a log-likelihood, as a factor
 --moment words:film=0.5                   half of the responses contain the word
 """
 
@@ -17,7 +18,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from experiments.shared.refusals import FAULTS, blamed
-from model import Constraint, Factor, LanguageModel, Reward, WeightedSum
+from model import Constraint, Factor, LanguageModel, Reward, Tilt, WeightedSum
 from model.registry import FACTORS, REWARDS, RegistryEntry, usage
 
 Strings = Sequence[str]
@@ -34,7 +35,10 @@ def _lines(registry: Mapping[str, RegistryEntry]) -> str:
 REWARD_HELP = (
     f"r: one reward, or several that add up, each [WEIGHT*]NAME[:ARGUMENT].\n\n{_lines(REWARDS)}"
 )
-FACTOR_HELP = f"Factors in nats, which beta does not divide: NAME:ARGUMENT.\n\n{_lines(FACTORS)}"
+FACTOR_HELP = (
+    "Factors in nats, which beta does not divide: NAME:ARGUMENT, or a reward that is a "
+    f"log-likelihood, as in `function:FILE.py:NAME`.\n\n{_lines(FACTORS)}"
+)
 
 
 class Choice(NamedTuple):
@@ -64,7 +68,8 @@ class Choice(NamedTuple):
     @property
     def entry(self) -> RegistryEntry:
         """Entry of the registry."""
-        return (FACTORS if self.option == "--factor" else REWARDS)[self.name]
+        is_factor = self.option == "--factor" and self.name in FACTORS
+        return (FACTORS if is_factor else REWARDS)[self.name]
 
     def reward(self, prior: LanguageModel) -> Reward:
         """Build the weighted reward."""
@@ -79,6 +84,8 @@ class Choice(NamedTuple):
 
     def factor(self, prior: LanguageModel, beta: float) -> Factor:
         """Build the factor for a beta."""
+        if self.name not in FACTORS:
+            return Tilt({self.text: self.reward(prior)}, {self.text: 1.0})
         code = self.trust_remote_code
         with blamed(f"{self.option} {self.text!r}", FAULTS):
             return self.entry(prior, self.argument, trust_remote_code=code, beta=beta)
@@ -89,7 +96,7 @@ def read_reward(text: str, option: str = "--reward", whole: str | None = None) -
     where = f"{option} {text if whole is None else whole!r}"
     match = _REWARD.fullmatch(text)
     if match is None or match["name"] not in REWARDS:
-        names = ", ".join(REWARDS)
+        names = ", ".join(REWARDS if option != "--factor" else FACTORS | REWARDS)
         raise SystemExit(f"{where}: expected [WEIGHT*]NAME[:ARGUMENT] with a NAME of {names}")
     argument = _argument(match["name"], match["argument"], REWARDS, where)
     weight = 1.0 if match["weight"] is None else _number(match["weight"], where)
@@ -99,12 +106,11 @@ def read_reward(text: str, option: str = "--reward", whole: str | None = None) -
 
 
 def read_factor(text: str) -> Choice:
-    """Read a factor, NAME:ARGUMENT; exit if the text names none."""
-    where = f"--factor {text!r}"
+    """Read a factor, NAME:ARGUMENT, or a reward in nats; exit if the text names neither."""
     name, colon, argument = text.partition(":")
     if name not in FACTORS:
-        raise SystemExit(f"{where}: expected NAME:ARGUMENT with a NAME of {', '.join(FACTORS)}")
-    argument = _argument(name, argument if colon else None, FACTORS, where)
+        return read_reward(text, "--factor")
+    argument = _argument(name, argument if colon else None, FACTORS, f"--factor {text!r}")
     return Choice("--factor", text, name, argument)
 
 

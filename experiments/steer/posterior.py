@@ -38,18 +38,18 @@ def build_model(
         return {choice.text: choice for choice in choices if choice.option == option}
 
     rewards = {text: each.reward(prior) for text, each in named("--reward").items()}
-    factors: dict[str, Factor] = {
-        text: each.constraint(prior) for text, each in named("--constraint").items()
-    }
+    constraints = {text: each.constraint(prior) for text, each in named("--constraint").items()}
+    # a factor that takes beta comes without a budget
+    others = {text: each.factor(prior, beta) for text, each in named("--factor").items()}
     features = {text: each.reward(prior) for text, each in named("--moment").items()}
     check_columns("--reward", rewards, prompts)
-    check_columns("--constraint", factors, prompts)
+    check_columns("--constraint", constraints, prompts)
+    check_columns("--factor", others, prompts)
     check_columns("--moment", features, prompts)
+    factors: dict[str, Factor] = {**constraints, **others}
     draws = {"num_draws": num_draws, "seed": seed}
     if budget:
         beta = budgeted_beta(prior, rewards, factors, prompts, budget, **draws)
-    for text, each in named("--factor").items():
-        factors[text] = each.factor(prior, beta)
     with blamed("--reward"):
         model = AlignmentModel(prior, rewards, beta, factors)
     targets = {choice.text: choice.mean for choice in choices if choice.mean is not None}

@@ -197,7 +197,10 @@ class Report:
                     f"from the posterior than the {self.start}."
                 )
         if len(rises) == 2:
-            rises.append("Both rose: the gradient has less noise with more --particles in a step.")
+            rises.append(
+                "Both rose: the gradient has less noise with more --particles in a step, and a "
+                "guide from scratch needs more --steps."
+            )
         return rises
 
     def _distrust(self) -> list[str]:

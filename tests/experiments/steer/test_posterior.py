@@ -57,6 +57,17 @@ def test_the_likelihood_is_rewards_and_constraints(prior, prompts):
     assert rewards == pytest.approx(expected_rewards)
 
 
+def test_a_reward_is_a_factor_in_nats_and_a_budget_holds_with_it(prior, prompts):
+    choices = read_choices(["vader"], [], ["-0.5*length"])
+    model = build_model(choices, prior, prompts, 0.1, {"max_kl": 0.5}, **SETTINGS)
+    truth, vader = Enumeration(model, prompts), model.rewards["vader"]
+    log_factor = truth.log_likelihood - vader(prompts, truth.support) / model.beta
+    length = read_reward("length").reward(prior)(prompts, truth.support)
+    torch.testing.assert_close(log_factor, -0.5 * length)
+    kl = (truth.log_posterior.exp() * (truth.log_posterior - truth.log_prior)).sum(0).mean()
+    assert kl.item() == pytest.approx(0.5, abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def reward_folder(prior, tmp_path_factory):
     """A reward inferred from preferences, three draws."""
