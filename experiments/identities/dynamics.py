@@ -5,7 +5,7 @@ from torch import Tensor
 
 from experiments.identities.findings import exact, over_cases
 from experiments.identities.off_policy import ascended
-from experiments.identities.world import World, cases, kl, mean_gradient
+from experiments.identities.world import World, cases, gradient_at, kl, mean_gradient
 from experiments.shared.claims import Finding, within
 from experiments.shared.gradients import relative_error
 from inference import Estimate
@@ -55,10 +55,8 @@ def dynamic_fine_tuning(world: World) -> list[Finding]:
     Each response is one token here. The data are draws of the prior, the training begins away.
     """
     log_data, log_guide = world.log_prior, world.log_guide
-    logits = log_guide.clone().requires_grad_()
-    log_q = logits.log_softmax(0)
-    loss = -(log_data.exp() * log_q.exp().detach() * log_q).sum()
-    (descent,) = torch.autograd.grad(-loss, logits)
+    scaled = log_data.exp() * log_guide.log_softmax(0).exp()
+    descent = gradient_at(log_guide, lambda log_q: (scaled * log_q).sum())
     of_reward = mean_gradient(log_guide, log_guide, log_data.exp())
     dft, plain = (
         ascended(world, coefficient, steps=20_000, size=5.0, start=log_guide)

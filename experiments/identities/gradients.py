@@ -6,7 +6,7 @@ from torch import Tensor
 from experiments.identities.findings import exact, over_cases, paired
 from experiments.identities.prefixes import given, next_token
 from experiments.identities.residuals import pairs
-from experiments.identities.world import World, cases, mean_gradient, noise, scores
+from experiments.identities.world import World, cases, gradient_at, mean_gradient, noise, scores
 from experiments.shared.claims import Finding, within
 from experiments.shared.gradients import relative_error
 from inference import DIVERGENCES
@@ -40,10 +40,9 @@ def black_box(world: World) -> list[Finding]:
 
 def elbo_of(world: World) -> Tensor:
     """Gradient of the exact ELBO by the logits of q, `[S]`, by autograd."""
-    logits = world.log_guide.clone().requires_grad_()
-    log_guide = logits.log_softmax(-1)
-    value = (log_guide.exp() * (world.log_joint - log_guide)).sum()
-    return torch.autograd.grad(value, logits)[0]
+    return gradient_at(
+        world.log_guide, lambda log_q: (log_q.exp() * (world.log_joint - log_q)).sum()
+    )
 
 
 def baseline_for_free(world: World) -> list[Finding]:

@@ -1,14 +1,14 @@
 """Pairs of draws of the guide itself in place of draws of the prior, for DPO of a small family."""
 
 from collections.abc import Callable
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from experiments.identities.findings import exact
 from experiments.identities.preferences import judged, loss_of
 from experiments.identities.residuals import descend, pairs
-from experiments.identities.world import World, kl
+from experiments.identities.world import World, gradient_at, kl
 from experiments.shared.claims import Finding, within
 from guides import GUIDES, Guide
 from inference import random_state
@@ -31,7 +31,9 @@ def on_policy_pairs(world: World) -> list[Finding]:
         "the prior, weighed": lambda log_q: world.log_prior + log_q / world.length,
         "the guide": lambda log_q: log_q,
     }
-    slopes = [_slope_at_target(world, draw) for draw in draws.values()]
+    slopes = [
+        gradient_at(world.log_posterior, partial(_loss, world, draw)) for draw in draws.values()
+    ]
     ends = {name: _descended(world, draw) for name, draw in draws.items()}
     least = world.gap(_nearest(world))
     excess = {name: world.gap(log_q) - least for name, log_q in ends.items()}
@@ -49,18 +51,11 @@ def on_policy_pairs(world: World) -> list[Finding]:
     ]
 
 
-def _loss(world: World, log_q: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+def _loss(world: World, draw: Callable[[Tensor], Tensor], log_q: Tensor) -> Tensor:
     """DPO's loss of pairs of draws of a distribution, which is held fixed."""
     wins, beta = judged(world)
     weight = pairs(draw(log_q).detach()).sum(0).exp() * wins  # the winner first
     return loss_of(LIKELIHOODS["dpo"], weight / weight.sum(), beta, world.log_ratio, log_q)
-
-
-def _slope_at_target(world: World, draw: Callable[[Tensor], Tensor]) -> float:
-    """Largest component of the gradient by the logits of q, at q = p*."""
-    logits = world.log_posterior.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(_loss(world, logits.log_softmax(0), draw), logits)
-    return gradient.abs().max().item()
 
 
 def _bigrams(world: World) -> tuple[Guide, Callable[[], Tensor]]:
@@ -73,7 +68,7 @@ def _bigrams(world: World) -> tuple[Guide, Callable[[], Tensor]]:
 def _descended(world: World, draw: Callable[[Tensor], Tensor]) -> Tensor:
     """log q of bigrams at the end of a descent of the loss, `[S]`."""
     guide, log_q = _bigrams(world)
-    descend(lambda: _loss(world, log_q(), draw), guide.parameters(), STEPS)
+    descend(lambda: _loss(world, draw, log_q()), guide.parameters(), STEPS)
     return log_q().detach()
 
 

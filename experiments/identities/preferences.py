@@ -28,18 +28,9 @@ def optimum(world: World, likelihood: Likelihood, wins: Tensor, beta: float) -> 
     return least(world, likelihood, won(world, wins), beta, world.log_ratio)
 
 
-def least(
-    world: World,
-    likelihood: Likelihood,
-    weight: Tensor,
-    beta: float,
-    head: Head,
-    *,
-    max_steps: int = 300,
-) -> Tensor:
+def least(world: World, likelihood: Likelihood, weight: Tensor, beta: float, head: Head) -> Tensor:
     """log q at the least loss, `[S]`, for pairs that the first has won, of a weight `[S, S]`."""
-    loss = partial(loss_of, likelihood, weight, beta, head)
-    return minimum(loss, world, max_steps=max_steps)
+    return minimum(partial(loss_of, likelihood, weight, beta, head), world)
 
 
 def loss_of(

@@ -87,15 +87,11 @@ def variance(log_draw: Tensor, values: Tensor) -> Tensor:
 
 
 def minimum(
-    loss: Callable[[Tensor], Tensor],
-    world: World,
-    *,
-    max_steps: int = 300,
-    start: Tensor | None = None,
+    loss: Callable[[Tensor], Tensor], world: World, *, start: Tensor | None = None
 ) -> Tensor:
     """log q at the minimum of a function of log q, `[S]`, from the prior or another start."""
     logits = (world.log_prior if start is None else start).clone().requires_grad_()
-    minimise(lambda: loss(logits.log_softmax(0)), [logits], max_steps=max_steps)
+    minimise(lambda: loss(logits.log_softmax(0)), [logits], max_steps=300)
     return logits.detach().log_softmax(0)
 
 

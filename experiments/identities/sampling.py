@@ -67,9 +67,9 @@ def smc_bounds(world: World) -> list[Finding]:
     ]
 
 
-def likely(world: World, blur: float = 0.5) -> Twist:
-    """The best twist, log E_p0[likelihood given the prefix], times a number below 1."""
-    return twist_of(world, lambda t: blur * soft_value(world, world.log_joint, t))
+def likely(world: World) -> Twist:
+    """Half of the best twist, log E_p0[likelihood given the prefix]."""
+    return twist_of(world, lambda t: 0.5 * soft_value(world, world.log_joint, t))
 
 
 def steering(world: World) -> list[Finding]:

@@ -6,7 +6,7 @@ from torch.nn.functional import logsigmoid
 
 from experiments.identities.findings import DISTINCT, exact
 from experiments.identities.residuals import minimum
-from experiments.identities.world import World, kl, mean_gradient
+from experiments.identities.world import World, gradient_at, kl, mean_gradient
 from experiments.shared.claims import Finding, within
 from inference.roots import root
 
@@ -60,8 +60,7 @@ def _of_hint(world: World, subject: str, log_right: Tensor) -> list[Finding]:
 def _of_feedback(world: World, subject: str, log_feedback: Tensor, share: float) -> list[Finding]:
     """Findings on feedback on each attempt: the update, and the end of its ascent."""
     log_q = world.log_guide
-    logits = log_q.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(_information(logits.log_softmax(0), log_feedback), logits)
+    gradient = gradient_at(log_q, lambda log: _information(log, log_feedback))
     advantage = (log_feedback.exp() * (log_feedback - _marginal(log_q, log_feedback))).sum(1)
     update = mean_gradient(log_q, log_q, advantage)
     end = minimum(lambda log: -_information(log, log_feedback), world)

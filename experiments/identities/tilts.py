@@ -11,7 +11,7 @@ from experiments.identities.findings import DISTINCT, exact
 from experiments.identities.prefixes import given, soft_value
 from experiments.identities.residuals import minimum
 from experiments.identities.targets import THRESHOLD, of
-from experiments.identities.world import World, kl
+from experiments.identities.world import World, gradient_at, kl
 from experiments.shared.claims import Finding, within
 from guides import Fixed
 from inference import Enumeration, match_moments, solve_beta
@@ -142,9 +142,7 @@ def entropy(world: World) -> list[Finding]:
         return log_q.exp() @ (beta * (log_q - world.log_prior) + bonus * log_q - reward)
 
     def slope(log_q: Tensor, *terms: Any) -> float:
-        logits = log_q.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(logits.log_softmax(0), *terms), logits)
-        return gradient.abs().max().item()
+        return gradient_at(log_q, lambda log: loss(log, *terms)).abs().max().item()
 
     beta, bonus = world.model.beta, 0.1
     log_power = (2 * world.log_prior).log_softmax(0)

@@ -1,5 +1,6 @@
 """World of 85 responses with different rewards, on which an identity is a sum; its gradients."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -22,13 +23,17 @@ CASES = 100
 
 @dataclass(frozen=True)
 class World:
-    """Prior, reward and guide, with their log-probabilities over all S responses, `[S]`, nats."""
+    """Prior, reward and guide, with numbers of all S responses, `[S]`: logs in nats, and r."""
 
     model: AlignmentModel
     prompts: Prompts
     guide: FineTuned
     truth: Enumeration
+    log_prior: Tensor
+    log_joint: Tensor
+    log_posterior: Tensor
     log_guide: Tensor
+    reward: Tensor
 
     @classmethod
     @cache
@@ -57,32 +62,14 @@ class World:
         truth = Enumeration(model, prompts)
         with random_state.isolated(guide_seed):
             guide = moved_guide(prior, DISTANCE)
-        return cls(model, prompts, guide, truth, truth.log_guide(guide)[:, 0])
-
-    @property
-    def log_prior(self) -> Tensor:
-        """log p0."""
-        return self.truth.log_prior[:, 0]
-
-    @property
-    def log_joint(self) -> Tensor:
-        """log p0 + r/beta."""
-        return self.truth.log_joint[:, 0]
-
-    @property
-    def log_posterior(self) -> Tensor:
-        """log p*."""
-        return self.truth.log_posterior[:, 0]
+        logs = truth.log_prior, truth.log_joint, truth.log_posterior, truth.log_guide(guide)
+        columns = (*logs, truth.log_likelihood * BETA)
+        return cls(model, prompts, guide, truth, *(each[:, 0] for each in columns))
 
     @property
     def log_z(self) -> float:
         """log Z, nats."""
         return self.truth.log_z.item()
-
-    @property
-    def reward(self) -> Tensor:
-        """r."""
-        return self.truth.log_likelihood[:, 0] * self.model.beta
 
     @property
     def problem(self) -> Problem:
@@ -146,6 +133,12 @@ def kl(log_p: Tensor, log_q: Tensor) -> float:
 def scores(log_guide: Tensor) -> Tensor:
     """grad log q(x) of each response by the S logits of q, `[S, S]`."""
     return torch.eye(len(log_guide), dtype=log_guide.dtype) - log_guide.exp()
+
+
+def gradient_at(log_q: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """Gradient of a function of log q by the logits of q, `[S]`, by autograd."""
+    logits = log_q.clone().requires_grad_()
+    return torch.autograd.grad(value(logits.log_softmax(-1)), logits)[0]
 
 
 def mean_gradient(log_draw: Tensor, log_guide: Tensor, coefficient: Tensor) -> Tensor:

@@ -56,12 +56,12 @@ def reference(world: World) -> str:
 
 
 @cache
-def eight_tokens(seed: int = 2) -> World:
+def eight_tokens() -> World:
     """A random GPT-2 of 8 tokens, 400 responses of at most 3 tokens; beta is 0.25.
 
-    The reward is the share of positions with token 4 or 6. The seed is of the weights.
+    The reward is the share of positions with token 4 or 6.
     """
-    prior = untrained_prior(8, max_new_tokens=3, initializer_range=0.15, seed=seed)
+    prior = untrained_prior(8, max_new_tokens=3, initializer_range=0.15, seed=2)
 
     def share(response: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         return (torch.isin(response, response.new_tensor([4, 6])) & is_token).double().mean(-1)
