@@ -17,11 +17,12 @@ from typing import Annotated
 
 import tyro
 
-from experiments.compare.curves import chart_data, curves, figure_of, metric_names, save_figure
+from experiments.compare.curves import chart_data, curves, figure_of, metric_names
 from experiments.compare.runs import Group, grouped, read_run, short_names
 from experiments.compare.tables import difference_rows, label_lines, notes, number_rows
 from experiments.shared import argument_types as types
 from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.figures import save
 from experiments.shared.run_folder import RunFolder, new_folder
 from experiments.shared.tables import text_table
 
@@ -69,7 +70,8 @@ def write_figures(groups: list[Group], folder: RunFolder, window: int) -> list[d
     labels, charts = [group.label for group in groups], []
     for name in metric_names(groups):
         if drawn := curves(groups, name, window):
-            save_figure(figure_of(drawn, name, labels, window), folder.path / "figures", name)
+            file = folder.path / "figures" / f"{name.replace('/', '_')}.svg"
+            save(figure_of(drawn, name, labels, window), file)
             charts.append(chart_data(drawn, name, labels))
     return charts
 

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.compare.runs import Group, Run
-from experiments.shared.figures import legend_below, looks, new_axes, save, smooth
+from experiments.shared.figures import legend_below, looks, new_axes, smooth
+from experiments.shared.tables import mean_and_error
 
 FIRST = (
     "elbo",
@@ -63,19 +63,11 @@ def curves(groups: Sequence[Group], name: str, window: int) -> list[Curve]:
     drawn = []
     for group in groups:
         runs = [_smoothed(run, name, window) for run in group.by_seed]
-        steps = sorted(set().union(*runs))
-        rows = [[values[step] for values in runs if step in values] for step in steps]
-        mean = np.array([np.mean(row) for row in rows])
-        error = np.array([_standard_error(row) for row in rows])
-        if steps:
+        if steps := sorted(set().union(*runs)):
+            rows = [[{name: values[step]} for values in runs if step in values] for step in steps]
+            mean, error = np.array([mean_and_error(row, name) for row in rows]).T
             drawn.append(Curve(group.label, np.array(steps), mean, error))
     return drawn
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return math.nan
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def _smoothed(run: Run, name: str, window: int) -> dict[int, float]:
@@ -126,8 +118,3 @@ def figure_of(drawn: Sequence[Curve], name: str, labels: Sequence[str], window: 
     axes.set_title(f"{name}, {'mean over seeds ± 2 s.e.' if over_seeds else 'one run each'}")
     legend_below(figure, axes, 1 if max(map(len, labels)) > 24 else 2)
     return figure
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> Path:
-    """Write a figure under the name of its metric."""
-    return save(figure, folder / f"{name.replace('/', '_')}.svg")

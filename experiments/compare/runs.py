@@ -137,7 +137,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for values in relevant for name in values)
     rows = {name: [_relevant(run).get(name) for run in runs] for name in names}
     known = {name: [values[name] for values in relevant if name in values] for name in names}
-    return {name: row for name, row in rows.items() if _differ(known[name])}
+    return {n: row for n, row in rows.items() if any(v != known[n][0] for v in known[n])}
 
 
 def missing_metrics(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -146,10 +146,6 @@ def missing_metrics(runs: Sequence[Run]) -> dict[str, list[str]]:
     every = dict.fromkeys(name for run in with_steps for name in run.metrics[-1])
     lacking = {run.name: [n for n in every if n not in run.metrics[-1]] for run in with_steps}
     return {name: metrics for name, metrics in lacking.items() if metrics}
-
-
-def _differ(values: Sequence[Any]) -> bool:
-    return any(value != values[0] for value in values)
 
 
 def shown(value: Any) -> str:

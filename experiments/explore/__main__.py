@@ -9,10 +9,10 @@ exact numbers from `Enumeration`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from experiments.explore.learned import learned_reviews
 from experiments.explore.world import World, largest_error, modes, reviews
@@ -40,18 +40,13 @@ class Explore(Arguments):
     """Folder of the data."""
 
 
-def script_of(data: Mapping[str, Any]) -> str:
-    """The data of a world as a script, which a page loads without a server."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return f"const DATA = {text};\n"
-
-
 def main(args: Explore) -> list[Finding]:
     args.out.mkdir(parents=True, exist_ok=True)
     rows, findings = {}, []
     for name, world in WORLDS.items():
         data = world().data()
-        text = script_of(data)
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+        text = f"const DATA = {text};\n"  # a script, which a page loads without a server
         (args.out / f"{name}.js").write_text(text, encoding="utf-8")
         size, error = len(text.encode()), largest_error(data)
         rows[f"{name}.js"] = [f"{size / 1000:.1f}", f"{error:.1g}"]

@@ -31,11 +31,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pyro
 import torch
 
-from experiments.roofline.by_hand import ByHand
+from experiments.roofline.by_hand import ByHand, phases
 from experiments.roofline.ceilings import Ceilings, seconds_of
 from experiments.roofline.floors import Work
 from experiments.roofline.networks import load, prompt_of
-from experiments.roofline.phases import phases
 from experiments.shared import argument_types as types
 from experiments.shared.claims import Finding, conclude, within
 from experiments.shared.command_line import Arguments, run_script

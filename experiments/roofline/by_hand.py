@@ -1,4 +1,4 @@
-"""The work of a step, written by hand with torch and transformers: a decode and two scorings."""
+"""The phases of a step by this library, and the same work by hand: a decode and two scorings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,31 @@ from transformers import PreTrainedModel
 from experiments.shared.cost import Step
 from guides import FineTuned, LoRA
 from model import LanguageModel, Prompts
+
+
+def phases(
+    prior: LanguageModel, guide: LoRA | FineTuned, prompts: Prompts, num_responses: int
+) -> dict[str, Step]:
+    """This library's draw, score under the prior, score under the guide with gradient, by name."""
+
+    def draw() -> Tensor:
+        return guide.distribution(prompts).sample((num_responses,))
+
+    response = draw()
+
+    def score() -> None:
+        with torch.no_grad():
+            prior(prompts).log_prob(response)
+
+    def gradient() -> None:
+        guide.distribution(prompts).log_prob(response).sum().backward()
+        guide.zero_grad()
+
+    return {
+        "draw from the guide": draw,
+        "score under the prior": score,
+        "score under the guide, gradient": gradient,
+    }
 
 
 class ByHand:

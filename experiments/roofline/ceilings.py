@@ -51,15 +51,11 @@ def seconds_of(functions: Sequence[Step], device: torch.device, rounds: int) -> 
 
     def step(function: Step) -> None:
         function()
-        _wait(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     steps = {str(i): partial(step, function) for i, function in enumerate(functions)}
     take_turns(steps, 1)
     by_cpu = device.type == "cpu" and torch.get_num_threads() == 1
     times = take_turns(steps, rounds).values()
     return [[cpu if by_cpu else wall for cpu, wall in each] for each in times]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -7,7 +7,6 @@ response ends early, so that all have all their tokens.
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from experiments.shared.refusals import FAULTS, blamed
@@ -53,26 +52,17 @@ def load(
 
     Exits at a name that is neither.
     """
+    options |= {"max_new_tokens": max_new_tokens}
     if name in SHAPES:
-        place = named_device(device), named_dtype(dtype)
-        return random_prior(name, max_new_tokens, *place, **options)
-    options |= {"dtype": dtype, "max_new_tokens": max_new_tokens}
+        config = SHAPES[name]()
+        with named_device(device):
+            network = AutoModelForCausalLM.from_config(config, dtype=named_dtype(dtype))
+        special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<end>")
+        return LanguageModel(network, numbered_words(config.vocab_size, **special), **options)
     with blamed(f"--networks {name}", FAULTS):
-        return load_prior(name, device=device, **options)
+        return load_prior(name, device=device, dtype=dtype, **options)
 
 
 def prompt_of(name: str, num_words: int) -> str:
     """A prompt of words, a token each in the tokenizers of most networks."""
     return " ".join(f"w{i}" if name in SHAPES else "the" for i in range(1, num_words + 1))
-
-
-def random_prior(
-    name: str, max_new_tokens: int, device: torch.device, dtype: torch.dtype, **options: Any
-) -> LanguageModel:
-    """A language model of a shape, with random weights and further options of the class."""
-    config = SHAPES[name]()
-    with device:
-        network = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<end>")
-    tokenizer = numbered_words(config.vocab_size, **special)
-    return LanguageModel(network, tokenizer, max_new_tokens=max_new_tokens, **options)

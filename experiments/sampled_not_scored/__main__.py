@@ -21,8 +21,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from experiments.sampled_not_scored.samplers import AS_SCORED, SAMPLERS, Sampler
-from experiments.sampled_not_scored.tree import Tree, ascend
+from experiments.sampled_not_scored.tree import AS_SCORED, SAMPLERS, Sampler, Tree, ascend
 from experiments.shared.argument_types import Count, Positive, count
 from experiments.shared.claims import ClaimArguments, Finding, conclude, within
 from experiments.shared.command_line import run_script

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,7 +14,7 @@ from experiments.shared.command_line import Arguments
 from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_choices
 from experiments.steer.config import configured
 from experiments.steer.durations import seconds_of
-from experiments.steer.guide_options import GuideOptions, options_of
+from experiments.steer.guide_options import GuideOptions
 from experiments.steer.resuming import read_record, restored
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
@@ -267,7 +267,7 @@ class Steer(Arguments):
     @property
     def guide_options(self) -> dict[str, Any]:
         """Options of the chosen guide; a match before training takes the micro-batch of steps."""
-        options = options_of(self.guide, self.options)
+        options = asdict(self.options).get(self.guide.replace("-", "_"), {})
         if options.get("match_micro_batch", 0) is None:
             options["match_micro_batch"] = self.micro_batch
         return options

@@ -42,11 +42,6 @@ else:
     GuideOptions.__doc__ = "Options of every guide; only the options of the chosen guide count."
 
 
-def options_of(name: str, options: GuideOptions) -> dict[str, Any]:
-    """Options of one guide, by name."""
-    return asdict(options).get(name.replace("-", "_"), {})
-
-
 def check_options(name: str, options: GuideOptions) -> None:
     """Exit if an option is set of a guide that is not chosen."""
     default = asdict(GuideOptions())

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from experiments.sampled_not_scored.__main__ import SampledNotScored, judged, main
-from experiments.sampled_not_scored.samplers import SAMPLERS, top_k, top_p
-from experiments.sampled_not_scored.tree import Tree, ascend
+from experiments.sampled_not_scored.tree import SAMPLERS, Tree, ascend, top_k, top_p
 from inference import Enumeration
 from model import AlignmentModel, TextReward, grammar_prior, vader_sentiment
 
