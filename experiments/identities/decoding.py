@@ -7,15 +7,12 @@ from torch import Tensor
 
 from experiments.identities.findings import DISTINCT, agrees, exact, over_cases, paired
 from experiments.identities.prefixes import next_token, soft_value, token_by_token, twist_of
+from experiments.identities.sampling import log_z_of_runs
 from experiments.identities.targets import THRESHOLD
 from experiments.identities.world import World, cases, kl
 from experiments.shared.claims import Finding, within
-from inference import Estimate, random_state, sequential_monte_carlo
+from inference import Estimate, random_state
 from model import AlignmentModel, TokenReward
-
-RUNS = 200
-"""Number of runs of a sampler behind a mean."""
-
 
 Parts = list[tuple[float, Tensor]]
 """Powers, and logs of distributions `[S]`."""
@@ -145,8 +142,8 @@ def particles(world: World) -> list[Finding]:
     }
     findings = []
     for name, (model, value, log_joint) in runs.items():
-        with random_state.isolated(0):
-            log_z = _log_z(world, model, value)
+        with random_state.isolated(0):  # resampled after every token
+            log_z = log_z_of_runs(world, model, twist_of(world, value), ess_threshold=2.0)
         ratio = (log_z - log_joint.logsumexp(0)).exp()
         findings.append(agrees(f"{name}, mean of Z_hat/Z", Estimate.of_mean(ratio), 1.0))
     nats = world.gap(log_filter)
@@ -162,13 +159,3 @@ def _rewards(world: World, values: Tensor) -> TokenReward:
     return TokenReward(
         lambda response, _: twist(world.prompts, response, num_tokens), world.model.prior
     )
-
-
-def _log_z(world: World, model: AlignmentModel, value: Callable[[int], Tensor]) -> Tensor:
-    """log Z_hat of 16 particles that are resampled after every token, `[RUNS, 1]`, nats."""
-    twist, copies = twist_of(world, value), world.prompts[[0] * RUNS]
-    posterior = sequential_monte_carlo(
-        model, copies, num_samples=16, twist=twist, ess_threshold=2.0
-    )
-    assert posterior.log_z is not None
-    return posterior.log_z[:, None]

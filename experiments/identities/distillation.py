@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.identities.residuals import descend
-from experiments.identities.world import World, kl
+from experiments.identities.world import World
 from experiments.shared.claims import Finding, within
 from guides import GUIDES, Guide
 from inference import random_state
@@ -39,18 +39,15 @@ def _after(world: World, family: str, *, whole: bool) -> float:
         student = GUIDES[family](world.model.prior, world.prompts).double()
         for parameter in student.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
+
+    def left() -> Tensor:
+        log_q = log_guide_at(student, world.prompts, world.truth.support)[:, 0]
+        return (log_q.exp() * (log_q - world.log_prior)).sum()
+
     if whole:
-        minimise(partial(_whole, world, student), student.parameters(), max_steps=STEPS)
-    else:
-        descend(partial(_token_by_token, world, student), student.parameters(), STEPS)
-    with torch.no_grad():
-        return kl(log_guide_at(student, world.prompts, world.truth.support)[:, 0], world.log_prior)
-
-
-def _whole(world: World, student: Guide) -> Tensor:
-    """KL(q || p0), nats."""
-    log_q = log_guide_at(student, world.prompts, world.truth.support)[:, 0]
-    return (log_q.exp() * (log_q - world.log_prior)).sum()
+        return minimise(left, student.parameters(), max_steps=STEPS)
+    descend(partial(_token_by_token, world, student), student.parameters(), STEPS)
+    return left().item()
 
 
 def _token_by_token(world: World, student: Guide) -> Tensor:

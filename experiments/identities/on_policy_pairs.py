@@ -8,13 +8,12 @@ from torch import Tensor
 from experiments.identities.findings import exact
 from experiments.identities.preferences import judged, loss_of
 from experiments.identities.residuals import descend, pairs
+from experiments.identities.training import nats_left
 from experiments.identities.world import World, gradient_at, kl
 from experiments.shared.claims import Finding, within
-from guides import GUIDES, Guide
-from inference import random_state
+from guides import NGram
 from inference.direct_preferences import LIKELIHOODS
 from inference.programs import log_guide_at
-from model.common.minimise import minimise
 
 STEPS = 400
 """Number of steps of a descent."""
@@ -35,7 +34,7 @@ def on_policy_pairs(world: World) -> list[Finding]:
         gradient_at(world.log_posterior, partial(_loss, world, draw)) for draw in draws.values()
     ]
     ends = {name: _descended(world, draw) for name, draw in draws.items()}
-    least = world.gap(_nearest(world))
+    least = nats_left(world, world.prompts)
     excess = {name: world.gap(log_q) - least for name, log_q in ends.items()}
     of_prior = excess.pop("the prior")
     weighed, of_guide = (value / of_prior for value in excess.values())
@@ -58,27 +57,12 @@ def _loss(world: World, draw: Callable[[Tensor], Tensor], log_q: Tensor) -> Tens
     return loss_of(LIKELIHOODS["dpo"], weight / weight.sum(), beta, world.log_ratio, log_q)
 
 
-def _bigrams(world: World) -> tuple[Guide, Callable[[], Tensor]]:
-    """A guide of bigrams, and its log q of all responses, `[S]`."""
-    with random_state.isolated(0):
-        guide = GUIDES["n-gram"](world.model.prior, world.prompts).double()
-    return guide, lambda: log_guide_at(guide, world.prompts, world.truth.support)[:, 0]
-
-
 def _descended(world: World, draw: Callable[[Tensor], Tensor]) -> Tensor:
     """log q of bigrams at the end of a descent of the loss, `[S]`."""
-    guide, log_q = _bigrams(world)
+    guide = NGram(world.model.prior).double()
+
+    def log_q() -> Tensor:
+        return log_guide_at(guide, world.prompts, world.truth.support)[:, 0]
+
     descend(lambda: _loss(world, draw, log_q()), guide.parameters(), STEPS)
-    return log_q().detach()
-
-
-def _nearest(world: World) -> Tensor:
-    """log q of bigrams at the least KL(q || p*), `[S]`."""
-    guide, log_q = _bigrams(world)
-
-    def distance() -> Tensor:
-        log_guide = log_q()
-        return log_guide.exp() @ (log_guide - world.log_posterior)
-
-    minimise(distance, guide.parameters(), max_steps=300)
     return log_q().detach()

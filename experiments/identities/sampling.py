@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from inference.importance_weights import pareto_k
 from inference.samplers.log_z_bounds import log_z_bounds
 from inference.samplers.quasi_rejection import quasi_rejection
 from inference.samplers.twist import Twist
-from model import AlignmentModel, Prompts, TokenReward
+from model import AlignmentModel, Prompts
 
 RUNS = 200
 """Number of runs of a sampler behind a mean."""
@@ -90,8 +91,10 @@ def steering(world: World) -> list[Finding]:
     log_weight = (world.log_prior - log_masked)[is_good]
     error = (log_masked[is_good] + log_weight).logsumexp(0) - log_z
     good, masked = log_given[is_good], log_masked[is_good]
+    allowed = Allowed()
+    model = AlignmentModel(world.model.prior, {}, 1.0, factors={"allowed": allowed})
     with random_state.isolated(0):
-        ratio = constrained(world) - log_z
+        ratio = log_z_of_runs(world, model, allowed.twist) - log_z
     return [
         exact("masked decoding, sum over allowed responses - 1", masked.logsumexp(0)),
         within("masked decoding, KL(p* || q), nats", kl(good, masked), above=DISTINCT),
@@ -114,13 +117,10 @@ class Allowed:
         return self(prompts, response[..., :t])
 
 
-def constrained(world: World) -> Tensor:
-    """log Z_hat of each run of SMC with the word forbidden, `[RUNS, 1]`."""
-    prior, allowed = world.model.prior, Allowed()
-    nothing = TokenReward(lambda response, _: response[..., 0] * 0.0, prior)
-    model = AlignmentModel(prior, nothing, 1.0, factors={"allowed": allowed})
+def log_z_of_runs(world: World, model: AlignmentModel, twist: Twist, **options: Any) -> Tensor:
+    """log Z_hat of each run of SMC with 16 particles, `[RUNS, 1]`, nats."""
     copies = world.prompts[[0] * RUNS]
-    posterior = sequential_monte_carlo(model, copies, num_samples=16, twist=allowed.twist)
+    posterior = sequential_monte_carlo(model, copies, num_samples=16, twist=twist, **options)
     assert posterior.log_z is not None
     return posterior.log_z[:, None]
 
