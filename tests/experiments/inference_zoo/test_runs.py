@@ -1,7 +1,6 @@
 """Runs of the inference zoo: every algorithm, measurements and refusals."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -56,12 +55,7 @@ def test_training_a_proposal_is_on_the_budget():
 
 
 def test_refusals_are_results():
-    result = run(Job("eight-tokens", "best-of-n", 1, 64, 0))
-    assert not result.note
-    world = eight_tokens()
-    broken = replace(Job("eight-tokens", "metropolis-hastings", 1, 64, 0), num_steps=0)
-    assert "num_samples" in run(broken).note
-    assert world.truth is not None
+    assert "num_samples" in run(Job("eight-tokens", "metropolis-hastings", 0, 64, 0)).note
 
 
 def test_all_weighted_responses_have_the_probabilities_of_the_posterior():

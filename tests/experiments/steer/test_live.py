@@ -11,13 +11,7 @@ from experiments.shared.metrics_file import read_metrics
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.live import page
-from experiments.steer.live.page import LivePage
-from experiments.steer.views import RunSoFar
-from guides import FineTuned
-from inference import Estimate, sample_prior
-from model import AlignmentModel
 from model.common import files
-from model.rewards.tokens import TokenReward
 from tests.experiments.steer.small import SHORT, ended_early, untimed
 
 
@@ -30,23 +24,6 @@ def version_of(folder):
 def args(grammar_folder, tmp_path):
     prompts = ("the film was", "the")
     return replace(SHORT, prior=str(grammar_folder), prompts=prompts, out=tmp_path, watch=True)
-
-
-@pytest.fixture
-def model(prior):
-    return AlignmentModel(prior, TokenReward(reward_of, prior), beta=0.5)
-
-
-def reward_of(response, is_word):
-    """Different for most responses."""
-    return (response * is_word).sum(-1).double() / 10
-
-
-@pytest.fixture
-def each_step(monkeypatch):
-    """A version of the page, and samples, at each step."""
-    monkeypatch.setattr(page, "PERIOD", 0.0)
-    monkeypatch.setattr(page, "SHARE", math.inf)
 
 
 @pytest.mark.usefixtures("each_step")
@@ -68,8 +45,8 @@ def test_a_watched_run_is_the_same_run(args):
     assert all(text.startswith("the ") for text, _ in version["samples"])
 
 
-def test_the_frontier_is_that_of_the_posteriors(model, prompts):
-    sample = sample_prior(model, prompts, 820)
+def test_the_frontier_is_that_of_the_posteriors(live):
+    sample, model = live.run.prior_sample, live.run.model
     *points, own = page.frontier(sample, model)
     kl, mean = sample.frontier([1.0])[0]
     assert own == (kl, model.beta * mean, True)
@@ -80,14 +57,6 @@ def test_an_interrupted_run_says_so(args):
     folder, _ = ended_early(args)
     assert version_of(folder)["state"] == "interrupted"
     assert version_of(folder)["warnings"][0].endswith("draws of the prior effective, fewer than 30")
-
-
-@pytest.fixture
-def live(model, prompts, tmp_path):
-    """A page of 1,000 steps without samples."""
-    sample = sample_prior(model, prompts, 40)
-    arguments = ("A <run>", model, FineTuned(model.prior), prompts, sample, Estimate(0.5, 0.1))
-    return LivePage(RunSoFar(RunFolder(tmp_path), *arguments), {"num_steps": 1000})
 
 
 def test_a_long_run_keeps_few_points_of_the_whole_run(live, tmp_path):

@@ -4,17 +4,9 @@ import math
 
 import pytest
 
-from experiments.shared.run_folder import RunFolder
-from experiments.steer.live import page as live_page
-from experiments.steer.live.page import LivePage
-from experiments.steer.views import RunSoFar
-from guides import FineTuned
-from inference import Estimate, sample_prior
-from model import AlignmentModel
-from model.rewards.tokens import TokenReward
 from tests.experiments.browser import OpenFile
 
-TITLE = "A <run>"
+pytestmark = pytest.mark.usefixtures("each_step")
 MOST_LOOKS = 10_000
 AGAIN = 1000
 """Milliseconds of the page's clock between two looks at the run."""
@@ -40,23 +32,6 @@ class OpenLivePage(OpenFile):
 
 
 @pytest.fixture
-def live(prior, prompts, tmp_path, monkeypatch):
-    """A live view of 10 steps that writes a version, and samples, at each step."""
-    monkeypatch.setattr(live_page, "PERIOD", 0.0)
-    monkeypatch.setattr(live_page, "SHARE", math.inf)
-    model = AlignmentModel(prior, TokenReward(first_token, prior), beta=0.5)
-    sample = sample_prior(model, prompts, 820)
-    guide, before = FineTuned(prior), Estimate(0.5, 0.1)
-    run = RunSoFar(RunFolder(tmp_path), TITLE, model, guide, prompts, sample, before)
-    return LivePage(run, {"num_steps": 10})
-
-
-def first_token(response, is_word):
-    """A tenth of the id of the first token."""
-    return response[..., 0].double() / 10
-
-
-@pytest.fixture
 def open_live(chromium, live, tmp_path):
     """Function that opens the page in a window of a width and a colour scheme."""
     contexts = []
@@ -78,7 +53,7 @@ def step_of(number, **other):
 
 def test_page_follows_the_run_to_its_end(open_live, live):
     page = open_live()
-    assert page.tab.title() == TITLE
+    assert page.tab.title() == "A <run>"
     page.read("The first step is on its way.")
     for number in range(1, 6):
         live(step_of(number))
