@@ -106,16 +106,9 @@ def measure(job: Job) -> tuple[float, float]:
         times.append(time.process_time())
 
     forget_peak()
-    fit(
-        model,
-        guide,
-        prompts,
-        num_steps=2,
-        objective=LeaveOneOut_ELBO(job.particles),
-        micro_batch=job.micro_batch or None,
-        on_step=on_step,
-        progress=False,
-    )
+    how: dict[str, Any] = {"micro_batch": job.micro_batch or None, "progress": False}
+    objective = LeaveOneOut_ELBO(job.particles)
+    fit(model, guide, prompts, num_steps=2, objective=objective, on_step=on_step, **how)
     return peak_memory(), times[1] - times[0]
 
 

@@ -12,13 +12,8 @@ from experiments.shared.figures import legend_below, looks, new_axes, smooth
 from experiments.shared.tables import mean_and_error
 
 FIRST = (
-    "elbo",
-    "reward",
-    "kl",
-    "entropy",
-    "reward_std",
-    "completions/mean_length",
-    "completions/clipped_ratio",
+    *("elbo", "reward", "kl", "entropy", "reward_std"),
+    *("completions/mean_length", "completions/clipped_ratio"),
 )
 """Metrics whose charts come first, in this order."""
 NO_CURVE = {"step", "num_responses"}

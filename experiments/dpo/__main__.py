@@ -66,16 +66,10 @@ def from_file(path: str, args: DPO) -> list[Finding]:
         raise SystemExit(f"--guide {args.guide} has nothing to train")
     with random_state.isolated(0):
         study = Study.of(path, args.prior, args.max_new_tokens, args.held_out, args.beta)
-        rows = compare(
-            study,
-            args.guide,
-            steps=args.steps,
-            pairs=args.pairs,
-            rate=args.learning_rate,
-            samples=args.samples,
-        )
-    sizes = f"{len(study.train)} preferences, {len(study.held_out)} held out"
-    print(table_of(f"{path}: {sizes}, beta {args.beta:g}", rows))
+        sizes = {"steps": args.steps, "pairs": args.pairs, "samples": args.samples}
+        rows = compare(study, args.guide, rate=args.learning_rate, **sizes)
+    counts = f"{len(study.train)} preferences, {len(study.held_out)} held out"
+    print(table_of(f"{path}: {counts}, beta {args.beta:g}", rows))
     return []
 
 

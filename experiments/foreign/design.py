@@ -31,12 +31,8 @@ class Cell(NamedTuple):
 
 FACTORS: dict[str, Sequence[str]] = {
     "prior": (
-        "film-reviews-0.7",
-        "film-reviews-1",
-        "stories260k",
-        "random-gpt2",
-        "random-llama",
-        "smollm2",
+        *("film-reviews-0.7", "film-reviews-1", "stories260k"),
+        *("random-gpt2", "random-llama", "smollm2"),
     ),
     "length": ("12", "24", "48"),
     "beta": ("0.05", "0.1", "0.2", "0.5"),

@@ -8,7 +8,7 @@ The minimum is the family's approximation gap (Cremer et al. 2018, arXiv 1801.03
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,12 +79,8 @@ def family_optimum(
 
 def descend(truth: Enumeration, guide: Guide, direction: Direction, max_iter: int) -> float:
     """Train a guide in place on the exact KL. Returns the KL that is left, nats."""
-    kl = minimise(
-        partial(exact_kl, truth, guide, direction),
-        guide.trained().values(),
-        max_steps=max_iter,
-        tolerance_change=1e-10,
-        history_size=50,
-    )
+    distance, parameters = partial(exact_kl, truth, guide, direction), guide.trained().values()
+    how: dict[str, Any] = {"tolerance_change": 1e-10, "history_size": 50}
+    kl = minimise(distance, parameters, max_steps=max_iter, **how)
     guide.zero_grad()
     return kl

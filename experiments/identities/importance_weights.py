@@ -143,11 +143,10 @@ def engine_weights(world: World) -> list[Finding]:
     """
     draws, at_posterior = Draws(world, world.log_guide), Draws(world, world.log_posterior)
     nats = kl(world.log_guide, world.log_prior)
+    constant: Weight = partial(Draws.weights, name="constant", clip=(0.0, CAP - 1))
     limited: dict[str, Weight] = {
         "tokens": partial(Draws.weights, name="token", clip=None),
-        f"tokens truncated at {CAP:g}": partial(
-            Draws.weights, name="constant", clip=(0.0, CAP - 1)
-        ),
+        f"tokens truncated at {CAP:g}": constant,
         f"responses truncated at {CAP:g}": truncated,
         f"responses masked at {CAP:g}": masked,
     }

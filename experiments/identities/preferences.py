@@ -127,15 +127,8 @@ def efficient(world: World) -> list[Finding]:
         log_label = torch.stack([wins, wins.T]).log()
         return (weight * (log_own.exp() * (log_own - log_label)).sum(0)).sum()
 
-    nats = [
-        world.gap(log_guide)
-        for log_guide in (
-            minimum(loss, world),
-            optimum(world, exo(0.1), wins, beta),
-            optimum(world, exo(math.exp(-10)), wins, beta),
-            world.log_prior,
-        )
-    ]
+    of_labels = (optimum(world, exo(flip), wins, beta) for flip in (0.1, math.exp(-10)))
+    nats = [world.gap(log) for log in (minimum(loss, world), *of_labels, world.log_prior)]
     subject = "KL(optimum || p*), nats"
     sure = f"labels 1 - e and e, e = exp(-10), {subject} (the prior's: {nats[3]:.2g})"
     return [

@@ -36,14 +36,8 @@ def bounds(_: World) -> list[Finding]:
             slack = max(slack, gap)
             wins.append(best_of_n_win_rate(prob, cdf, left, n).item() - best_of_n_win_rate_bound(n))
         name = f"{levels:,} equally likely rewards, n to {max(SIZES)}"
-        findings.append(
-            within(
-                f"{name}, largest excess over both bounds",
-                largest(excess),
-                largest(wins),
-                below=1e-12,
-            )
-        )
+        both = f"{name}, largest excess over both bounds"
+        findings.append(within(both, largest(excess), largest(wins), below=1e-12))
         limits = {"above": 0.5} if levels == 10 else {"below": 0.01}
         findings.append(within(f"{name}, slack of the KL, nats", slack, **limits))
     return findings

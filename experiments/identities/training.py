@@ -24,15 +24,8 @@ def left(name: str, steps: int) -> list[float]:
     """KL(q || p*) after some steps, nats, in each of some worlds."""
     nats = []
     for seed, world in enumerate(cases(SEEDS, priors=True)):
-        guide = FineTuned(world.model.prior)
-        train(
-            guide,
-            world.model,
-            world.prompts,
-            OBJECTIVES[name](num_particles=BATCH),
-            steps,
-            seed=seed,
-        )
+        guide, objective = FineTuned(world.model.prior), OBJECTIVES[name](num_particles=BATCH)
+        train(guide, world.model, world.prompts, objective, steps, seed=seed)
         nats.append(world.truth.kl_guide_posterior(guide).mean().item())
     return nats
 

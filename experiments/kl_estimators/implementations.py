@@ -59,11 +59,6 @@ def times_ratio(k: Estimator) -> Estimator:
     return lambda log_ratio: (log_ratio - log_ratio.detach()).exp() * k(log_ratio)
 
 
-def upside_down(log_ratio: Tensor) -> Tensor:
-    """k3 with q/p0 in place of p0/q."""
-    return k3(-log_ratio)
-
-
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "k1 in the reward, returns-to-go (RLHF's PPO)": in_reward(k1),
     "k1 in the reward, its own token only": in_own_reward(k1),
@@ -75,7 +70,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "k3 in the reward, returns-to-go": in_reward(k3),
     "k3+ as a loss, token by token": as_loss(k3_plus),
     "k3 times the ratio, token by token (TRL)": as_loss(times_ratio(k3)),
-    "k3 upside down as a loss, whole response": of_response(upside_down),
+    "k3 upside down as a loss, whole response": of_response(lambda log_ratio: k3(-log_ratio)),
 }
 """Implementations by name, with draws of the guide."""
 
@@ -90,30 +85,10 @@ OFF_POLICY = {
 """Implementations that are measured with draws of an older guide."""
 
 
-def uncorrected(log_ratio: Tensor) -> Tensor:
-    """No correction: weights of 1."""
-    return log_ratio * 0.0
-
-
-def of_token(log_ratio: Tensor) -> Tensor:
-    """Ratio of each token."""
-    return log_ratio
-
-
-def of_prefix(log_ratio: Tensor) -> Tensor:
-    """Ratio of the response up to each token."""
-    return log_ratio.cumsum(-1)
-
-
-def of_whole(log_ratio: Tensor) -> Tensor:
-    """Ratio of the whole response, for every token."""
-    return log_ratio.sum(-1, keepdim=True).expand_as(log_ratio)
-
-
 CORRECTIONS: dict[str, Estimator] = {
-    "no correction": uncorrected,
-    "ratio of the token": of_token,
-    "ratio of the prefix": of_prefix,
-    "ratio of the response": of_whole,
+    "no correction": lambda log_ratio: log_ratio * 0.0,
+    "ratio of the token": lambda log_ratio: log_ratio,
+    "ratio of the prefix": lambda log_ratio: log_ratio.cumsum(-1),
+    "ratio of the response": lambda log_ratio: log_ratio.sum(-1, keepdim=True).expand_as(log_ratio),
 }
 """log of the weight of each token's term, from log q - log a for the sampler a, by name."""

@@ -29,6 +29,7 @@ Held-out preferences test the reward, RUN/reward keeps the reward, and a guide i
 """
 
 from dataclasses import replace
+from typing import Any
 
 from experiments.rlhf.learning import Study
 from experiments.rlhf.options import RLHF
@@ -93,19 +94,11 @@ def tune_guide(
     """Tune a guide on the learned reward and save it. Returns the table of its measurement."""
     model = uncertain_model(prior, study.posterior, args.aggregation, args.beta)
     guide = GUIDES[args.guide](prior, prompts)
-    fitted = fit(
-        model,
-        guide,
-        prompts,
-        num_steps=args.steps,
-        objective=LeaveOneOut_ELBO(args.particles),
-        learning_rate=args.learning_rate,
-        clip_norm=None if args.learning_rate is None else 1.0,
-        prompts_per_step=4,
-        seed=args.seed,
-        on_step=folder.append_metrics,
-        progress=False,
-    )
+    clip_norm = None if args.learning_rate is None else 1.0
+    how: dict[str, Any] = {"learning_rate": args.learning_rate, "clip_norm": clip_norm}
+    how |= {"num_steps": args.steps, "prompts_per_step": 4, "seed": args.seed, "progress": False}
+    how |= {"objective": LeaveOneOut_ELBO(args.particles), "on_step": folder.append_metrics}
+    fitted = fit(model, guide, prompts, **how)
     card = model_card(args)
     save_guide(folder.guide, guide, args.guide, {}, prompts, card, temperature=prior.temperature)
     title = (

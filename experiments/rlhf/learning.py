@@ -42,17 +42,11 @@ def learn(
 ) -> tuple[BradleyTerry, RewardPosterior]:
     """Infer the posterior of the reward."""
     with blamed(f"--inference {args.inference} with --head {args.head}"):
-        return REWARD_INFERENCE[args.inference].from_preferences(
-            train,
-            features,
-            head=HEADS[args.head],
-            num_components=args.components,
-            prior_scale=args.prior_scale,
-            flip=args.flip,
-            tie_strength=args.tie_strength,
-            num_samples=args.reward_samples,
-            seed=seed,
-        )
+        names = ("prior_scale", "flip", "tie_strength")
+        options: dict[str, Any] = {name: getattr(args, name) for name in names}
+        options |= {"num_components": args.components, "num_samples": args.reward_samples}
+        infer = REWARD_INFERENCE[args.inference].from_preferences
+        return infer(train, features, head=HEADS[args.head], seed=seed, **options)
 
 
 def check_inference(args: RLHF, features: StandardisedFeatures, train: Sequence[Preference]) -> str:

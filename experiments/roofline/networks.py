@@ -24,16 +24,9 @@ def _gpt2(vocab: int, layers: int, width: int, heads: int) -> PreTrainedConfig:
 def _llama(
     vocab: int, layers: int, width: int, heads: int, kv_heads: int, inner: int
 ) -> PreTrainedConfig:
-    return LlamaConfig(
-        vocab_size=vocab,
-        num_hidden_layers=layers,
-        hidden_size=width,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        intermediate_size=inner,
-        tie_word_embeddings=True,
-        **SPECIAL,
-    )
+    sizes = {"vocab_size": vocab, "num_hidden_layers": layers, "hidden_size": width}
+    sizes |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    return LlamaConfig(**sizes, intermediate_size=inner, tie_word_embeddings=True, **SPECIAL)
 
 
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {

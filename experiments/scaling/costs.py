@@ -118,11 +118,10 @@ class Step:
             "copy of the best step": 4 * self.trained / held,
         }
         draw = {"draw: gathered": for_draw, "draw: keys and values": self.own * tokens * net.cache}
+        held_responses = min(self.micro_batch, self.own) * tokens * activations
         score = {
             "score: two layers gathered": pair,
-            "score: activations of a micro-batch": min(self.micro_batch, self.own)
-            * tokens
-            * activations,
+            "score: activations of a micro-batch": held_responses,
         }
         peak = sum(lasting.values()) + max(sum(draw.values()), sum(score.values()))
         return lasting | draw | score | {"peak": peak}

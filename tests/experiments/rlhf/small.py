@@ -6,21 +6,10 @@ from experiments.rlhf.options import RLHF
 from model import vader_sentiment
 from model.preferences import Preference
 
-SMALL = RLHF(
-    num_preferences=(20, 60),
-    seeds=2,
-    draws=200,
-    min_effective=10,
-    betas=12,
-    components=8,
-    reward_samples=8,
-    simulations=10,
-    steps=2,
-    particles=4,
-    samples=16,
-    max_new_tokens=4,
-    threads=1,
-)
+STUDY = {"num_preferences": (20, 60), "seeds": 2, "draws": 200, "min_effective": 10, "betas": 12}
+REWARD = {"components": 8, "reward_samples": 8, "simulations": 10}
+FIT = {"steps": 2, "particles": 4, "samples": 16, "max_new_tokens": 4, "threads": 1}
+SMALL = RLHF(**STUDY, **REWARD, **FIT)
 
 
 def gold(texts):
