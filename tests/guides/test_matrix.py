@@ -286,7 +286,7 @@ def test_trains_by_every_kind_of_objective(name, objective, prior, prompts):
     before = copy.deepcopy(guide.trained())
 
     def train():
-        options = {"objective": OBJECTIVES[objective](num_particles=4), "progress": False}
+        options = {"objective": OBJECTIVES[objective](num_particles=16), "progress": False}
         options |= {"optimizer": FusedOptimizer(options={"lr": 1e-2})}
         return fit(model, guide, prompts, num_steps=3, **options)
 

@@ -85,7 +85,8 @@ def test_levels_are_spread_up_to_the_next_and_other_weights_stay():
 @pytest.mark.parametrize("worst", [0, 1])
 def test_quality_is_of_the_worst_prompt(worst):
     """The smallest effective sample size and the largest Pareto k."""
-    log_weight = torch.rand(400, 2, dtype=torch.float64)
+    quantiles = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    log_weight = torch.stack([quantiles, quantiles], 1)
     log_weight[:, worst] *= 9.0
     alone = effective_sample_size(log_weight)
     assert alone[worst] < alone[1 - worst]

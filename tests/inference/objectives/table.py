@@ -139,22 +139,34 @@ def gradient(objective, model, guide, prompts, response) -> tuple[float, Tensor]
     return loss, torch.cat([grad.flatten() for grad in none])
 
 
-def mean_gradient(make, model, guide, prompts, num_particles: int, proposal=None) -> Tensor:
-    """E[gradient] over all draws of `num_particles` responses to one prompt: a finite sum.
+def all_gradients(make, model, guide, prompts, num_particles: int, proposal=None):
+    """Probability and gradient of each draw of `num_particles` responses to one prompt.
 
     The draws are from the guide or a proposal.
     """
     truth = Enumeration(model, prompts)
     prob = truth.log_guide(guide if proposal is None else proposal).exp()[:, 0]
-    total = torch.zeros(())
+    probs, gradients = [], []
     for drawn in itertools.combinations_with_replacement(range(len(prob)), num_particles):
         counts = torch.tensor(drawn).bincount()
         ways = math.factorial(num_particles) / math.prod(
             math.factorial(count) for count in counts.tolist()
         )
-        part = gradient(make(), model, guide, prompts, truth.support[list(drawn)])[1]
-        total = total + ways * prob[list(drawn)].prod() * part
-    return total
+        probs.append(ways * prob[list(drawn)].prod())
+        gradients.append(gradient(make(), model, guide, prompts, truth.support[list(drawn)])[1])
+    return torch.stack(probs), torch.stack(gradients)
+
+
+def mean_gradient(*args, **options) -> Tensor:
+    """E[gradient] over all draws: a finite sum."""
+    prob, gradients = all_gradients(*args, **options)
+    return prob @ gradients
+
+
+def gradient_variance(*args, **options) -> float:
+    """E ||gradient - E[gradient]||^2 over all draws."""
+    prob, gradients = all_gradients(*args, **options)
+    return (prob @ (gradients - prob @ gradients).square().sum(1)).item()
 
 
 def autograd(value: Tensor, guide: Guide) -> Tensor:

@@ -294,7 +294,7 @@ def test_differentiable_loss_has_the_same_value_gradient_and_metrics(name):
     for differentiable in (False, True):
         pyro.set_rng_seed(0)
         guide.zero_grad()
-        objective = OBJECTIVES[name](num_particles=4)
+        objective = OBJECTIVES[name](num_particles=16)
         with pyro.get_param_store().scope():
             if differentiable:
                 loss = objective.differentiable_loss(model, guide, TWO)

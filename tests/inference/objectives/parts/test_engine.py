@@ -126,7 +126,7 @@ LIMITS = [name for name in SURROGATES if name != "tapered"]  # whose weight is 1
 def test_a_response_that_the_guide_cannot_draw_is_the_limit_of_a_rare_one(objective, options, seed):
     response = torch.tensor([[[2, 1]], [[1, 2]], [[2, 2]], [[0, 0]]])
     numbers = []
-    for log_prob in (-60.0, -math.inf):
+    for log_prob in (-200.0, -math.inf):  # exp(-200) also where a covariance has log q as factor
         guide = Table(seed + 1)
         with torch.no_grad():
             guide.first[:, 2] = log_prob
