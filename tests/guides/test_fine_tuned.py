@@ -109,5 +109,3 @@ def test_subsets_that_are_not_there():
     match = "num_layers is 3, expected between 1 and the network's 2 blocks"
     with pytest.raises(ValueError, match=match):
         FineTuned(prior, subset="last-layers", num_layers=3)
-    with pytest.raises(ValueError, match="subset is 'heads', expected one of: all, last-layers"):
-        FineTuned(prior, subset="heads")

@@ -149,8 +149,6 @@ def test_too_large_a_table_is_refused():
         Tabular(prior, prior.encode(["a"]))
     with pytest.raises(ValueError, match="n is 12, with 5 token ids a table of"):
         NGram(prior, n=12)
-    with pytest.raises(ValueError, match="n is 0, expected a whole number of at least 1"):
-        NGram(prior, n=0)
 
 
 def test_uniform_at_the_start(prior):

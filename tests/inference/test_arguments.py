@@ -23,6 +23,7 @@ from inference import (
     RewardToGo_ELBO,
     SquaredResidual,
     anneal,
+    cosine,
     diagnose,
     entropy,
     fit,
@@ -317,6 +318,7 @@ CALLS: dict[str, Call] = {
         {},
         {"constructor": [3, "x"], "schedule": [3, "x"], "options": [3, "x"]},
     ),
+    "cosine": (cosine, {"num_steps": 10}, {"warmup": [*COUNT[1:], 11]}),
     "fit_preferences": (
         fit_preferences,
         {

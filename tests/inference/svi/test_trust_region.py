@@ -399,7 +399,9 @@ REFUSED = {
     "step_kl": {"step_kl": 0.0},
     "step_kl and learning_rate are given": {"step_kl": 0.1, "learning_rate": 1e-3},
     "step_kl and clip_norm are given": {"step_kl": 0.1, "clip_norm": 1.0},
-    "both optimizer and step_kl are given": {"step_kl": 0.1, "optimizer": TrustRegion()},
+} | {
+    f"^both optimizer and {name} are given": {name: 0.1, "optimizer": TrustRegion()}
+    for name in ("step_kl", "learning_rate", "clip_norm")
 }
 
 
