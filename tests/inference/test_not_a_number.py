@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import pytest
@@ -41,6 +41,7 @@ from model import (
     Comparisons,
     ImpossibleResponseError,
     LikelihoodError,
+    ResponseDistribution,
     TokenReward,
 )
 from model.preferences import LinearHead
@@ -87,10 +88,8 @@ EXACT = [
 ]
 SAMPLERS = {
     "importance": importance_sampling,
-    "rejection": lambda *args, **options: rejection_sampling(*args, log_bound=50.0, **options),
-    "metropolis-hastings": lambda *args, **options: metropolis_hastings(
-        *args, num_chains=4, **options
-    ),
+    "rejection": partial(rejection_sampling, log_bound=50.0),
+    "metropolis-hastings": partial(metropolis_hastings, num_chains=4),
     "smc": sequential_monte_carlo,
     "annealed-smc": annealed_smc,
 }
@@ -138,26 +137,15 @@ def test_nan_where_the_guide_never_goes_is_met_where_the_posterior_does(
     with torch.no_grad():
         guide.table[:, 0, 7] = -1e4  # never begins with `good`
         guide.table[:, 1 + guide.word[7]] = NAN
+    options = {"num_samples": 64, "num_prior_draws": 2000, "log_likelihood_bound": 1 / 0.3}
     with pytest.raises(NotANumberError, match="the guide Tabular has log-probability nan"):
-        diagnose(
-            model,
-            guide,
-            prompts,
-            num_samples=64,
-            num_prior_draws=2000,
-            log_likelihood_bound=1 / 0.3,
-        )
+        diagnose(model, guide, prompts, **options)
 
 
 def test_a_guide_of_nan_bounds_nothing(truth, model, prompts, of_nan):
+    mode = truth.support[truth.log_posterior[:, 0].argmax()]
     with pytest.raises(FloatingPointError, match="NaN"):
-        log_z_bounds(
-            model,
-            prompts,
-            truth.support[truth.log_posterior[:, 0].argmax()],
-            guide=of_nan[0],
-            num_samples=4,
-        )
+        log_z_bounds(model, prompts, mode, guide=of_nan[0], num_samples=4)
 
 
 def test_a_prior_of_nan_is_an_error(small_prior, prompts, model):
@@ -165,49 +153,41 @@ def test_a_prior_of_nan_is_an_error(small_prior, prompts, model):
     nan = AlignmentModel(spoilt(tuned, next(iter(tuned.trained()))).language_model, {}, 1.0)
     with pytest.raises(NotANumberError, match="the model AlignmentModel has log-probability nan"):
         joint_at(nan, prompts, small_prior(prompts).enumerate_support())
+    guide = AlignmentModel(small_prior, {}, beta=1.0)
     with pytest.raises(FloatingPointError, match="NaN"):
-        importance_sampling(nan, prompts, guide=small_prior_as_guide(small_prior), num_samples=8)
-
-
-def small_prior_as_guide(prior):
-    return AlignmentModel(prior, {}, beta=1.0)
+        importance_sampling(nan, prompts, guide=guide, num_samples=8)
 
 
 def test_a_guide_over_other_responses_is_not_normalised_here(truth, small_prior, prompts):
     """Guide that ends after one token, but the truth lists two: some mass is on other rows."""
     for mass in (0.5, 0.96, 0.998):
-        guide = lambda prompts: Scaled(small_prior, mass)(prompts)  # noqa: B023, E731
         with pytest.raises(NotNormalisedError, match=f"sum to {mass}, expected 1"):
-            truth.kl_guide_posterior(guide)
+            truth.kl_guide_posterior(scaled(small_prior, mass))
 
 
 def test_probabilities_in_half_precision_are_divided_by_their_sum(truth, small_prior, prompts):
     """Another batch rounds them differently: a sum within 5% is rounding."""
     half = copy.deepcopy(small_prior).to(torch.bfloat16)
-    log_guide = truth.log_guide(lambda prompts: Scaled(half, 0.96)(prompts))
+    log_guide = truth.log_guide(scaled(half, 0.96))
     assert log_guide.exp().sum(0).sub(1).abs().max() < 1e-9
     with pytest.raises(NotNormalisedError, match="expected 1"):
-        truth.log_guide(lambda prompts: Scaled(half, 0.9)(prompts))
+        truth.log_guide(scaled(half, 0.9))
 
 
-@dataclass
-class Scaled:
+def scaled(prior, mass):
     """A program whose probabilities sum to `mass`."""
 
-    prior: object
-    mass: float
+    class Lower(ResponseDistribution):
+        def log_prob(self, value):
+            return super().log_prob(value) + math.log(mass)
 
-    def __call__(self, prompts):
-        mass = self.mass
-
-        class Lower(type(self.prior(prompts))):
-            def log_prob(self, value):
-                return super().log_prob(value) + math.log(mass)
-
-        distribution = self.prior(prompts)
+    def program(prompts):
+        distribution = prior(prompts)
         distribution.__class__ = Lower
         with pyro.plate("prompts", len(prompts), dim=-1):
             return pyro.sample("response", distribution)
+
+    return program
 
 
 def test_zeros_of_a_guide_have_a_gradient_and_impossible_draws_have_none(
@@ -278,9 +258,8 @@ def test_a_sample_of_the_prior_has_weights_that_are_numbers(odd):
             make()
     with pytest.raises(NotANumberError, match="log_weight is"):
         sample.mean(bad, good)
-    assert sample.mean(good, float64([[1.0], [odd], [1.0]])).value == pytest.approx(
-        1
-    )  # a value of weight 0 may be NaN
+    without_weight = float64([[1.0], [odd], [1.0]])  # a value of weight 0 may be NaN
+    assert sample.mean(good, without_weight).value == pytest.approx(1)
     with pytest.raises(NotANumberError, match="the mean of values is nan"):
         sample.mean(good, float64([[NAN], [0.0], [0.0]]))
     with pytest.raises(NoSupportError, match="-inf for all 3 responses"):

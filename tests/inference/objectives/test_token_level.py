@@ -52,9 +52,8 @@ class TokenSites:
         # after the end, padding with probability 1
         second = pyro.sample("token_2", dist.Categorical(logits=logits))
         if self.reward is not None:
-            pyro.factor(
-                "reward", self.reward(prompts, torch.stack([first, second])[None])[0] / BETA
-            )
+            response = torch.stack([first, second])[None]
+            pyro.factor("reward", self.reward(prompts, response)[0] / BETA)
 
 
 @pytest.mark.parametrize("response", [(0, 0), *itertools.product((1, 2), range(3))])
@@ -64,8 +63,10 @@ def test_reward_to_go_is_tracegraph_with_a_site_per_token(response):
     drawn = torch.tensor(response).view(1, 1, 2)
     loss, ours = gradient(RewardToGo_ELBO(1, baseline="none"), model, guide, ONE, drawn)
     guide.zero_grad()
-    tokens = {"token_1": drawn[0, 0, 0], "token_2": drawn[0, 0, 1]}
-    program = Replayed(TokenSites(guide), tokens)
+    trace = poutine.Trace()  # of given values, though they are still drawn and not observed
+    for name, value in (("token_1", drawn[0, 0, 0]), ("token_2", drawn[0, 0, 1])):
+        trace.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
+    program = poutine.replay(TokenSites(guide), trace=trace)
     with pyro.get_param_store().scope():
         theirs = TraceGraph_ELBO().loss_and_grads(
             TokenSites(model.prior, model.reward), program, ONE
@@ -73,19 +74,6 @@ def test_reward_to_go_is_tracegraph_with_a_site_per_token(response):
     assert loss == pytest.approx(theirs, rel=1e-12)
     expected = torch.cat([p.grad.flatten() for p in guide.parameters()])
     assert torch.allclose(ours, expected, rtol=1e-10, atol=1e-12)
-
-
-class Replayed:
-    """A program whose sites take given values, though they are still drawn and not observed."""
-
-    def __init__(self, program, values):
-        self.program, self.values = program, values
-
-    def __call__(self, *args):
-        trace = poutine.Trace()
-        for name, value in self.values.items():
-            trace.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
-        return poutine.replay(self.program, trace=trace)(*args)
 
 
 def test_values_by_rollouts_give_each_token_its_advantage():
