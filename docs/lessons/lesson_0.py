@@ -74,15 +74,15 @@ def _(beta, score):
 
     world = grammar_world()
     small_reward = TextReward(score, world.prior)
-    log_p0 = world.prior(world.prompts).log_prob(world.support)[:, 0].detach().double()  # [820]
+    log_prior = world.prior(world.prompts).log_prob(world.support)[:, 0].detach().double()  # [820]
     r = small_reward(world.prompts, world.support)[:, 0].double()
-    log_posterior, log_z = posterior(log_p0, r, beta.value)
+    log_posterior, log_z = posterior(log_prior, r, beta.value)
     bars(
         world.texts,
-        {"prior": log_p0.exp(), "posterior": log_posterior.exp()},
+        {"prior": log_prior.exp(), "posterior": log_posterior.exp()},
         f"Bayes' rule on 820 responses: log Z = {log_z:.3f} nats",
     )
-    return log_p0, log_posterior, log_z, r, small_reward, world
+    return log_posterior, log_prior, log_z, r, small_reward, world
 
 
 @app.cell(hide_code=True)
@@ -102,21 +102,25 @@ def _():
 
 
 @app.cell
-def _(beta, log_p0, log_posterior, log_z, r):
-    def elbo(log_q, log_prior, reward, beta):
+def _(beta, log_posterior, log_prior, log_z, r):
+    def elbo(log_guide, log_prior, reward, beta):
         """E_q[log p0 + r / beta - log q], from the numbers of all responses."""
-        return (log_q.exp() * (log_prior + reward / beta - log_q)).sum()
+        return (log_guide.exp() * (log_prior + reward / beta - log_guide)).sum()
 
-    halfway = ((log_p0 + log_posterior) / 2).log_softmax(0)
+    def kl_posterior(log_guide):
+        """KL(q || p*), from the numbers of all responses."""
+        return (log_guide.exp() * (log_guide - log_posterior)).sum()
+
+    halfway = ((log_prior + log_posterior) / 2).log_softmax(0)
     table(
         ["q", "ELBO", "log Z - ELBO", "KL(q || p*)"],
         *(
-            [name, value, log_z - value, (log_q.exp() * (log_q - log_posterior)).sum()]
-            for name, log_q in (("p0", log_p0), ("halfway", halfway), ("p*", log_posterior))
-            for value in [elbo(log_q, log_p0, r, beta.value)]
+            [name, value, log_z - value, kl_posterior(log_guide)]
+            for name, log_guide in (("p0", log_prior), ("halfway", halfway), ("p*", log_posterior))
+            for value in [elbo(log_guide, log_prior, r, beta.value)]
         ),
     )
-    return
+    return (kl_posterior,)
 
 
 @app.cell(hide_code=True)
@@ -139,11 +143,11 @@ def _():
 
 @app.cell
 def _():
-    def rloo(log_q, log_w):
+    def rloo(log_guide, log_weight):
         """Loss whose gradient is an unbiased estimate of -grad ELBO; K draws in front."""
-        log_w = log_w.detach()
-        others = (log_w.sum(0) - log_w) / (len(log_w) - 1)
-        return -((log_w - others) * log_q).mean(0).sum()
+        log_weight = log_weight.detach()
+        others = (log_weight.sum(0) - log_weight) / (len(log_weight) - 1)
+        return -((log_weight - others) * log_guide).mean(0).sum()
 
     return (rloo,)
 
@@ -168,24 +172,24 @@ def _(rloo):
         for _ in range(num_steps):
             q = guide.distribution(prompts)
             draws = q.sample((num_draws,))  # [K, 1, T]
-            log_q = q.log_prob(draws)  # [K, 1], with gradient
+            log_guide = q.log_prob(draws)  # [K, 1], with gradient
             with torch.no_grad():
                 log_joint = prior(prompts).log_prob(draws) + reward(prompts, draws) / beta
-            log_w = log_joint - log_q.detach()
+            log_weight = log_joint - log_guide.detach()
             adam.zero_grad()
-            loss(log_q, log_w).backward()
+            loss(log_guide, log_weight).backward()
             adam.step()
-            elbos.append(log_w.mean().item())
+            elbos.append(log_weight.mean().item())
         return guide, elbos
 
     return (train,)
 
 
 @app.cell
-def _(beta, log_p0, log_posterior, log_z, r, small_reward, train, world):
+def _(beta, kl_posterior, log_prior, log_z, r, small_reward, train, world):
     steps = 80
     guide, elbos = train(world.prior, world.prompts, small_reward, beta.value, steps, rate=1e-3)
-    log_q = guide.distribution(world.prompts).log_prob(world.support)[:, 0].detach().double()
+    log_guide = guide.distribution(world.prompts).log_prob(world.support)[:, 0].detach().double()
     mo.vstack(
         [
             curves(
@@ -198,9 +202,9 @@ def _(beta, log_p0, log_posterior, log_z, r, small_reward, train, world):
             table(
                 ["quantity", "value", "expected output at beta 0.3"],
                 ["log Z, nats", log_z, 0.8409],
-                ["KL(p0 || p*), nats", (log_p0.exp() * (log_p0 - log_posterior)).sum(), 0.8793],
-                ["KL(q || p*), nats", (log_q.exp() * (log_q - log_posterior)).sum(), About(0.02)],
-                ["E_q[r]", (log_q.exp() * r).sum(), About(0.41)],
+                ["KL(p0 || p*), nats", kl_posterior(log_prior), 0.8793],
+                ["KL(q || p*), nats", kl_posterior(log_guide), About(0.02)],
+                ["E_q[r]", (log_guide.exp() * r).sum(), About(0.41)],
             ),
         ]
     )
@@ -332,8 +336,8 @@ def check_forward(answer):
     for some_log_z in (0.0, 2.0):
         logits = torch.tensor([0.25, 0.5, 0.25]).log().requires_grad_()
         some_log_q = logits.log_softmax(0)
-        log_w = some_log_z + target.log() - some_log_q  # as it stands, with gradient
-        loss = number(answer(some_log_q[draws, None], log_w[draws, None]))
+        log_weight = some_log_z + target.log() - some_log_q  # as it stands, with gradient
+        loss = number(answer(some_log_q[draws, None], log_weight[draws, None]))
         assert loss.requires_grad, "the loss has no gradient: a tensor of q"
         loss.backward()
         expected = logits.detach().softmax(0) - target
@@ -344,7 +348,7 @@ def check_forward(answer):
 
 @app.cell
 def _():
-    forward_kl = None  # write: def forward_kl(log_q, log_w): ...
+    forward_kl = None  # write: def forward_kl(log_guide, log_weight): ...
     checked(forward_kl, check_forward)
     return
 

@@ -74,7 +74,10 @@ def _(beta, truth, world):
 
 @app.cell
 def _(log_guides, log_z, result, truth):
-    exact = [(log_q.exp() * (truth.log_joint[:, 0] - log_q)).sum().item() for log_q in log_guides]
+    exact = [
+        (log_guide.exp() * (truth.log_joint[:, 0] - log_guide)).sum().item()
+        for log_guide in log_guides
+    ]
     estimates = [metrics["elbo"] for metrics in result.metrics]
     mo.vstack(
         [
@@ -118,11 +121,11 @@ def _():
 
 @app.cell
 def _(beta, log_guides, log_posterior, log_prior, log_z, reward, step, texts):
-    log_q = log_guides[step.value]
-    q = log_q.exp()
+    log_guide = log_guides[step.value]
+    q = log_guide.exp()
     fit_to_reward = (q * reward).sum() / beta
-    kl_prior = (q * (log_q - log_prior)).sum()
-    kl_posterior = (q * (log_q - log_posterior)).sum()
+    kl_prior = (q * (log_guide - log_prior)).sum()
+    kl_posterior = (q * (log_guide - log_posterior)).sum()
     first = (q * log_prior).sum() + fit_to_reward - torch.xlogy(q, q).sum()
     mo.vstack(
         [
@@ -188,9 +191,9 @@ def _():
 @app.cell(hide_code=True)
 def _(beta, log_guides, log_prior, reward, truth):
     def check_objective(answer):
-        for log_q in (log_guides[0], log_guides[20], truth.log_posterior[:, 0]):
-            elbo = (log_q.exp() * (truth.log_joint[:, 0] - log_q)).sum()
-            value = number(answer(log_q, log_prior, reward, beta))
+        for log_guide in (log_guides[0], log_guides[20], truth.log_posterior[:, 0]):
+            elbo = (log_guide.exp() * (truth.log_joint[:, 0] - log_guide)).sum()
+            value = number(answer(log_guide, log_prior, reward, beta))
             assert near(value, beta * elbo), f"{value:.4f}, expected {beta * elbo:.4f}"
 
     return (check_objective,)

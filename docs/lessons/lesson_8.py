@@ -129,9 +129,9 @@ def _(gold, log_prior, num_comparisons, rewards):
         """KL from the prior, expected gold and expected proxy of the posterior at each beta."""
         points = []
         for beta in betas:
-            log_q = (log_prior + AGGREGATIONS[aggregation](rewards, beta)).log_softmax(0)
-            numbers = (log_q - log_prior, gold, rewards.mean(0))
-            points.append([(log_q.exp() * values).sum().item() for values in numbers])
+            log_posterior = (log_prior + AGGREGATIONS[aggregation](rewards, beta)).log_softmax(0)
+            numbers = (log_posterior - log_prior, gold, rewards.mean(0))
+            points.append([(log_posterior.exp() * values).sum().item() for values in numbers])
         return points
 
     nats, golds, proxies = zip(*frontier("mean"), strict=True)

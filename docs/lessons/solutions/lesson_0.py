@@ -15,24 +15,24 @@ def without_beta(reward_with_kl, beta):
     return reward_with_kl
 
 
-def forward_kl(log_q, log_w):
-    return -(log_w.detach().softmax(0) * log_q).sum()
+def forward_kl(log_guide, log_weight):
+    return -(log_weight.detach().softmax(0) * log_guide).sum()
 
 
-def not_normalised(log_q, log_w):
+def not_normalised(log_guide, log_weight):
     """Wrong: the weights have the mean Z, which scales the gradient."""
-    return -(log_w.detach().exp() * log_q).mean(0).sum()
+    return -(log_weight.detach().exp() * log_guide).mean(0).sum()
 
 
-def with_gradient(log_q, log_w):
+def with_gradient(log_guide, log_weight):
     """Wrong: the weights are numbers; their gradient is no part of E_p*[grad log q]."""
-    return -(log_w.softmax(0) * log_q).sum()
+    return -(log_weight.softmax(0) * log_guide).sum()
 
 
-def weighted_by_log(log_q, log_w):
+def weighted_by_log(log_guide, log_weight):
     """Wrong: log w, less its mean, weighs the gradient of the other direction, KL(q || p*)."""
-    log_w = log_w.detach()
-    return -((log_w - log_w.mean(0)) * log_q).mean(0).sum()
+    log_weight = log_weight.detach()
+    return -((log_weight - log_weight.mean(0)) * log_guide).mean(0).sum()
 
 
 ANSWERS = {"check_weight": weight, "check_forward": forward_kl}
