@@ -5,7 +5,7 @@ shows in the next step, so the step before can be undone too.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import pyro
 import torch
@@ -18,7 +18,8 @@ from inference.programs import Program
 from inference.svi.checkpoint.state import FitState, parameters
 from inference.svi.optimizer.checked import NonFiniteParametersError, check_start
 from model import Prompts
-from model.common.ranks import LostRankError
+from model.common.ranks import LostRankError, in_step
+from model.common.sharded_tensors import is_sharded
 
 
 class NonFiniteGuideError(FloatingPointError):
@@ -58,14 +59,16 @@ class Rollback:
         """
         restore = _snapshot(self._state)
         try:
-            yield
+            with in_step() if _are_sharded() else nullcontext():
+                yield
         except BaseException as error:
             restore()
             for parameter in parameters().values():
                 parameter.grad = None
-            # a trial of the guide is a computation of all ranks
+            # a trial of the guide is a computation of all ranks, and NaN is on all of them
             known = (NonFiniteParametersError, LostRankError)
-            if isinstance(error, Exception) and not isinstance(error, known):
+            is_common = isinstance(error, ArithmeticError) or not _are_sharded()
+            if isinstance(error, Exception) and not isinstance(error, known) and is_common:
                 self._undo_last_if_to_blame(error, prompts)
                 restore()  # the trial of the guide drew random numbers
             raise
@@ -82,6 +85,10 @@ class Rollback:
             f"the guide has no numbers at the parameters of step {self._state.step + 1}, which was "
             f"undone ({error}). Look for a learning rate too high, or a half-precision guide."
         ) from error
+
+
+def _are_sharded() -> bool:
+    return any(map(is_sharded, parameters().values()))
 
 
 def gives_numbers(guide: Program, prompts: Prompts) -> bool:

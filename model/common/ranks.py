@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from traceback import walk_tb
 from typing import Any
 
 import pyro
@@ -94,6 +95,26 @@ def failing_together() -> Iterator[None]:
     failed = [f"rank {r} failed: {reason}" for r, reason in enumerate(all_of("")) if reason]
     if failed:
         raise RankError("; ".join(failed))
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """Context of passes in which all ranks gather layers, as shards do.
+
+    A rank that fails exchanges nothing, since the others would take the message for a layer: its
+    process has to end.
+
+    Raises:
+        LostRankError: if a layer cannot be gathered, because another rank has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+        is_own = isinstance(error, torch.OutOfMemoryError)
+        if not is_own and any(name.startswith("torch.distributed.") for name in modules):
+            raise _lost(error) from error
+        raise
 
 
 def all_of(value: Any) -> list[Any]:
@@ -224,10 +245,14 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostRankError(
-            f"rank {rank()} of {dist.get_world_size()} waited for the other ranks, and one of "
-            f"them has ended or does not answer: look at the messages of the others ({error})"
-        ) from error
+        raise _lost(error) from error
+
+
+def _lost(error: RuntimeError) -> LostRankError:
+    return LostRankError(
+        f"rank {rank()} of {dist.get_world_size()} waited for the other ranks, and one of them has "
+        f"ended or does not answer: look at the messages of the others ({error})"
+    )
 
 
 def _accelerators() -> list[int]:

@@ -65,7 +65,7 @@ class Division:
             The tensors `[K, N, ...]` of the whole grid, on every rank.
 
         Raises:
-            RankError: if the function fails on another rank.
+            RankError: if the function fails on another rank, unless `even`.
         """
         axis, block = self.own_block(num_particles, num_prompts, even=even)
         if axis is None:
@@ -73,7 +73,7 @@ class Division:
                 return function(block)
         sizes = _sizes({"particles": num_particles, "prompts": num_prompts}[axis])
         extra = max(sizes) - sizes[ranks.rank()] if even else 0
-        with ranks.failing_together(), undivided():
+        with ranks.in_step() if even else ranks.failing_together(), undivided():
             results = function(block)
         if axis == "particles":
             return ranks.gather([tensor[extra:] for tensor in results], sizes)

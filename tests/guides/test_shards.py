@@ -1,6 +1,8 @@
 """Shards of guide and prior on two ranks: the fit of one process, saved as by one process."""
 
 import copy
+import itertools
+import os
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,6 +25,7 @@ from model.networks.sharded_modules import gathered
 from model.prior import batch, logits
 from model.prior.division import divided
 from tests.model.tiny import PROMPTS, tiny
+from tests.ranks import started
 
 pytestmark = pytest.mark.on_cpu  # as the processes of `group`
 
@@ -196,6 +199,33 @@ def test_ranks_whose_responses_have_ended_go_on(group):
     for response, log_prob, _ in group.run(lone_draws, sharded=True):
         assert response.equal(expected[0])
         torch.testing.assert_close(log_prob, expected[1], rtol=1e-9, atol=1e-9)
+
+
+def out_of_memory(folder: Path) -> None:
+    """Leave the error of a draw in which one rank runs out of memory, and end the process."""
+    _, _, guide, prompts = world("lora", "gpt2")
+    shard(guide)
+    passes = itertools.count()
+
+    def fail(*_: object) -> None:
+        if not is_first() and next(passes) == 3:
+            raise torch.OutOfMemoryError("out of memory")
+
+    guide.language_model.network.register_forward_pre_hook(fail)
+    try:
+        with divided():
+            guide.distribution(prompts).sample((32,))
+    except RuntimeError as error:
+        (folder / f"{is_first()}").write_text(f"{type(error).__name__}: {error}")
+    os._exit(0)
+
+
+def test_a_rank_that_fails_in_a_pass_of_shards_ends_with_its_own_error(tmp_path):
+    """The others wait for a layer: gloo would end a process that sends something else."""
+    with started(tmp_path) as group, pytest.raises(EOFError):
+        group.run(out_of_memory, tmp_path)
+    assert (tmp_path / "False").read_text() == "OutOfMemoryError: out of memory"
+    assert (tmp_path / "True").read_text().startswith("LostRankError: rank 0 of 2 waited")
 
 
 def num_gathers(*, gather_draws: bool) -> int:
