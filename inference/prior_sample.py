@@ -260,7 +260,7 @@ def sample_prior(
         if isinstance(prior, ResponseDistribution) and prior.space.num_responses <= num_draws:
             return PriorSample.of_enumeration(Enumeration(model, prompts))
     learns = purpose is not None
-    with nullcontext() if learns else random_state.measuring():
+    with nullcontext() if learns else random_state.measuring(prompts.ids.device):
         responses = list(draw_chunks(model, None, prompts, num_draws, chunk=chunk))
         log_prior, sizes = None, [len(part) for part in responses]
         parts = counted("scores of the prior's draws", responses, sizes)

@@ -72,13 +72,13 @@ def isolated(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def measuring() -> Iterator[None]:
-    """Draw from a stream of its own inside the context, which no training shares.
+def measuring(device: torch.device | None = None) -> Iterator[None]:
+    """Draw from a stream of its own inside the context, which no training shares; see `isolated`.
 
     A fit and a measurement under one seed would otherwise see the same draws. The new seed is a
     draw of torch's generator from the upper half of all seeds, where no one chooses a seed by hand.
     """
-    with isolated(2**31 + int(torch.randint(2**31, ()))):
+    with isolated(2**31 + int(torch.randint(2**31, ())), device):
         yield
 
 

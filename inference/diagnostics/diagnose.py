@@ -253,7 +253,7 @@ def _draw(
     model: Program, guide: Program, prompts: Prompts, num_samples: int, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor, Joint]:
     """Draws of the guide `[K, N, T]`, their tokens, and log q and joint `[K, N]`, float64."""
-    with SameResponses() as same, random_state.measuring():
+    with SameResponses() as same, random_state.measuring(prompts.ids.device):
         draws = draw_and_score(model, guide, prompts, num_samples, chunk=chunk)
         responses, log_guides, joints = zip(*draws, strict=True)
     response = torch.cat(responses)

@@ -204,6 +204,11 @@ CALLS: dict[str, Call] = {
         {"accepted": [3, "x", ZERO, ZERO[:3].bool()]},
     ),
     "sample_prior": (sample_prior, {"model": MODEL, "prompts": BOTH, "num_draws": 20}, {}),
+    "sample_prior of draws": (
+        partial(sample_prior, independent=True),
+        {"model": MODEL, "prompts": BOTH, "num_draws": 20},
+        {},
+    ),
     "diagnose": (
         diagnose,
         {"model": MODEL, "guide": GUIDE, "prompts": BOTH, "num_samples": 30, "num_prior_draws": 20},
@@ -300,7 +305,7 @@ CALLS: dict[str, Call] = {
     "quasi_rejection": (
         quasi_rejection,
         {"log_target": QUARTER.log(), "log_proposal": QUARTER.log(), "log_bound": 0.0},
-        {"log_proposal": [QUARTER[:2]]},
+        {"log_proposal": [QUARTER[:2]], "log_target": [QUARTER.log() - torch.inf]},
     ),
     "fit": (fit, {"model": MODEL, "guide": GUIDE, "prompts": BOTH, "num_steps": 1}, {}),
     "fit of responses": (
@@ -356,7 +361,8 @@ CALLS |= {
     for name, sampler in SAMPLERS.items()
     if not sampler.lists_all
 }
-SEEDED = ["fit", "fit_preferences", "anneal", "simulation_based_calibration"]
+SEEDED = ["fit", "fit_preferences", "anneal", "simulation_based_calibration", "diagnose"]
+SEEDED += ["sample_prior of draws"]
 SEEDED += [f"REWARD_INFERENCE[{name}]" for name in REWARD_INFERENCE]
 
 
