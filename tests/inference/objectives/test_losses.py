@@ -27,6 +27,9 @@ from tests.inference.objectives.test_matrix import exact_loss, proposal_state
 from tests.inference.objectives.uses import OURS
 
 NUM = 2_000
+COUPLED = {"dapo", "reinforce++", "gauss-newton"}
+"""Objectives with a number of all prompts; and with random draws besides those of the guide."""
+COUPLED |= {"a-star-po", "best-of-n-distillation", "qrpo", "trajectory-balance"}
 
 
 def in_proportion(log_law):
@@ -165,6 +168,17 @@ def test_metrics_of_steps_on_the_draws_of_another_guide_are_those_of_this_one():
         assert objective.metrics["log_likelihood"] == pytest.approx(reward, abs=0.02)
     assert loss == pytest.approx(truth.kl_posterior_guide(new).item(), abs=0.02)  # of `adaptive`
     assert adaptive.metrics["log_z"] == pytest.approx(truth.log_z.item(), abs=5e-3)
+
+
+@pytest.mark.parametrize("name", sorted({*OURS} - COUPLED))
+def test_loss_and_gradient_add_up_over_prompts(name):
+    response = Table(1).distribution(TWO).sample((6,))
+    numbers = [
+        gradient(OBJECTIVES[name](num_particles=6), Target(), Table(1), TWO[n], response[:, n])
+        for n in ([0, 1], [0], [1])
+    ]
+    for of_both, *of_each in zip(*numbers, strict=True):
+        torch.testing.assert_close(torch.as_tensor(of_both), sum(map(torch.as_tensor, of_each)))
 
 
 def test_functions_of_a_divergence_are_of_each_response_and_may_change_their_argument():

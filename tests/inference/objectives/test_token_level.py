@@ -174,10 +174,13 @@ def test_value_baseline_is_learned():
     assert objective.value(start).item() == pytest.approx(truth.elbo(guide).item(), abs=0.15)
 
 
-def test_the_regression_of_the_value_leaves_the_guide_alone():
+def test_the_regression_of_the_value_is_of_mean_squares_and_leaves_the_guide_alone():
     hidden = torch.randn(4, 1, 3, 8, requires_grad=True)
     to_go, is_token = torch.randn(4, 1, 3), torch.ones(4, 1, 3, dtype=torch.bool)
-    _, loss = RewardToGo_ELBO(4, baseline="value")._advantage(to_go, hidden, is_token)
+    objective = RewardToGo_ELBO(4, baseline="value")
+    error, loss = objective._advantage(to_go, hidden, is_token)
+    assert torch.equal(error, (to_go - objective.value(hidden)).detach())
+    assert loss.item() == pytest.approx(0.5 * error.square().sum().item() / 4)
     assert torch.autograd.grad(loss, hidden, allow_unused=True) == (None,)
 
 

@@ -181,4 +181,5 @@ def test_mixing_by_prompt():
     assert figures["r_hat"][3] == math.inf
     for name, alone in mixing(good[..., None]).items():
         assert torch.allclose(figures[name][:1], alone), name
-    assert mixing(good[:3, :, None])["r_hat"].isnan().all()  # 3 steps cannot be split
+    for num, is_split in ((3, False), (4, True)):  # 3 steps cannot be split
+        assert mixing(good[:num, :, None])["r_hat"].isfinite().all() == is_split

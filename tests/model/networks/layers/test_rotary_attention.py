@@ -1,5 +1,6 @@
 """Attention with rotary positions: the results of `transformers`, by fewer kernels."""
 
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from transformers import PreTrainedModel
+from transformers.models.llama import modeling_llama as llama
 
 from model.networks.layers import rotary_attention
 from model.networks.layers.packed_layers import PackedLayers
@@ -163,6 +165,34 @@ def test_layers_with_weights_of_another_type_stay() -> None:
     rotary_layers(network)
     kinds = [isinstance(layer.self_attn, RotaryAttention) for layer in network.model.layers]
     assert kinds == [True, False]
+
+
+def test_attention_with_other_code_of_positions_or_another_part_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward, positions = llama.LlamaAttention.forward, llama.apply_rotary_pos_emb
+
+    def fits(own: Any, part: str = "") -> bool:
+        """True for attention with a function of its own for positions, and one more part."""
+        code = FunctionType(forward.__code__, forward.__globals__ | {positions.__name__: own})
+        code.__kwdefaults__ = forward.__kwdefaults__
+        layer = network_of("Llama", {}).model.layers[0].self_attn
+        layer.__class__ = type("Attention", (llama.LlamaAttention,), {"forward": code})
+        if part:
+            layer.add_module(part, torch.nn.Identity())
+        rotary_layers(layer)
+        return isinstance(layer, RotaryAttention)
+
+    def wrapped(function: Any) -> Any:
+        return lambda *args: function(*args)
+
+    assert fits(positions)
+    assert not fits(positions, "gate")
+    others = positions.__globals__ | {"rotate_half": lambda x: x.flip(-1)}
+    assert not fits(FunctionType(positions.__code__, others, None, positions.__defaults__))
+    monkeypatch.setattr(llama, positions.__name__, wrapped(positions))  # of the same code as others
+    monkeypatch.setitem(wrapped.__globals__, "rotate_half", llama.rotate_half)
+    assert not fits(wrapped(lambda q, k, cos, sin: (q, k)))
 
 
 def test_queries_and_keys_with_a_gradient_are_rotated_each() -> None:
