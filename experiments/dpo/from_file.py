@@ -26,7 +26,7 @@ MAX_PROMPTS, PROMPTS_PER_STEP = 16, 4
 """Largest number of the file's prompts that SVI sees, and of prompts in a step of SVI."""
 COMPONENTS, PRIOR_SCALE = 64, 2.0
 """Principal components of the features; prior standard deviation of a reward, log-odds."""
-Row = dict[str, Estimate]
+Row = dict[str, Estimate | str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def judged(study: Study, log_odds: Tensor) -> Row:
 
 
 def measured(study: Study, guide: Guide, samples: int) -> Row:
-    """KL to the prior and to the posterior of the reward, nats, and the mean reward."""
+    """KL to the prior and to the posterior of the reward, nats, with warnings; the mean reward."""
     with random_state.measuring():
         diagnostics = diagnose(
             study.model, guide, study.prompts, num_samples=samples, num_prior_draws=samples
@@ -112,4 +112,5 @@ def measured(study: Study, guide: Guide, samples: int) -> Row:
         "KL(q || p0)": diagnostics.kl_guide_prior,
         "E[reward]": diagnostics.log_likelihood.times(study.model.beta),
         "KL(q || p* of the reward)": diagnostics.kl_guide_posterior,
+        "warnings": "; ".join(diagnostics.warnings_of("kl_guide_posterior")) or "none",
     }
