@@ -70,14 +70,10 @@ def time_trl(
     turns = Turns(steps)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL's use of transformers
-        trainer = RLOOTrainer(
-            reward_funcs=trl_reward,
-            args=RLOOConfig(output_dir=folder, max_steps=rounds, **settings(args)),
-            train_dataset=Dataset.from_dict({"prompt": [prompt] * rounds}),
-            processing_class=tokenizer,
-            callbacks=[turns],
-            **job,
-        )
+        job["args"] = RLOOConfig(output_dir=folder, max_steps=rounds, **settings(args))
+        job["train_dataset"] = Dataset.from_dict({"prompt": [prompt] * rounds})
+        job |= {"reward_funcs": trl_reward, "processing_class": tokenizer, "callbacks": [turns]}
+        trainer = RLOOTrainer(**job)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     num_tokens = trainer.state.num_input_tokens_seen

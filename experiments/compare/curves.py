@@ -78,14 +78,9 @@ def chart_data(drawn: Sequence[Curve], name: str, labels: Sequence[str]) -> dict
     series = []
     for curve in drawn:
         every = slice(None, None, -(-len(curve.steps) // MOST_POINTS) or 1)
-        series.append(
-            {
-                "group": labels.index(curve.label),
-                "x": curve.steps[every].tolist(),
-                "y": [_plain(value) for value in curve.mean[every]],
-                "e": [_plain(value) for value in curve.error[every]],
-            }
-        )
+        mean, error = (list(map(_plain, each[every])) for each in (curve.mean, curve.error))
+        place, steps = labels.index(curve.label), curve.steps[every].tolist()
+        series.append({"group": place, "x": steps, "y": mean, "e": error})
     return {"name": name, "unit": UNITS.get(name, ""), "series": series}
 
 

@@ -63,14 +63,10 @@ def one_step(
         warnings.simplefilter("ignore")
         path = str(Path(folder) / "policy")
         guide.language_model.save_pretrained(path)
-        trainer = RLOOTrainer(
-            model=path,
-            reward_funcs=rewards,
-            args=RLOOConfig(output_dir=folder, beta=model.beta, **options),
-            train_dataset=Dataset.from_dict({"prompt": prompts.texts}),
-            processing_class=model.prior.tokenizer,
-            callbacks=[recorder],
-        )
+        job: dict[str, Any] = {"model": path, "processing_class": model.prior.tokenizer}
+        job["args"] = RLOOConfig(output_dir=folder, beta=model.beta, **options)
+        job["train_dataset"] = Dataset.from_dict({"prompt": prompts.texts})
+        trainer = RLOOTrainer(reward_funcs=rewards, callbacks=[recorder], **job)
         trainer.remove_callback(PrinterCallback)
         trainer.ref_model.load_state_dict(model.prior.network.state_dict())
         compute_loss = trainer._compute_loss

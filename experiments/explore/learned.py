@@ -102,13 +102,8 @@ class LearnedWorld(World):
             weights = posterior.samples.double() @ standardised.projection.T  # [S, F]
             offsets = -(weights @ standardised.center)
             table = torch.cat([weights, offsets[:, None]], 1)
-            learned.append(
-                {
-                    "preferences": size,
-                    "weights": [rounded(row) for row in table],
-                    "exact": self.exact_aggregations(posterior),
-                }
-            )
+            rows_of_draws, exact = list(map(rounded, table)), self.exact_aggregations(posterior)
+            learned.append({"preferences": size, "weights": rows_of_draws, "exact": exact})
         features = ["".join(map(str, row)) for row in rows]
         return super().data() | {"features": features, "names": FEATURES, "learned": learned}
 

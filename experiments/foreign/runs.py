@@ -70,17 +70,10 @@ def run(job: Job) -> Run:
             diagnostics = diagnose(world.model, guide, world.prompts, **draws)
     except (ValueError, ArithmeticError, RuntimeError) as error:
         return Run(cell, seed, job.steps, note=one_line(error))
-    return Run(
-        cell,
-        seed,
-        job.steps,
-        prior,
-        before,
-        after=numbers(world, diagnostics),
-        warnings=diagnostics.warnings_of("kl_guide_posterior"),
-        seconds=(fit_seconds, time.process_time() - began),
-        stopped_early=fitted.stopped_early,
-    )
+    after, warnings = numbers(world, diagnostics), diagnostics.warnings_of("kl_guide_posterior")
+    seconds = fit_seconds, time.process_time() - began
+    numbers_of_run = prior, before, after, warnings, seconds, fitted.stopped_early
+    return Run(cell, seed, job.steps, *numbers_of_run)
 
 
 def build(name: str, world: World) -> Guide:

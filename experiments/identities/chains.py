@@ -56,11 +56,9 @@ def power_sampling(_: World) -> list[Finding]:
     mean = f"sampler, {CHAINS} chains of {STEPS} steps, mean of log p0, nats"
     moved = f"share of moves accepted, tempered proposals (prior: {rates[1]:.2g})"
     one_by_one = f"tokens one by one at temperature 1/{ALPHA:g}, KL(q || {target}), nats"
+    of_power = f"posterior of log p0 at beta 1/{ALPHA - 1:g} - {target}"
     return [
-        exact(
-            f"posterior of log p0 at beta 1/{ALPHA - 1:g} - {target}",
-            log_target - (ALPHA * log_p0).log_softmax(0),
-        ),
+        exact(of_power, log_target - (ALPHA * log_p0).log_softmax(0)),
         exact(f"KL(stationary || {target}), proposals tempered and prior, nats", *nats, limit=1e-8),
         agrees(mean, estimate, (log_target.exp() @ log_p0).item()),
         within(moved, rates[0], above=rates[1]),

@@ -40,12 +40,9 @@ def classifier(world: World) -> list[Finding]:
     of_mean, start = fitted(shift), world.gap(world.log_prior)
     subject = "the mean of all responses as the shift"
     distance = f"{subject}, KL(optimum || p*), nats (the prior's: {start:.2g})"
+    of_right_shift = "-beta log Z as the shift, KL(optimum || p*), nats"
     return [
-        exact(
-            "-beta log Z as the shift, KL(optimum || p*), nats",
-            world.gap(fitted(right)),
-            limit=1e-6,
-        ),
+        exact(of_right_shift, world.gap(fitted(right)), limit=1e-6),
         exact(f"{subject}, mean reward less the shift", mean(of_mean) - shift, limit=1e-6),
         within(distance, world.gap(of_mean), above=0.1, below=start),
     ]

@@ -92,12 +92,10 @@ def token_rewards(world: World) -> list[Finding]:
     of_tokens, of_end, with_mean = torch.tensor(noises, dtype=torch.float64).log().T
     subject = "away from p*, log of the noise, token rewards less a reward at the end"
     at_end = "largest advantage at q = p*, a reward at the end, nats"
+    of_values = "difference of the two advantages - soft value of the tokens so far, nats"
     return [
         exact("mean gradient - grad ELBO, token rewards and a reward at the end", *errors),
-        exact(
-            "difference of the two advantages - soft value of the tokens so far, nats",
-            end - own - values,
-        ),
+        exact(of_values, end - own - values),
         exact("largest advantage at q = p*, token rewards, nats", at_target[0]),
         within(at_end, at_target[1].abs().max(), above=1.0),
         paired(subject, of_tokens, of_end, below=0.0),

@@ -66,11 +66,9 @@ def dynamic_fine_tuning(world: World) -> list[Finding]:
     apart, subject = kl(log_data, log_guide), "KL(p_data || q) at the end, nats"
     unscaled = f"without the scale, {subject} (at the start: {apart:.2g})"
     at_mode = f"at the end, probability of the most likely of the data ({log_data[mode].exp():.2g})"
+    of_descent = "descent of the loss - policy gradient of the reward p_data"
     return [
-        exact(
-            "descent of the loss - policy gradient of the reward p_data",
-            relative_error(descent, of_reward),
-        ),
+        exact(of_descent, relative_error(descent, of_reward)),
         exact(unscaled, kl(log_data, plain), limit=1e-5),
         within(at_mode, dft[mode].exp(), above=0.99),
     ]

@@ -66,11 +66,9 @@ def bonus(world: World) -> list[Finding]:
         f"alpha {ALPHA:g}, KL(end || posterior of beta {nearest:.4g}), nats (beta is "
         f"{world.model.beta:g})"
     )
+    of_identity = "-E_p0[log q/p0] - log Z of the centred implicit reward, at the end"
     return [
-        exact(
-            "-E_p0[log q/p0] - log Z of the centred implicit reward, at the end",
-            log_z[1] + prior @ world.log_ratio(log_guide),
-        ),
+        exact(of_identity, log_z[1] + prior @ world.log_ratio(log_guide)),
         within(of_log_z, log_z[1], above=log_z[0]),
         within(of_reward, rewards[1], above=rewards[0]),
         within(of_nearest, distance, below=1e-4),
@@ -90,12 +88,10 @@ def _far_out(world: World, loss: Callable[[Tensor], Tensor]) -> list[Finding]:
     far_slope = (
         f"alpha {ALPHA:g}, slope of the loss far out in the logit of a response of p0 {share:.1g}"
     )
+    of_formula = "this slope - 2 beta P(y beats x) p0(x) + alpha (1 - p0(x))"
     return [
         within(far_slope, slope, below=0.0),
-        exact(
-            "this slope - 2 beta P(y beats x) p0(x) + alpha (1 - p0(x))",
-            slope - 2 * beta * lost[rarest] * share + ALPHA * (1 - share),
-        ),
+        exact(of_formula, slope - 2 * beta * lost[rarest] * share + ALPHA * (1 - share)),
     ]
 
 

@@ -85,13 +85,8 @@ def identity(world: World) -> list[Finding]:
         log_guide = optimum(world, LIKELIHOODS["ipo"], wins, beta)
         share = wins @ world.log_prior.exp()
         log_target = (world.log_prior + share / beta).log_softmax(0)
-        findings.append(
-            exact(
-                f"{name}, KL(optimum || p0 exp(P(x beats y)/beta)/Z), nats",
-                kl(log_guide, log_target),
-                limit=1e-6,
-            )
-        )
+        subject = f"{name}, KL(optimum || p0 exp(P(x beats y)/beta)/Z), nats"
+        findings.append(exact(subject, kl(log_guide, log_target), limit=1e-6))
     nats = kl(log_guide, world.log_prior)
     of_dpo = kl(optimum(world, LIKELIHOODS["dpo"], certain, beta), world.log_prior)
     subject = "a certain judge, KL(q || p0) where the descent of DPO ends"

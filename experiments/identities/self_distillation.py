@@ -66,11 +66,9 @@ def _of_feedback(world: World, subject: str, log_feedback: Tensor, share: float)
     end = minimum(lambda log: -_information(log, log_feedback), world)
     low, high = (share, 1.0) if share < 0.5 else (0.0, share)
     right = f"{subject}, feedback, right at the end"
+    of_update = f"{subject}, feedback, mean update - gradient of the mutual information"
     return [
-        exact(
-            f"{subject}, feedback, mean update - gradient of the mutual information",
-            update - gradient,
-        ),
+        exact(of_update, update - gradient),
         within(right, (end.exp() @ log_feedback[:, 1].exp()).item(), above=low, below=high),
     ]
 

@@ -36,11 +36,9 @@ def rounds(world: World) -> list[Finding]:
         f"{by_prompt[0].min():.2g})"
     )
     least = f"all correct draws, least accuracy at the end (at the start: {by_draw[0].min():.2g})"
+    of_gradient = "all correct draws, gradient of the fit - gradient of the accuracy"
     return [
-        exact(
-            "all correct draws, gradient of the fit - gradient of the accuracy",
-            relative_error(of_fit, of_accuracy),
-        ),
+        exact(of_gradient, relative_error(of_fit, of_accuracy)),
         within(of_logs, by_prompt.log().sum(1).diff().min(), above=-1e-12),
         within(lost, by_draw.log().sum(1).diff().min(), below=-0.01),
         within(accuracy, by_draw.mean(1).diff().min(), above=-1e-12),

@@ -62,12 +62,10 @@ def soft_gates(world: World) -> list[Finding]:
     same = Draws(world, world.log_prior)  # q = a
     vespo_less, sapo_less = f"VESPO less weights truncated at {CAP:g}", "SAPO less PPO's clip"
     least = "VESPO, KL(Q of the least objective || a w^k exp(-lambda w)/Z), nats"
+    on_policy = f"VESPO, SAPO and clip, q = a, {ANGLE}"
     return [
         exact(least, kl(minimum(objective, world), kernel), limit=1e-5),
-        exact(
-            f"VESPO, SAPO and clip, q = a, {ANGLE}",
-            *(same.off(weight(same)) for weight in (vespo, soft, clip)),
-        ),
+        exact(on_policy, *(same.off(weight(same)) for weight in (vespo, soft, clip))),
         *compared(vespo_less, vespo, truncated, above=[ANGLE], below=[NOISE]),
         *compared("SAPO less ratios without a clip", soft, free, below=[NOISE]),
         *compared(sapo_less, soft, clip, below=[ANGLE], either=[NOISE]),
@@ -93,9 +91,10 @@ def trust_regions(world: World) -> list[Finding]:
         "GMPO, log of the largest over the least weight (PPO's clip at the same log ratios: "
         f"{spread(wide(draws)):.2g})"
     )
+    of_all = f"all {len(SURROGATES) - 1} surrogates but `clip-cov`, q = a, {ANGLE}"
     return [
         exact(
-            f"all {len(SURROGATES) - 1} surrogates but `clip-cov`, q = a, {ANGLE}",
+            of_all,
             *(same.off(same.weights(name, CLIP)) for name in SURROGATES if name != "clip-cov"),
         ),
         within(of_gmpo, spread(geometric(draws)), below=spread(wide(draws))),

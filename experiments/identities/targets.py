@@ -120,12 +120,10 @@ def rounds(world: World) -> list[Finding]:
         log_means.append((log_guide + world.reward / world.model.beta).logsumexp(0).item())
         nats.append(world.gap(log_guide))
     numbers = ", ".join(f"{value:.3f}" for value in log_means)
+    text = f"log E_q[exp(r/beta)] after 0 to 4 rounds, nats: {numbers}"
     at_quarter = (world.log_prior + 4 * world.reward / world.model.beta).log_softmax(0)
     return [
-        Finding(
-            f"log E_q[exp(r/beta)] after 0 to 4 rounds, nats: {numbers}",
-            log_means == sorted(log_means),
-        ),
+        Finding(text, log_means == sorted(log_means)),
         exact("one round, KL(q || p*), nats", nats[0]),
         exact("four rounds, KL(q || posterior at beta/4), nats", kl(log_guide, at_quarter)),
         within("four rounds, KL(q || p*), nats", *nats[3:], above=DISTINCT),

@@ -94,16 +94,14 @@ def filtering(world: World) -> list[Finding]:
     good = log_target[is_good]
     errors = [(log - good).abs().max().item() for log in (log_given[is_good], again[is_good])]
     subject = f"best {share:g} of the draws"
+    two_rounds = f"{subject}, two rounds, q - best {share**2:g} of the prior's"
+    many_rounds = (
+        f"{subject}, {needed} rounds, {share:g}^n below p0 of the best response, 1 - q of it"
+    )
     return [
-        exact(
-            f"{subject}, two rounds, q - best {share**2:g} of the prior's",
-            rounds[2].exp() - _best(world, world.log_prior, share**2).exp(),
-        ),
+        exact(two_rounds, rounds[2].exp() - _best(world, world.log_prior, share**2).exp()),
         within(f"{subject}, one round, KL(q || p*), nats", world.gap(rounds[1]), above=DISTINCT),
-        exact(
-            f"{subject}, {needed} rounds, {share:g}^n below p0 of the best response, 1 - q of it",
-            1 - rounds[needed][best].exp(),
-        ),
+        exact(many_rounds, 1 - rounds[needed][best].exp()),
         exact("threshold, one round and two rounds, log q - log p0 given accepted", *errors),
         within("threshold, KL(q || p*), nats", world.gap(log_target), above=DISTINCT),
     ]

@@ -49,17 +49,10 @@ class Work:
         layers, heads = config.num_hidden_layers, config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        itemsize = network.dtype.itemsize
-        return cls(
-            weights=_matrix_weights(network),
-            itemsize=itemsize,
-            cache=2 * layers * kv_heads * head_size * itemsize,
-            attention=4 * layers * heads * head_size,
-            responses=responses,
-            prompt=prompt,
-            tokens=tokens,
-            trained=trained,
-        )
+        itemsize, sizes = network.dtype.itemsize, (responses, prompt, tokens, trained)
+        cache = 2 * layers * kv_heads * head_size * itemsize
+        attention = 4 * layers * heads * head_size
+        return cls(_matrix_weights(network), itemsize, cache, attention, *sizes)
 
     def forward_flops(self) -> int:
         """Operations of one pass over all responses but their last tokens, the prompt read once."""

@@ -51,14 +51,9 @@ def load_start(args: Steer, prior: LanguageModel) -> LanguageModel:
 
 def shard_networks(args: Steer, guide: Guide, prior: LanguageModel) -> None:
     """Shard the guide, or guide and prior, on the device of the run."""
-    device = named_device(args.device)
+    device, other = named_device(args.device), prior if args.shard == "both" else None
     with blamed(f"--shard {args.shard}"):
-        shard(
-            guide,
-            prior if args.shard == "both" else None,
-            gather_draws=args.gather_draws,
-            device=device,
-        )
+        shard(guide, other, gather_draws=args.gather_draws, device=device)
     if args.shard == "guide":
         prior.to(device)
 

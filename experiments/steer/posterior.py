@@ -124,14 +124,8 @@ def draw_prior(
     """
     bound = model.log_likelihood_bound(prompts)
     with blamed("--reward"):
-        sample = sample_prior(
-            target,
-            prompts,
-            num_draws,
-            independent=True,
-            log_likelihood_bound=bound,
-            chunk=chunk(prompts),
-        )
+        how: dict[str, Any] = {"log_likelihood_bound": bound, "chunk": chunk(prompts)}
+        sample = sample_prior(target, prompts, num_draws, independent=True, **how)
     is_hopeless = sample.log_likelihood.isneginf().all(0)
     if bool(is_hopeless.any()):
         text = prompts.texts[int(is_hopeless.int().argmax())]

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.shared.refusals import blamed
 from experiments.steer.arguments import Steer
@@ -57,14 +57,9 @@ def written_prompts(args: Steer, prior: LanguageModel) -> Prompts:
 
 def read_dataset(source: str, args: Steer, prior: LanguageModel) -> tuple[Prompts, list[str]]:
     """Prompts of `--dataset`, and a sentence about prompts that are left out."""
-    data = read_prompts(
-        source,
-        prompt_column=args.prompt_column,
-        columns=args.dataset_columns,
-        split=args.dataset_split,
-        config=args.dataset_config,
-        limit=args.limit,
-    )
+    part: dict[str, Any] = {"split": args.dataset_split, "config": args.dataset_config}
+    part |= {"prompt_column": args.prompt_column, "columns": args.dataset_columns}
+    data = read_prompts(source, limit=args.limit, **part)
     num_prompts, notes = len(data), []
     if args.max_prompt_tokens is not None:
         data = data.without_long(prior, args.max_prompt_tokens, system=args.system)

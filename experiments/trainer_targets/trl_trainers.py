@@ -76,13 +76,8 @@ def _log_guide(
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         world.prior.save_pretrained(Path(folder) / "prior")
-        args = config(
-            output_dir=folder,
-            max_steps=steps,
-            max_grad_norm=1e9,
-            gradient_accumulation_steps=1,
-            **{**adam, **machine, **logs, **options},
-        )
+        exact = {"max_steps": steps, "max_grad_norm": 1e9, "gradient_accumulation_steps": 1}
+        args = config(output_dir=folder, **{**adam, **machine, **logs, **exact, **options})
         tokenizer = world.prior.tokenizer
         path = str(Path(folder) / "prior")
         trainer = make(model=path, args=args, train_dataset=data, processing_class=tokenizer)

@@ -107,19 +107,13 @@ def estimated(guide: Draws, prior: Draws, beta: float, ks: tuple[int, ...]) -> S
     slope = _logit(rate) - _logit(base)
     base_slope = (base - rate) / (base * (1 - base))
     z_slope = (1 / beta - log_z).exp() - (-log_z).exp()
-    return Success(
-        of_all,
-        Estimate.of_influence(kl_prior + from_prior, d_log_ratio - d_rate / beta, z_slope * d_base),
-        Estimate.of_influence(
-            bernoulli_prior + from_prior,
-            (slope - 1 / beta) * d_rate,
-            (base_slope + z_slope) * d_base,
-        ),
-        Estimate.of_influence(
-            kl_prior - bernoulli_prior, d_log_ratio - slope * d_rate, -base_slope * d_base
-        ),
-        passes,
-    )
+    of_kl = d_log_ratio - d_rate / beta, z_slope * d_base
+    of_rates = (slope - 1 / beta) * d_rate, (base_slope + z_slope) * d_base
+    of_lost = d_log_ratio - slope * d_rate, -base_slope * d_base
+    kl = Estimate.of_influence(kl_prior + from_prior, *of_kl)
+    bernoulli = Estimate.of_influence(bernoulli_prior + from_prior, *of_rates)
+    lost = Estimate.of_influence(kl_prior - bernoulli_prior, *of_lost)
+    return Success(of_all, kl, bernoulli, lost, passes)
 
 
 def has_both(success: Tensor) -> Tensor:

@@ -57,15 +57,8 @@ METRICS = [
     for step in range(1, 41)
 ]
 LEVELS = Estimate(2.0, 0.1), Estimate(-1.0, 0.1), Estimate(1.9, 0.1)
-CALIBRATION = Calibration(
-    Estimate(0.7, 0.02),
-    Estimate(0.6, 0.02),
-    0.05,
-    0.03,
-    torch.linspace(0.52, 0.96, 8),
-    torch.linspace(0.5, 0.9, 8),
-    torch.full((8,), 40),
-)
+BINS = torch.linspace(0.52, 0.96, 8), torch.linspace(0.5, 0.9, 8), torch.full((8,), 40)
+CALIBRATION = Calibration(Estimate(0.7, 0.02), Estimate(0.6, 0.02), 0.05, 0.03, *BINS)
 CURVES = {str(n): (KLS, [0.5, n / 500, n / 400, n / 400, n / 600], [0.1] * 5) for n in (30, 300)}
 
 

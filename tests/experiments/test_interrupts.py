@@ -28,14 +28,8 @@ def start():
 
     def start_it(*words):
         command = [sys.executable, "-m", *map(str, words)]
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
         started.append(process)
         return process
 

@@ -28,13 +28,8 @@ def test_population_is_all_preferences_of_the_judge():
 
 
 def test_findings_need_the_posterior_in_the_rich_family_and_a_gap_in_the_others():
-    near = {
-        INFERENCE: {KL: 0.0},
-        "dpo": {KL: 0.0},
-        "exo": {KL: 0.1},
-        "ipo": {KL: 0.1},
-        "kto": {KL: 0.1},
-    }
+    near = {name: {KL: 0.0} for name in (INFERENCE, "dpo")}
+    near |= {name: {KL: 0.1} for name in ("exo", "ipo", "kto")}
     assert [f.held for f in judged({RICH: near, "poor": near})] == [True, True, False]
     far = near | {"dpo": {KL: 0.5}}
     assert [f.held for f in judged({RICH: far, "poor": far})] == [False, True, True]

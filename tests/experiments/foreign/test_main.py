@@ -144,17 +144,9 @@ def test_only_selects_levels_within_each_factor(args, skipped):
     assert len({cell.objective for cell in cells}) > 1
 
 
-CELLS = [
-    Cell(
-        f"random-{'gpt2' if place % 2 else 'llama'}",
-        "12",
-        "0.2",
-        FACTORS["reward"][place // 2 % 4],
-        guide,
-        FACTORS["objective"][place % 4],
-    )
-    for place, guide in enumerate(FACTORS["guide"])
-]
+REWARDS = [reward for reward in FACTORS["reward"][:3] for _ in range(2)]
+PARTS = zip(REWARDS, FACTORS["guide"], [*FACTORS["objective"]] * 2, strict=False)
+CELLS = [Cell(f"random-{('llama', 'gpt2')[i % 2]}", "12", "0.2", *p) for i, p in enumerate(PARTS)]
 
 
 @pytest.fixture(scope="module", params=CELLS, ids=lambda cell: cell.name)

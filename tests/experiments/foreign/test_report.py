@@ -18,16 +18,10 @@ def ended(start, end, error=0.1, **levels):
     """A run from a KL(p0 || p*) to a KL(q || p*), nats."""
     after = {"log_z": Estimate(0.0, 0.0), "elbo": Estimate(-end, 0.0)}
     after |= {"kl_guide_posterior": Estimate(end, error), "entropy": Estimate(20.0, 0.1)}
-    return Run(
-        CELL._replace(**levels),
-        seed=0,
-        steps=40,
-        prior={"elbo": Estimate(-start, error), "entropy": Estimate(20.0, 0.1)},
-        before={"elbo": Estimate(-end - 1.0, 0.0)},
-        after=after | {"posterior_log_ratio": Estimate(0.5, error)},
-        warnings=[] if error < 1 else ["3 effective draws"],
-        seconds=(1.0, 2.0),
-    )
+    after |= {"posterior_log_ratio": Estimate(0.5, error)}
+    prior = {"elbo": Estimate(-start, error), "entropy": Estimate(20.0, 0.1)}
+    before, warnings = {"elbo": Estimate(-end - 1.0, 0.0)}, ["3 effective draws"] * (error >= 1)
+    return Run(CELL._replace(**levels), 0, 40, prior, before, after, warnings, (1.0, 2.0))
 
 
 def test_claim_holds_for_runs_that_come_close():

@@ -196,10 +196,8 @@ def test_an_interrupt_that_leaves_nothing_says_so(capsys):
             raise KeyboardInterrupt
 
     assert code_of(main) == 130
-    assert (
-        capsys.readouterr().err
-        == "Ended by SIGINT. There is nothing to resume from: start it again.\n"
-    )
+    message = "Ended by SIGINT. There is nothing to resume from: start it again.\n"
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("inside", [of_library, lambda _: blamed_library()])

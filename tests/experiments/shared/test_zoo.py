@@ -34,13 +34,8 @@ def test_few_effective_draws_are_a_warning(monkeypatch):
         return calls[-1]
 
     monkeypatch.setattr("experiments.shared.measure.diagnose", record)
-    measurements = measure(
-        drawn.model,
-        moved_guide(drawn.model.prior),
-        drawn.prompts,
-        prior_sample=drawn.sample,
-        num_samples=12,
-    )
+    guide, draws = moved_guide(drawn.model.prior), {"prior_sample": drawn.sample}
+    measurements = measure(drawn.model, guide, drawn.prompts, num_samples=12, **draws)
     few = "of 24 draws of prior and guide effective, fewer than 30"
     assert sum(few in warning for warning in measurements.warnings) == 1
     error = calls[0].log_z_bound.minus(calls[0].prior_alone.log_z)

@@ -49,14 +49,8 @@ def test_run_folder_and_report(args, capsys, monkeypatch):
     monkeypatch.undo()  # figures are drawn
     folder = main(args)
     printed = capsys.readouterr().out
-    for text in (
-        "Before, from the prior",
-        "log Z =",
-        "KL(. || p*)",
-        "KL(p* || .)",
-        "E[r]",
-        "are left",
-    ):
+    symbols = ("log Z =", "KL(. || p*)", "KL(p* || .)", "E[r]")
+    for text in ("Before, from the prior", *symbols, "are left"):
         assert text in printed
     saved = json.loads(folder.arguments.read_text())
     assert saved["arguments"]["beta"] == args.beta

@@ -40,16 +40,11 @@ def test_a_bad_line_of_metrics_is_left_out_and_told(tmp_path, line):
         file.write(line + b"\n")
     for step in (2, 3):
         folder.append_metrics({"step": step} | RECORD | {"elbo": 0.75})
-    with pytest.warns(
-        UserWarning,
-        match=r"1 of 5 lines are no record of a step and were left out, the first is line 3",
-    ):
+    message = "1 of 5 lines are no record of a step and were left out, the first is line 3"
+    with pytest.warns(UserWarning, match=message):
         records = read_metrics(folder.metrics)
-    assert [(record["step"], record["elbo"]) for record in records] == [
-        (1, 0.5),
-        (2, 0.75),
-        (3, 0.75),
-    ]
+    steps = [(record["step"], record["elbo"]) for record in records]
+    assert steps == [(1, 0.5), (2, 0.75), (3, 0.75)]
 
 
 def test_what_is_appended_after_a_torn_line_is_not_lost(tmp_path):

@@ -95,15 +95,10 @@ def test_estimates_have_the_exact_mean_and_their_standard_error(truth, success, 
     """Means over many runs: within the errors, whose size is the spread of the runs."""
     torch.manual_seed(1)
     numbers, _ = exact(other, truth, success, KS)
-    runs = [
-        estimated(
-            drawn(other, truth, success, 4000),
-            drawn(truth.log_prior, truth, success, 4000),
-            BETA,
-            KS,
-        )
-        for _ in range(60)
-    ]
+    runs = []
+    for _ in range(60):
+        draws = (drawn(each, truth, success, 4000) for each in (other, truth.log_prior))
+        runs.append(estimated(*draws, BETA, KS))
     for field in ("rate", "kl", "bernoulli", "lost"):
         values = torch.tensor([getattr(run, field).value for run in runs], dtype=torch.float64)
         errors = torch.tensor([getattr(run, field).standard_error for run in runs])
