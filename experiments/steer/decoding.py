@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -104,7 +105,7 @@ def sample_posterior(
     lines = [f"{name:{width}}  {value}" for name, value in numbers.items()]
     if any(value.endswith(MARK) for value in numbers.values()):
         lines.append(f"{MARK.strip()} {ONE_VALUE}.")
-    for warning in posterior.warnings:
+    for warning in replace(posterior, origin=str(origin)).warnings:
         lines.append(f"{MARK.strip()} {warning}: the numbers of the posterior may be far off.")
     print("", f"{title} from {origin}", "", *samples_text(samples), *lines, sep="\n")
     print(f"\n{seconds:.1f} s, nothing was trained.\n\nDraws in {folder.path / 'draws.jsonl'}.")

@@ -42,6 +42,7 @@ class Posterior:
         group: `[M, N]`, group of each response, from 0. Responses of one group depend on each
             other: a chain, or the descendants of one particle. None for independent responses.
         exact: True if the responses are all responses, which have no sampling error.
+        origin: Name of the distribution of the draws, for `warnings`; empty if unknown.
 
     Raises:
         NotANumberError: If a log weight or log_z is NaN or +inf.
@@ -54,6 +55,7 @@ class Posterior:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
     group: Tensor | None = None
     exact: bool = False
+    origin: str = ""
 
     def __post_init__(self) -> None:
         boolean("exact", self.exact)
@@ -142,7 +144,7 @@ class Posterior:
         """
         if self.exact:
             return []
-        warnings = WeightQuality.of(self.log_weight).warnings
+        warnings = WeightQuality.of(self.log_weight, origin=self.origin).warnings
         num_draws, num_steps, diagnostics = len(self.log_weight), math.inf, self.diagnostics
         # NaN where unknown
         size = diagnostics.get("effective_sample_size", self.effective_sample_size)
