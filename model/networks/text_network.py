@@ -103,6 +103,42 @@ class TextNetwork:
         on_device = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
         return evaluating(self.network)(**on_device)
 
+    @torch.no_grad()
+    def most_at_a_time(self, batch_size: int, numbers: Callable[[BatchEncoding], Tensor]) -> int:
+        """Number of texts to read at a time: 1 if padding behind a text changes its numbers.
+
+        Layers other than attention, such as the convolutions of ConvBERT, read the padding.
+
+        Args:
+            batch_size: number of texts where padding changes nothing.
+            numbers: numbers of B rows of token ids and a mask, `[B, ...]`.
+
+        Raises:
+            ValueError: if the network cannot read two texts of different lengths.
+        """
+        num_ids, end = (
+            self.network.get_input_embeddings().weight.shape[0],
+            self.tokenizer.eos_token_id,
+        )
+        words = [token_id for token_id in range(min(10, num_ids)) if token_id != end]
+        ends = [] if end is None else [end]  # BART reads one, of every text
+        lengths = [min(length, self.max_length or length) - len(ends) for length in (4, 10)]
+        rows = [[*words[:length], *ends] for length in lengths]
+
+        def first(rows: list[list[int]]) -> Tensor:
+            ids, mask = padded(rows, pad_id=self.tokenizer.pad_token_id)
+            read = numbers(BatchEncoding({"input_ids": ids, "attention_mask": mask}))[0].float()
+            return read[: len(rows[0])] if read.dim() > 1 else read
+
+        try:
+            alone, beside = first(rows[:1]), first(rows)
+        except Exception as error:  # any error of the network's own code
+            fault = f"cannot read two texts of different lengths: {type(error).__name__}: {error}"
+            raise ValueError(f"{type(self.network).__name__} {fault}") from error
+        is_wide = self.network.dtype in (torch.float32, torch.float64)
+        rounding = (1e-3 if is_wide else 0.1) * alone.abs().max()
+        return batch_size if bool((alone - beside).abs().max() <= rounding) else 1
+
 
 @torch.no_grad()
 def in_batches(

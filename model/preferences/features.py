@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, Self
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from model.common.checks import MOST, boolean, function, instance, whole_number
 from model.common.texts import listed_texts, quoted
@@ -92,7 +92,7 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
 
     Args:
         network, tokenizer: an encoder, such as `AutoModel` loads, and its tokenizer.
-        batch_size: number of texts read at a time.
+        batch_size: number of texts read at a time; 1 if the network's numbers change with padding.
         max_length: number of tokens read of a text; by default as many as possible.
     """
 
@@ -114,6 +114,7 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
             raise ValueError(f"{kind} has an encoder and a decoder: use `network.get_encoder()`")
         self.network = without_head(self.network)
         self.tokenizer = padding_right(tokenizer)
+        self.batch_size = self.most_at_a_time(self.batch_size, self._states)
         if max_length is not None:
             most, why = self.max_length or MOST, "as many as network and tokenizer allow"
             self.max_length = whole_number("max_length", max_length, at_most=most, why=why)
@@ -124,8 +125,11 @@ class EncoderFeatures(NetworkFeatures, TextNetwork):
         if 0 in lengths:
             pad, pairs = str(self.tokenizer.pad_token), zip(texts, lengths, strict=True)
             batch = self.tokens([text if length else pad for text, length in pairs])
-        states = self.read(**batch).last_hidden_state
+        states = self._states(batch)
         return mean_over_tokens(states, batch["attention_mask"].to(states.device))
+
+    def _states(self, batch: BatchEncoding) -> Tensor:
+        return self.read(**batch).last_hidden_state
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:

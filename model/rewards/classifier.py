@@ -34,7 +34,7 @@ class SequenceClassifier(TextNetwork):
         network, tokenizer: a sequence classifier and its tokenizer.
         label: name or index of the label; not needed if there is one label.
         output: `log-prob` or `logit`.
-        batch_size: number of texts read at a time.
+        batch_size: number of texts read at a time; 1 if the network's numbers change with padding.
     """
 
     auto = "AutoModelForSequenceClassification"
@@ -55,9 +55,14 @@ class SequenceClassifier(TextNetwork):
         self.tokenizer = padding_right(tokenizer)
         self.index = _index_of(label, self.network)
         self.output = one_of("output", output, get_args(Output))
+        config = self.network.config
+        if config.problem_type == "regression" and len(config.id2label) > 1 and output != "logit":
+            fault = "predicts numbers, whose softmax is no probability of a label"
+            raise ValueError(f"{type(self.network).__name__} {fault}: pass output='logit'")
         # some token is the last of no text of a batch, see `_read`
         fewer = self.network.get_input_embeddings().weight.shape[0] - 1
-        self.batch_size = min(whole_number("batch_size", batch_size), fewer)
+        most = min(whole_number("batch_size", batch_size), fewer)
+        self.batch_size = self.most_at_a_time(most, lambda batch: self._read(batch).logits)
         self.upper_bound = 0.0 if output == "log-prob" else None
 
     def __call__(self, texts: Sequence[Text]) -> Tensor:

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    ConvBertConfig,
+    ConvBertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     RobertaConfig,
@@ -30,6 +32,7 @@ from model import (
     WeightedSum,
 )
 from model.networks.text_network import in_batches
+from model.preferences import EncoderFeatures
 from tests.model.tiny import ENCODER_SIZES, GPT2_SIZES, PROMPTS, WORDS, llama, tiny, tiny_tokenizer
 
 TEXTS = ["a b c a", "b", "c c", "a", "b c a b c"]
@@ -85,6 +88,22 @@ def test_classifier_is_that_of_single_texts(make, batch_size):
     assert_close(by_output["logit"](TEXTS), logits[:, 2], atol=1e-5, rtol=0)
     assert_close(by_output["log-prob"](TEXTS), logits.log_softmax(1)[:, 2], atol=1e-5, rtol=0)
     assert (by_output["logit"].upper_bound, by_output["log-prob"].upper_bound) == (None, 0.0)
+
+
+def test_a_network_whose_layers_read_padding_reads_one_text_at_a_time():
+    """Convolutions reach from the last token into the padding."""
+    torch.manual_seed(0)
+    config = ConvBertConfig(**READER, embedding_size=16, num_labels=3)
+    network, tokenizer = (
+        ConvBertForSequenceClassification(config),
+        tiny_tokenizer(pad_token="<pad>"),
+    )
+    classifier = SequenceClassifier(network, tokenizer, 2, output="logit")
+    assert_close(classifier(TEXTS), plain_logits(network, TEXTS)[:, 2].double(), atol=1e-5, rtol=0)
+    features = EncoderFeatures(network.convbert, tokenizer)
+    alone = torch.cat([EncoderFeatures(network.convbert, tokenizer)([text]) for text in TEXTS])
+    assert_close(features(TEXTS), alone, atol=1e-5, rtol=0)
+    assert SequenceClassifier(bert(), tokenizer, 2).batch_size > 1
 
 
 @pytest.mark.parametrize("pad_token", [None, "<pad>", "c"])
@@ -156,6 +175,14 @@ def test_labels_that_do_not_exclude_each_other_and_single_ones_are_sigmoids():
         atol=1e-5,
         rtol=0,
     )
+
+
+def test_numbers_of_a_regression_are_no_labels():
+    network, tokenizer = bert(problem_type="regression"), tiny_tokenizer(pad_token="<pad>")
+    with pytest.raises(ValueError, match=r"predicts numbers, .*: pass output='logit'"):
+        SequenceClassifier(network, tokenizer, "fine")
+    values = SequenceClassifier(network, tokenizer, "fine", output="logit")(TEXTS)
+    assert_close(values, plain_logits(network, TEXTS)[:, 1].double(), atol=1e-5, rtol=0)
 
 
 def test_classifier_loads_from_a_folder_in_the_type_on_disk(tmp_path):
