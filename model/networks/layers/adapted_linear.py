@@ -105,7 +105,8 @@ class _Adapted(torch.autograd.Function):
         y = linear(flat, weight, bias).addmm_(inner, b_half.t())
         ctx.save_for_backward(flat, inner, weight, a_half, b_half)
         ctx.wide = a.dtype, b.dtype
-        return y.view(*x.shape[:-1], -1)
+        # no view for autograd, since Gemma 3n multiplies it in place
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
