@@ -109,6 +109,8 @@ def read_run(path: Path, name: str) -> Run:
         names = {column: name for column, (_, name) in QUANTITIES.items() if name in metrics[-1]}
         numbers = {column: recent(metrics, name) for column, name in names.items()}
     arguments, inputs = record.get("arguments", {}), record.get("inputs", {})
+    if (sampler := arguments.get("sample")) is not None:
+        raise SystemExit(f"{path}: a run of --sample {sampler}, expected a run that fits a guide")
     arguments = _without_folders(arguments, inputs) | _contents(inputs)
     versions, warnings = record.get("versions", {}), _warnings(measured)
     return Run(name, arguments, versions, metrics, numbers, bool(measured), warnings)

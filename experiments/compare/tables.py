@@ -62,8 +62,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if not run.is_measured:
             state = f"{run.name} has no measurements, only {run.num_steps} steps"
-            window = f"the last {min(WINDOW, run.num_steps)} steps"
-            sentences.append(f"{state}: its numbers are means over {window}{MARK}.")
+            window = f"its numbers are means over the last {min(WINDOW, run.num_steps)} steps{MARK}"
+            sentences.append(f"{state}: {window if run.metrics else 'it has no numbers'}.")
         for warning in dict.fromkeys(chain(*run.warnings.values())):
             columns = ", ".join(c for c, others in run.warnings.items() if warning in others)
             sentences.append(f"{run.name}: {warning}: {columns} may be far off{UNRELIABLE}.")

@@ -243,7 +243,7 @@ def test_a_run_without_a_step_or_with_damaged_files_is_compared_too(make, paths,
     (damaged / "arguments.json").write_text("{")
     folder = main(Compare((*paths, empty, damaged), out=tmp_path / "out"))
     page = folder.report.read_text()
-    assert "empty has no measurements, only 0 steps" in page
+    assert "empty has no measurements, only 0 steps: it has no numbers." in page
     assert "damaged has no arguments that can be read" in page
 
 
@@ -253,9 +253,11 @@ def test_a_run_without_a_step_or_with_damaged_files_is_compared_too(make, paths,
         ((), "RUNS is empty"),
         (("a0", "a0"), "RUNS names a folder twice"),
         (("a0", "nothing"), "nothing: expected a run folder with arguments"),
+        (("a0", "drawn"), "drawn: a run of --sample smc, expected a run that fits a guide"),
     ],
 )
-def test_folders_that_are_no_runs_are_refused(paths, tmp_path, names, message):
+def test_folders_that_are_no_runs_are_refused(make, paths, tmp_path, names, message):
+    make("drawn", 1.0, sample="smc")
     with pytest.raises(SystemExit, match=message):
         main(Compare(tuple(tmp_path / name for name in names), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
