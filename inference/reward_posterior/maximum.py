@@ -13,7 +13,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample
+from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_mean, init_to_sample
 from torch import Tensor, nn
 
 from inference import random_state
@@ -49,7 +49,7 @@ def maximum_a_posteriori(
     Args:
         model, comparisons: See `RewardInference`.
         num_samples, progress: Not used: there is one point.
-        seed: Seed of the start, a prior draw; matters if there are several maxima (`MLPHead`).
+        seed: Seed of the start, `near_the_mean`; matters if there are several maxima (`MLPHead`).
 
     Raises:
         NotMaximisedError: If L-BFGS does not converge.
@@ -59,11 +59,21 @@ def maximum_a_posteriori(
         return point_mass(model, comparisons)(comparisons)["w"].detach()[None]
 
 
+def near_the_mean(site: dict[str, Any]) -> Tensor:
+    """Start of a site: the prior mean, for the weights with a hundredth of the prior's spread.
+
+    With a latent flip probability, weights of the wrong sign and a probability above 1/2 are a
+    second, lower maximum, the end of a third to a half of the starts at a prior draw.
+    """
+    mean = init_to_mean(site)
+    return mean + 0.01 * (init_to_sample(site) - mean) if site["name"] == "w" else mean
+
+
 def point_mass(
     model: Callable[[Comparisons], Any], comparisons: Comparisons
 ) -> AutoLaplaceApproximation:
-    """Point mass at the maximum of the joint density, from a prior draw as the start."""
-    guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_sample)
+    """Point mass at the maximum of the joint density, from a start near the prior mean."""
+    guide = AutoLaplaceApproximation(model, init_loc_fn=near_the_mean)
     maximise(model, guide, comparisons)
     return guide
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pyro
 from pyro.infer import MCMC, NUTS
-from pyro.infer.autoguide import init_to_sample
 from torch import Tensor
 
 from inference import random_state
-from inference.reward_posterior.maximum import check_inference
+from inference.reward_posterior.maximum import check_inference, near_the_mean
 from model.preferences import Comparisons
 
 
@@ -41,7 +40,7 @@ def nuts(
     check_inference(model, comparisons, progress, **counts)
     with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
         chain = MCMC(
-            NUTS(model, init_strategy=init_to_sample),
+            NUTS(model, init_strategy=near_the_mean),
             num_samples=num_samples * thinning,
             warmup_steps=max(200, num_samples) if warmup_steps is None else warmup_steps,
             disable_progbar=not progress,

@@ -38,8 +38,8 @@ SHOWS_PROGRESS = {"autoguide", "nuts", "ensemble"}
 DISTRIBUTIONS = sorted(name for name, entry in REWARD_INFERENCE.items() if not entry.is_point)
 
 
-def data(num_features, flip=0.0):
-    generator = torch.Generator().manual_seed(3)
+def data(num_features, flip=0.0, seed=3):
+    generator = torch.Generator().manual_seed(seed)
     first, second = torch.randn(2, COUNT, num_features, generator=generator, dtype=torch.float64)
     w = torch.tensor([0.8, -0.4], dtype=torch.float64)[:num_features]
     with torch.random.fork_rng():
@@ -91,17 +91,17 @@ def test_moments_are_those_of_the_exact_posterior(name):
 
 
 def test_laplace_comes_nearer_to_the_exact_posterior_with_more_comparisons():
-    """Mean of one weight: the skew falls with the number of comparisons."""
-    model, whole = BradleyTerry(LinearHead(1), prior_scale=2.0), data(1)
-    errors = []
-    for count in (10, COUNT):
-        part = whole.select(torch.arange(count))
-        mean, covariance = exact_moments(model, part, 1)
-        # the mean of Laplace's Gaussian, without the noise of draws
-        weights = maximum_a_posteriori(model, part)[0]
-        errors.append(((weights - mean).abs() / covariance[0].sqrt()).item())
+    """Mean of one weight, over ten data sets: the skew falls with the number of comparisons."""
+    model, errors = BradleyTerry(LinearHead(1), prior_scale=2.0), torch.zeros(2)
+    for seed in range(10):
+        for row, count in enumerate((10, COUNT)):
+            part = data(1, seed=seed).select(torch.arange(count))
+            mean, covariance = exact_moments(model, part, 1)
+            # the mean of Laplace's Gaussian, without the noise of draws
+            weights = maximum_a_posteriori(model, part)[0]
+            errors[row] += ((weights - mean).abs() / covariance[0].sqrt()).item() / 10
     assert errors[1] < 0.6 * errors[0]
-    assert errors[1] < 0.1
+    assert errors[1] < 0.12
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.1, (1.0, 9.0)])
@@ -118,11 +118,12 @@ def test_the_gradient_vanishes_at_the_maximum(head, flip):
     assert gradient.abs().max() < 1e-3
 
 
-def test_a_latent_flip_probability_makes_the_reward_larger():
-    """Label noise explains contradictions that otherwise shrink the reward."""
-    comparisons = data(1, 0.15)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_latent_flip_probability_makes_the_reward_larger(seed):
+    """Label noise explains contradictions that otherwise shrink the reward, from any start."""
+    comparisons = data(1, 0.15, seed)
     plain, noisy = (
-        maximum_a_posteriori(BradleyTerry(LinearHead(1), 3.0, flip=f), comparisons)
+        maximum_a_posteriori(BradleyTerry(LinearHead(1), 3.0, flip=f), comparisons, seed=seed)
         for f in (0.0, (1.0, 4.0))
     )
     assert noisy.item() > 1.1 * plain.item() > 0
