@@ -20,9 +20,10 @@ goes on to the last token, and a pass reads prompt and response of each in one.
     python -m experiments.roofline
     python -m experiments.roofline --networks film-reviews smollm2 --responses 32 --dtype bfloat16
     python -m experiments.roofline --networks gpt2-small smollm2-135m --responses 512 \
-        --max-new-tokens 40 --dtype bfloat16 --compile
+        --max-new-tokens 40 --dtype bfloat16 --compiled nothing decode decode+layers
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -50,6 +51,12 @@ HEADER = ("ms", "floor, ms", "ratio", "by hand, ms", "ratio", "tokens/s")
 STEP = "step"
 TO_FLOOR, TO_HAND, MEMORY = 2.0, 1.25, 3.0
 """Largest ratio of a step to its floor, and to the work by hand; largest peak, GB; as claimed."""
+COMPILED = {
+    "nothing": {},
+    "decode": {"compile_decode": True},
+    "decode+layers": {"compile_decode": True, "compile_layers": True},
+}
+"""Options of the prior by the parts of a step that are compiled."""
 GUIDES: dict[str, type[LoRA | FineTuned]] = {"lora": LoRA, "fine-tuned": FineTuned}
 
 
@@ -72,8 +79,11 @@ class Roofline(Arguments):
     """Type of the prior's weights."""
     device: types.Device | None = None
     """Device, `cpu` or `cuda`. Default: a GPU if there is one."""
-    compile: bool = False
-    """Draw responses by a compiled step, as `experiments.steer --compile` does."""
+    compiled: Annotated[tuple[Literal["nothing", "decode", "decode+layers"], ...], types.SOME] = (
+        "nothing",
+    )
+    """Compiled parts of a step, one table for each: none, those of `experiments.steer --compile`,
+    or those of `--compile --compile-layers`."""
     rounds: types.Count = 5
     """Number of timed rounds, of which the median is printed, after one that is not timed."""
     threads: types.Threads = 1
@@ -90,7 +100,8 @@ def main(args: Roofline) -> list[Finding]:
         f"{ceilings.bandwidth / 1e9:.3g} GB/s of a copy",
         flush=True,
     )
-    findings = [finding for each in args.networks for finding in measure(each, ceilings, args)]
+    runs = itertools.product(args.networks, args.compiled)
+    findings = [finding for each in runs for finding in measure(*each, ceilings, args)]
     return conclude(__doc__, [], findings)
 
 
@@ -109,16 +120,12 @@ class Cost(NamedTuple):
         return [*times.split(), *hand, f"{num_tokens / self.seconds:,.0f}"]
 
 
-def measure(name: str, ceilings: Ceilings, args: Roofline) -> list[Finding]:
+def measure(name: str, compiled: str, ceilings: Ceilings, args: Roofline) -> list[Finding]:
     """Print the phases of one network, and return the findings that it tests."""
     device = named_device(args.device)
     forget_peak()
     pyro.set_rng_seed(0)
-    options: dict[str, Any] = {
-        "dtype": args.dtype,
-        "device": args.device,
-        "compile_decode": args.compile,
-    }
+    options: dict[str, Any] = {"dtype": args.dtype, "device": args.device, **COMPILED[compiled]}
     prior = load(name, args.max_new_tokens, **options)
     with blamed("--prompt-tokens"):
         prompts = prior.encode([prompt_of(name, args.prompt_tokens)]).to(prior.device)
@@ -137,16 +144,18 @@ def measure(name: str, ceilings: Ceilings, args: Roofline) -> list[Finding]:
     costs = costs_of([*ours, STEP], times, floors)
     rows = {phase: cost.cells(sizes[0] * sizes[2]) for phase, cost in costs.items()}
     print(
-        f"\n{args.guide} on {name}, {'compiled' if args.compile else 'plain'} decode: "
+        f"\n{args.guide} on {name}, compiled {compiled}: "
         f"{args.responses} responses of {args.max_new_tokens} tokens\n{text_table(HEADER, rows)}\n"
         f"peak memory: {loaded:.2f} GB with prior and guide loaded, {stepped:.2f} GB after a step"
     )
     whole, job = costs[STEP], (name, args.dtype, device.type)
-    subject = f"step by the same work by hand, {name}"
+    subject = f"step by the same work by hand, {name}, compiled {compiled}"
     findings = [within(subject, whole.to_hand, below=TO_HAND, num_runs=args.rounds)]
     if (*job, *sizes[::2]) == ("gpt2-small", "bfloat16", "cuda", 512, 40):
         ratio = whole.seconds / whole.floor
-        findings.append(within(f"step by its floor, {name}", ratio, below=TO_FLOOR))
+        findings.append(
+            within(f"step by its floor, {name}, compiled {compiled}", ratio, below=TO_FLOOR)
+        )
     if (*job, args.guide) == ("smollm2", "bfloat16", "cpu", "lora"):
         findings.append(within(f"peak memory of {name}, GB", stepped, below=MEMORY))
     return findings

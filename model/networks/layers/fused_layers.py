@@ -34,7 +34,8 @@ class FusedNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_asynchronous(x.device) and x.dtype == self.weight.dtype:
+        is_plain = x.dtype == self.weight.dtype and not torch.compiler.is_compiling()
+        if is_plain and is_asynchronous(x.device):
             return fused_norm(self, x)
         return super().forward(x)
 
