@@ -36,7 +36,7 @@ lessons: .venv/lessons
 # A limit of time cuts off tests of scripts, which come last.
 gpu: .venv/test
 	-$(BIN)/python -m experiments.roofline --networks gpt2-small smollm2-135m --responses 512 \
-		--max-new-tokens 40 --dtype bfloat16 --compiled nothing decode decode+layers
+		--max-new-tokens 40 --dtype bfloat16 --compiled nothing decode
 	$(PYTEST) --device cuda -m "not slow" tests/model tests/guides tests/inference \
 		--ignore tests/model/preferences --ignore tests/inference/reward_posterior
 	$(PYTEST) -m "not slow" tests/experiments

@@ -39,7 +39,7 @@ def shard(
             than one device is on the CPU before.
 
     Raises:
-        ValueError: if neither guide nor prior has a network, or if they are compiled.
+        ValueError: if neither guide nor prior has a network, or if their decode is compiled.
     """
     instance("guide", guide, nn.Module)
     if prior is not None:
@@ -58,12 +58,11 @@ def shard(
             f"{type(guide).__name__} has no network to shard, expected a guide that reads with one "
             "or a prior"
         )
-    for option in ("compile_decode", "compile_layers"):
-        if any(getattr(part, option) for part in models):
-            raise ValueError(
-                "the network is compiled, and one whose layers come and go cannot be: leave "
-                f"{option} out"
-            )
+    if any(part.compile_decode for part in models):
+        raise ValueError(
+            "the decode is compiled, which a network whose layers come and go cannot be: leave "
+            "compile_decode out"
+        )
     models.sort(key=lambda part: not any(p.requires_grad for p in part.parameters()))
     place = models[0].device if device is None else named_device(device)
     shard_networks([part.network for part in models], whole_tensors, device=place)

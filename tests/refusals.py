@@ -41,7 +41,7 @@ BY_KIND = [
         [3, "no", THING, None],
         "ignore_case whiten trust_remote_code keep_best checkpoint_activations",
     ),
-    ([3, "no", THING, None], "resume gather_draws compile_decode compile_layers stop_at_noise"),
+    ([3, "no", THING, None], "resume gather_draws compile_decode stop_at_noise"),
     (SHARE, "ess_threshold scale floor decay exploration_kl flip noise"),
     (POSITIVE, "penalty clip rate learning_rate quantile_beta ridge power prior_scale temperature"),
     (POSITIVE, "clip_norm step_kl margin"),

@@ -20,7 +20,7 @@ goes on to the last token, and a pass reads prompt and response of each in one.
     python -m experiments.roofline
     python -m experiments.roofline --networks film-reviews smollm2 --responses 32 --dtype bfloat16
     python -m experiments.roofline --networks gpt2-small smollm2-135m --responses 512 \
-        --max-new-tokens 40 --dtype bfloat16 --compiled nothing decode decode+layers
+        --max-new-tokens 40 --dtype bfloat16 --compiled nothing decode
 """
 
 import itertools
@@ -51,12 +51,6 @@ HEADER = ("ms", "floor, ms", "ratio", "by hand, ms", "ratio", "tokens/s")
 STEP = "step"
 TO_FLOOR, TO_HAND, MEMORY = 2.0, 1.25, 3.0
 """Largest ratio of a step to its floor, and to the work by hand; largest peak, GB; as claimed."""
-COMPILED = {
-    "nothing": {},
-    "decode": {"compile_decode": True},
-    "decode+layers": {"compile_decode": True, "compile_layers": True},
-}
-"""Options of the prior by the parts of a step that are compiled."""
 GUIDES: dict[str, type[LoRA | FineTuned]] = {"lora": LoRA, "fine-tuned": FineTuned}
 
 
@@ -79,11 +73,9 @@ class Roofline(Arguments):
     """Type of the prior's weights."""
     device: types.Device | None = None
     """Device, `cpu` or `cuda`. Default: a GPU if there is one."""
-    compiled: Annotated[tuple[Literal["nothing", "decode", "decode+layers"], ...], types.SOME] = (
-        "nothing",
-    )
-    """Compiled parts of a step, one table for each: none, those of `experiments.steer --compile`,
-    or those of `--compile --compile-layers`."""
+    compiled: Annotated[tuple[Literal["nothing", "decode"], ...], types.SOME] = ("nothing",)
+    """Compiled parts of a step, one table for each: none, or the draw, as by `experiments.steer
+    --compile`."""
     rounds: types.Count = 5
     """Number of timed rounds, of which the median is printed, after one that is not timed."""
     threads: types.Threads = 1
@@ -125,7 +117,8 @@ def measure(name: str, compiled: str, ceilings: Ceilings, args: Roofline) -> lis
     device = named_device(args.device)
     forget_peak()
     pyro.set_rng_seed(0)
-    options: dict[str, Any] = {"dtype": args.dtype, "device": args.device, **COMPILED[compiled]}
+    options: dict[str, Any] = {"dtype": args.dtype, "device": args.device}
+    options["compile_decode"] = compiled == "decode"
     prior = load(name, args.max_new_tokens, **options)
     with blamed("--prompt-tokens"):
         prompts = prior.encode([prompt_of(name, args.prompt_tokens)]).to(prior.device)

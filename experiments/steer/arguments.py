@@ -188,10 +188,6 @@ class Steer(Arguments):
     draws are the same up to rounding. Compiling takes seconds on a GPU and a minute on a CPU. On a
     GPU the scores and the gradient after short prompts are graphs too. Mixtures, and guides
     with networks of their own, draw as without this option."""
-    compile_layers: bool = False
-    """Score responses to short prompts, and take their gradient, by layers that `torch.compile` has
-    compiled once for all that are alike: fewer kernels on a GPU. The numbers are the same up to
-    rounding. Compiling takes up to minutes. Needs a compiler: Triton on a GPU, C++ on a CPU."""
     trust_remote_code: bool = False
     """Run the code that comes with a checkpoint of a prior or a reward, which is refused otherwise.
     `--resume` never takes this permission from the earlier run."""
@@ -280,8 +276,7 @@ class Steer(Arguments):
     def loading(self) -> dict[str, Any]:
         """Settings with which the prior, or a language model as proposal, is loaded."""
         names = ("max_new_tokens", "temperature", "dtype", "device", "trust_remote_code")
-        given = {name: getattr(self, name) for name in (*names, "compile_layers")}
-        given["compile_decode"] = self.compile
+        given = {name: getattr(self, name) for name in names} | {"compile_decode": self.compile}
         # a network larger than a device is loaded on the CPU, and each layer is moved as a shard
         return given if self.shard is None else given | {"device": "cpu"}
 

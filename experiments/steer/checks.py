@@ -34,12 +34,10 @@ def check_shards(args: Steer) -> None:
         raise SystemExit(f"--shard {args.shard} is for several processes: start with `{fix}`")
     if args.merge:
         raise SystemExit("--merge copies the network, which --shard divides: leave one of them out")
-    for option, is_on in (("--compile", args.compile), ("--compile-layers", args.compile_layers)):
-        if is_on:
-            raise SystemExit(
-                f"{option} needs layers that stay, and --shard gathers and frees them: leave one "
-                "out"
-            )
+    if args.compile:
+        raise SystemExit(
+            "--compile needs layers that stay, and --shard gathers and frees them: leave one out"
+        )
 
 
 def check_likelihood(args: Steer) -> None:

@@ -10,7 +10,6 @@ OPTIONS = {
     "Twisted": "--guide twisted",
     "WakePhi": "--objective wake-phi",
     "compile_decode": "--compile",
-    "compile_layers": "--compile-layers",
     "max_new_tokens": "--max-new-tokens",
     "num_particles": "--particles",
     "num_samples": "--budget",

@@ -1,7 +1,7 @@
 """A causal network read with a key-value cache: once over the prompts, then token by token."""
 
 import inspect
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from model.networks.adapter import check_settings
 from model.networks.checks import check_causal, checked_network, evaluating, without_head
 from model.networks.layers import layer_checkpoints
 from model.networks.layers.attention import faster_attention
-from model.networks.layers.compiled_layers import NoCache, check_layers, compiled_layers
 from model.networks.layers.fused_layers import fused_layers
 from model.networks.layers.head import logits_of, splits_head, states_before_head
 from model.networks.layers.packed_layers import PackedLayers, packs
@@ -65,7 +64,7 @@ class CachedDecoder(Decoder):
         gathers_draws: True if a sharded network is gathered once for a draw.
     """
 
-    splits_head = in_step = compile_decode = compile_layers = gathers_draws = False
+    splits_head = in_step = compile_decode = gathers_draws = False
     takes_padding = True
 
     def __init__(self, network: "transformers.PreTrainedModel", max_new_tokens: int) -> None:
@@ -144,15 +143,14 @@ class CachedDecoder(Decoder):
 
     def _states(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         """Hidden states of `ids` `[B, L]`, `[B, L, H]`."""
-        cache = NoCache() if self.compiles else None
-        return (self._first(ids, mask, cache, skip_head=True)[1].hidden,)
+        return (self._first(ids, mask, skip_head=True)[1].hidden,)
 
     def _first(
-        self, ids: Tensor, mask: Tensor | None, cache: Any = None, **options: bool
+        self, ids: Tensor, mask: Tensor | None, **options: bool
     ) -> tuple[Tensor, CachedState]:
         """`_run` of the first tokens that the network reads, with their mask, `[B, L]` each."""
         every = torch.ones_like(ids) if mask is None else mask
-        return self._run(self._unread(every, mask is not None, cache), ids, **options)
+        return self._run(self._unread(every, mask is not None), ids, **options)
 
     def extend(self, state: CachedState, ids: Tensor) -> tuple[Tensor, CachedState]:
         """See `Decoder`. A `FixedState` reads one token a sequence, and is changed in place."""
@@ -182,16 +180,9 @@ class CachedDecoder(Decoder):
 
     def is_faster_whole(self, prompts: Prompts, num_responses: int) -> bool:
         """See `Decoder`. A GPU starts the kernels of a small pass more slowly than it runs them."""
-        if self.in_step or not self.splits_head:
-            return False
-        if not (self.compiles or is_asynchronous(self.device)):
+        if self.in_step or not self.splits_head or not is_asynchronous(self.device):
             return False
         return self._num_weights * num_responses * prompts.ids.shape[1] <= LITTLE_WORK
-
-    @property
-    def compiles(self) -> bool:
-        """True if `states_before` compiles layers, which checkpoints would trace again."""
-        return self.compile_layers and not (self.in_step or layer_checkpoints.are_on())
 
     @property
     def records(self) -> bool:
@@ -266,17 +257,6 @@ class CachedDecoder(Decoder):
             if is_so:
                 raise ValueError(f"{type(self.network).__name__} has {fault}: {NOT_COMPILED}")
 
-    def check_layers(self, words: list[int]) -> None:
-        """See `check_layers` of `compiled_layers`, on ordinary tokens `words`."""
-        length = min(3, self.context or 3)
-        ids = [[words[(i + 3 * row) % len(words)] for i in range(length)] for row in range(2)]
-        tokens = torch.tensor(ids, device=self.device)
-
-        def states(cache: NoCache | None) -> Tensor:
-            return self._first(tokens, None, cache, skip_head=True)[1].hidden
-
-        check_layers(self.network, self.splits_head, states)
-
     def _takes_wide_mask(self, cache: Any) -> bool:
         """True if attention takes the mask of `_wide` for all layers of a cache."""
         is_wide = self.network.config._attn_implementation in WIDE and self._takes_positions
@@ -344,14 +324,13 @@ class CachedDecoder(Decoder):
         batch |= {"attention_mask": mask, self._cache: state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1
-        of_layers: list[Any] = [pointwise_recomputation, faster_attention]
-        if isinstance(state.cache, NoCache):
-            of_layers = [compiled_layers]
-        with ExitStack() as stack:
-            for context in (layer_checkpoints.around, rounded_together, *of_layers):
-                stack.enter_context(context(self.network))
-            head = states_before_head(self.network, copies=last_only, skip_head=skip_head)
-            hidden = stack.enter_context(head)
+        with (
+            layer_checkpoints.around(self.network),
+            rounded_together(self.network),
+            pointwise_recomputation(self.network),
+            faster_attention(self.network),
+            states_before_head(self.network, copies=last_only, skip_head=skip_head) as hidden,
+        ):
             out = self.network(**batch, use_cache=True)
         cache = out[self._cache]
         # some decoders of encoder-decoders, such as RemBERT, keep their keys and values in a part

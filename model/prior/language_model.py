@@ -55,9 +55,6 @@ class LanguageModel(CachedDecoder):
             the passes that score responses to short prompts are graphs too, with their gradient,
             which pad all responses to one length and keep the memory of their activations and of
             one gradient.
-        compile_layers: compile the layers of the passes that score responses to short prompts, and
-            their gradient, by `torch.compile`: one graph for all layers that are alike, and for all
-            shapes. The first graph is compiled here. Compiling takes up to minutes.
 
     Raises:
         ValueError: if no end id is known, an id is outside the vocabulary, the context has no room
@@ -77,7 +74,6 @@ class LanguageModel(CachedDecoder):
         end_ids: Iterable[int] | None = None,
         pad_id: int | None = None,
         compile_decode: bool = False,
-        compile_layers: bool = False,
     ) -> None:
         super().__init__(network, whole_number("max_new_tokens", max_new_tokens))
         if self.context is not None:
@@ -114,9 +110,6 @@ class LanguageModel(CachedDecoder):
             self.check_fixed()
             check_cached_reading(self, network, words or [0], self.max_new_tokens, fixed=True)
         self.compile_decode = compile_decode
-        if instance("compile_layers", compile_layers, bool):
-            self.check_layers(words or [0])
-        self.compile_layers = compile_layers
 
     @classmethod
     def from_pretrained(
@@ -134,7 +127,6 @@ class LanguageModel(CachedDecoder):
         trust_remote_code: bool = False,
         base: str | Path | None = None,
         compile_decode: bool = False,
-        compile_layers: bool = False,
     ) -> Self:
         """Load a checkpoint in Hugging Face format, or in GGUF, from a folder or from the hub.
 
@@ -146,8 +138,7 @@ class LanguageModel(CachedDecoder):
             device: device of the weights; by default a GPU if there is one.
             trust_remote_code: run modelling code that comes with the checkpoint.
             base: network of an adapter of `peft`; by default the network that the adapter names.
-            max_new_tokens: see the class, as for temperature, end_ids, pad_id, compile_decode and
-                compile_layers.
+            max_new_tokens: see the class, as for temperature, end_ids, pad_id and compile_decode.
 
         Raises:
             PretrainedError: if network or tokenizer cannot be loaded whole.
@@ -158,7 +149,7 @@ class LanguageModel(CachedDecoder):
         causal = transformers.AutoModelForCausalLM
         network, tokenizer = load_pretrained(causal, name_or_path, dtype, device, **where)
         options: dict[str, Any] = {"temperature": temperature, "end_ids": end_ids, "pad_id": pad_id}
-        options |= {"compile_decode": compile_decode, "compile_layers": compile_layers}
+        options["compile_decode"] = compile_decode
         return cls(network, tokenizer, max_new_tokens=max_new_tokens, **options)
 
     def train(self, mode: bool = True) -> Self:

@@ -29,11 +29,9 @@ class AdaptedLinear(Linear):
     Attributes:
         rounded: factors of the adapters in half precision, for many passes with the same
             parameters; None to round them in each pass.
-        shared: the factors of `shared_factors` in a compiled layer, which reads no global.
     """
 
     rounded: tuple[Tensor, Tensor] | None = None
-    shared: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not self.is_plain(x):

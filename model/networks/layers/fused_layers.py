@@ -34,8 +34,7 @@ class FusedNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = x.dtype == self.weight.dtype and not torch.compiler.is_compiling()
-        if is_plain and is_asynchronous(x.device):
+        if is_asynchronous(x.device) and x.dtype == self.weight.dtype:
             return fused_norm(self, x)
         return super().forward(x)
 

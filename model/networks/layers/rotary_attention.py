@@ -28,7 +28,6 @@ class RotaryAttention(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         is_plain = self.config._attn_implementation == "sdpa" and not (self.training or args)
         is_plain = is_plain and hidden_states.dtype in HALF
-        is_plain = is_plain and not torch.compiler.is_compiling()  # which has fewer kernels still
         if is_plain and is_asynchronous(hidden_states.device):
             return rotary_attention(self, hidden_states, **kwargs)
         return super().forward(hidden_states, *args, **kwargs)

@@ -53,10 +53,8 @@ class RoundedAdapters(Decoding):
             layer.rounded = before
 
 
-def shared_factors(layer: Any) -> tuple[Tensor, Tensor] | None:
+def shared_factors(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
     """A and alpha/rank B of a layer inside `rounded_together`, in the own thread; None outside."""
-    if torch.compiler.is_compiling():
-        return layer.shared
     return getattr(_own, "factors", {}).get(layer)
 
 
