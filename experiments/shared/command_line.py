@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -70,7 +71,7 @@ def run_script(
     getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")  # as stderr
     logging.disable_progress_bar()  # of transformers, one for each file
     logging.set_verbosity_error()
-    with _until_nobody_reads(), interrupts(), early_stops():
+    with _until_nobody_reads(), _one_line_warnings(), interrupts(), early_stops():
         try:
             title = (getattr(main, "__globals__", {}).get("__doc__") or "").partition("\n")[0]
             args = _parse(words, arguments, title)
@@ -188,6 +189,17 @@ def _until_nobody_reads() -> Iterator[None]:
     except BrokenPipeError:  # the rest of the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Print each warning as one line, without its place in the source."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {one_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

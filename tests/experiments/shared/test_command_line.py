@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,14 @@ def never(args):
 def test_a_script_that_ends_well_exits_with_0(capsys):
     assert code_of(lambda args: print(args.flips), "--flips", "5") == 0
     assert capsys.readouterr().out == "5\n"
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_source(capsys):
+    before = warnings.formatwarning
+    warning = UserWarning("few\ndraws"), UserWarning, "f", 3
+    assert code_of(lambda _: print(warnings.formatwarning(*warning))) == 0
+    assert capsys.readouterr().out == "Warning: few draws\n\n"
+    assert warnings.formatwarning is before
 
 
 @pytest.mark.parametrize("refused", [False, True])
