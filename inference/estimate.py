@@ -76,7 +76,8 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if not math.isfinite(self.value):
             return f"{self.value}"
-        return f"{self.value:z.3f} ± {self.standard_error:.3f}"  # z: never -0.000
+        error = "unknown" if math.isnan(self.standard_error) else f"{self.standard_error:.3f}"
+        return f"{self.value:z.3f} ± {error}"  # z: never -0.000
 
     @classmethod
     def of_mean(cls, values: Tensor) -> Estimate:

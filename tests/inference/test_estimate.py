@@ -110,6 +110,7 @@ def test_units_and_differences():
     assert Estimate(2.0, 0.5).times(-3.0) == (-6.0, 1.5)
     assert Estimate(2.0, 0.3).minus(Estimate(5.0, 0.4)) == pytest.approx((-3.0, 0.5))
     assert str(Estimate(1.23456, 0.01)) == "1.235 ± 0.010"
+    assert str(Estimate(0.5, math.nan)) == "0.500 ± unknown"
     assert str(Estimate(-math.inf, math.nan)) == "-inf"
 
 
