@@ -74,14 +74,15 @@ def scores(guide: LoRA, prompts: Prompts, response: Tensor) -> tuple[Tensor, Ten
     return log_prob.detach(), torch.cat([part.flatten() for part in gradient])
 
 
-def test_logits_chunk_by_chunk_are_those_of_the_network(prior, monkeypatch):
+@pytest.mark.parametrize("rows", [1, 3])
+def test_logits_chunk_by_chunk_are_those_of_the_network(prior, rows, monkeypatch):
     """With adapters of `peft` in the body, whose gradient passes through the frozen head."""
     guide, prompts = LoRA(prior, rank=2), prior.encode(PROMPTS)
     guide.jitter(0.3, torch.Generator().manual_seed(0))
     response = prior(prompts).sample((4,))
     log_prob, gradient = scores(guide, prompts, response)
     for module in (logits, batch):
-        monkeypatch.setattr(module, "CHUNK", 1)
+        monkeypatch.setattr(module, "CHUNK", rows * prior.space.vocab_size)
     monkeypatch.setattr(LanguageModel, "extend", None)  # no pass has the logits of all tokens
     by_chunks = scores(guide, prompts, response)
     assert gradient.norm() > 1e-2
