@@ -27,6 +27,7 @@ folder with arguments, metrics, guide, figures and `report.html`.
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 from experiments.shared.command_line import run_script
 from experiments.shared.refusals import FAULTS, blamed, resume_hint
@@ -42,7 +43,7 @@ from experiments.steer.prompts import RunPrompts, load_prompts
 from experiments.steer.resuming import check_inputs, old_folder, own_arguments, resume_command
 from experiments.steer.training import train
 from experiments.steer.wording import in_options
-from model import AlignmentModel, LanguageModel, Prompts
+from model import AlignmentModel, LanguageModel
 from model.prior.named_priors import load_prior
 
 
@@ -58,7 +59,7 @@ def run(args: Steer, launch: Launch) -> RunFolder:
     """Run the script, together with the other processes if there are any."""
     args, inputs = prepare(args)
     prior, prompts = load(args)
-    model = build_posterior(args, prior, prompts.measured)
+    model = build_posterior(args, prior, prompts)
     args = replace(args, beta=model.beta)
     folders = launch.folder(lambda: open_folder(args, inputs))
     with folders as folder, resume_hint(lambda: resume_command(folder, args)):
@@ -91,11 +92,12 @@ def load(args: Steer) -> tuple[LanguageModel, RunPrompts]:
     return prior, load_prompts(args, prior)
 
 
-def build_posterior(args: Steer, prior: LanguageModel, prompts: Prompts) -> AlignmentModel:
+def build_posterior(args: Steer, prior: LanguageModel, prompts: RunPrompts) -> AlignmentModel:
     """Build the model. A resumed run has the beta that meets its budget."""
     budget = args.beta_budget if args.resume is None else {}
-    draws = {"num_draws": args.prior_draws, "seed": args.seed}
-    return build_model(args.choices, prior, prompts, args.beta, budget, **draws)
+    draws: dict[str, Any] = {"num_draws": args.prior_draws, "seed": args.seed}
+    about = args.choices, prior, prompts.measured, args.beta, budget
+    return build_model(*about, **draws, every=prompts.every)
 
 
 def open_folder(args: Steer, inputs: list[Input]) -> AbstractContextManager[RunFolder]:

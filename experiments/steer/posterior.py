@@ -8,7 +8,7 @@ from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
 from experiments.steer.expectations import chunk
 from inference import PriorSample, Program, match_moments, random_state, sample_prior, solve_beta
-from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward, TextReward
+from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward
 from model.likelihood import parts_of
 
 
@@ -21,6 +21,7 @@ def build_model(
     *,
     num_draws: int,
     seed: int,
+    every: Prompts | None = None,
 ) -> AlignmentModel:
     """Build the model whose posterior the choices name.
 
@@ -32,7 +33,9 @@ def build_model(
         budget: `max_kl`, nats, or `min_reward`, for `solve_beta`.
         num_draws: number of prior draws behind budgets and moments, for each prompt.
         seed: random seed of the draws.
+        every: all prompts of a run, whose columns are checked; None for `prompts`.
     """
+    every = prompts if every is None else every
 
     def named(option: str) -> dict[str, Choice]:
         return {choice.text: choice for choice in choices if choice.option == option}
@@ -42,10 +45,10 @@ def build_model(
     # a factor that takes beta comes without a budget
     others = {text: each.factor(prior, beta) for text, each in named("--factor").items()}
     features = {text: each.reward(prior) for text, each in named("--moment").items()}
-    check_columns("--reward", rewards, prompts)
-    check_columns("--constraint", constraints, prompts)
-    check_columns("--factor", others, prompts)
-    check_columns("--moment", features, prompts)
+    check_columns("--reward", rewards, every)
+    check_columns("--constraint", constraints, every)
+    check_columns("--factor", others, every)
+    check_columns("--moment", features, every)
     factors: dict[str, Factor] = {**constraints, **others}
     draws = {"num_draws": num_draws, "seed": seed}
     if budget:
@@ -57,12 +60,12 @@ def build_model(
 
 
 def check_columns(option: str, pieces: Mapping[str, object], prompts: Prompts) -> None:
-    """Exit at a reward, alone or inside another, that needs a column which the prompts lack."""
+    """Exit at a piece, alone or inside another, that needs other columns than the prompts have."""
     for text, piece in pieces.items():
         for part in parts_of(piece):
-            if isinstance(part, TextReward):
+            if (check := getattr(part, "check_columns", None)) is not None:
                 with blamed(f"{option} {text!r}"):
-                    part.check_columns(prompts)
+                    check(prompts)
 
 
 def with_moments(

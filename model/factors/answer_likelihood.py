@@ -70,6 +70,10 @@ class AnswerLikelihood:
         self.answer = answer
         self._before = continuation_ids(self.language_model.tokenizer, before)
 
+    def check_columns(self, prompts: Prompts) -> None:
+        """Refuse prompts without answers that are texts, numbers or None: a `LikelihoodError`."""
+        self._column_of(prompts)
+
     def applies(self, prompts: Prompts) -> Tensor:
         """True for the prompts with an answer, `[N]`."""
         known = [value is not None for value in self._column_of(prompts)]

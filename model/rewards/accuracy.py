@@ -72,19 +72,24 @@ class Accuracy:
         self.columns = (column,)
         self.__name__ = f"accuracy by {column} ({self.method})"
 
+    def check_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Refuse a reference answer that is no text, number or None."""
+        for reference in columns[self.column]:
+            if not isinstance(reference, str | Number | None):
+                raise TypeError(
+                    f"column {self.column!r} has the reference answer {reference!r} "
+                    f"({type(reference).__name__}), expected a text, a number or None: take the "
+                    "text out, or compare in a reward of your own"
+                )
+
     def __call__(
         self, completion: str | Sequence[Mapping[str, Any]], state: Mapping[str, Any]
     ) -> float | None:
         """1, 0 or None for a response, by the signature of verifiers."""
         reference = state[self.column]
+        self.check_columns({self.column: [reference]})
         if reference is None:
             return None
-        if not isinstance(reference, str | Number):
-            raise TypeError(
-                f"column {self.column!r} has the reference answer {reference!r} "
-                f"({type(reference).__name__}), expected a text, a number or None: take the text "
-                "out, or compare in a reward of your own"
-            )
         text = completion if isinstance(completion, str) else completion[-1]["content"]
         if self.method == METHODS[1]:
             verified = math_verified(text, str(reference))

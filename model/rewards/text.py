@@ -88,9 +88,14 @@ class TextReward:
         return through(partial(self._score, prompts), response)
 
     def check_columns(self, prompts: Prompts) -> None:
-        """Refuse prompts without a column that the function needs, by a `LikelihoodError`."""
+        """Refuse prompts without a column that the function needs, by a `LikelihoodError`.
+
+        The values are checked by the function's own `check_columns(columns)`, if there is one.
+        """
         if self.foreign is not None:
             self.foreign.check_columns({name: of[0] for name, of in prompts.columns.items()})
+        if hasattr(self.function, "check_columns"):
+            self.function.check_columns(prompts.columns)
 
     def applies(self, prompts: Prompts) -> Tensor:
         """True for the prompts to which the reward applies, `[N]`.

@@ -15,6 +15,8 @@ FILES = {
     "mine.py": b"def bad(texts):\n    1 / 0\n\ndef good(texts):\n    return [1.0] * len(texts)",
     "leaves.py": b"def bad(texts):\n    raise SystemExit(0)",
     "exits.py": b"import sys\nsys.exit(0)",
+    "lists.jsonl": b'{"prompt": "the", "answer": "a"}\n' * 9
+    + b'{"prompt": "the", "answer": ["a"]}\n',
 }
 BASE = {"--prompts": "'the film was' the", "--max-new-tokens": "3", "--samples": "20"}
 TRAINED = {"--particles": "4", "--prior-draws": "40"}
@@ -62,6 +64,10 @@ REFUSALS = {
     "--constraint accuracy:solution --penalty 1": "--constraint 'accuracy:solution>=1': .* needs",
     "--moment accuracy:solution=0.5": "--moment 'accuracy:solution': .* needs the column",
     "--reward accuracy:solution --kl-budget 1": "--reward 'accuracy:solution': .* needs the column",
+    "--factor answer-likelihood": "--factor 'answer-likelihood': .*needs the column 'answer'",
+    # a list among the answers, in a row that is not measured
+    "--reward accuracy --dataset lists.jsonl": r"--reward 'accuracy': .* answer \['a'\] \(list\)",
+    "--factor answer-likelihood --dataset lists.jsonl": r"--factor .*: column 'answer' has \['a'\]",
     # budgets
     "--kl-budget 1 --beta 0.1": "--beta has no effect with a budget",
     "--kl-budget 1 --min-reward 0.5": "--kl-budget and --min-reward are both given",
