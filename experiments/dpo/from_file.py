@@ -8,7 +8,15 @@ from torch import Tensor
 
 from experiments.shared.refusals import FAULTS, blamed
 from guides import GUIDES, Guide
-from inference import Estimate, LeaveOneOut_ELBO, diagnose, fit, random_state
+from inference import (
+    Estimate,
+    LeaveOneOut_ELBO,
+    PriorSample,
+    diagnose,
+    fit,
+    random_state,
+    sample_prior,
+)
 from inference.direct_preferences import PreferenceProgram, ResponsePairs, fit_preferences
 from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import calibrate
@@ -24,6 +32,8 @@ from model.prior.named_priors import load_prior
 
 MAX_PROMPTS, PROMPTS_PER_STEP = 16, 4
 """Largest number of the file's prompts that SVI sees, and of prompts in a step of SVI."""
+CHUNK = 16
+"""Number of responses to each prompt that are drawn and scored at a time, and move a bar."""
 COMPONENTS, PRIOR_SCALE = 64, 2.0
 """Principal components of the features; prior standard deviation of a reward, log-odds."""
 Row = dict[str, Estimate | str]
@@ -81,18 +91,19 @@ def compare(
     """
     prior, prompts, beta = study.prior, study.prompts, study.model.beta
     direct, indirect = (GUIDES[guide_name](prior, prompts) for _ in range(2))
-    budget: dict[str, Any] = {"num_steps": steps, "learning_rate": rate, "progress": False}
+    budget: dict[str, Any] = {"num_steps": steps, "learning_rate": rate}
     program = PreferenceProgram(direct, prior, beta)
     fit_preferences(program, study.train, pairs_per_step=pairs, **budget)
     per_step = min(PROMPTS_PER_STEP, len(prompts))
     objective = LeaveOneOut_ELBO(max(2, 2 * pairs // per_step))
     fit(study.model, indirect, prompts, objective=objective, prompts_per_step=per_step, **budget)
     rows = {"reward alone": judged(study, study.log_odds)}
+    draws = sample_prior(study.model, prompts, samples, independent=True, chunk=CHUNK)
     for name, guide in {"dpo": direct, "reward first, then SVI": indirect}.items():
         with torch.no_grad():
             implied = PreferenceProgram(guide, prior, beta).rewards(study.held_out)
         log_odds = beta * (implied[0] - implied[1])
-        rows[name] = judged(study, log_odds) | measured(study, guide, samples)
+        rows[name] = judged(study, log_odds) | measured(study, guide, draws)
     return rows
 
 
@@ -102,12 +113,11 @@ def judged(study: Study, log_odds: Tensor) -> Row:
     return {"held-out accuracy": calibration.accuracy, "log loss": calibration.log_loss}
 
 
-def measured(study: Study, guide: Guide, samples: int) -> Row:
+def measured(study: Study, guide: Guide, draws: PriorSample) -> Row:
     """KL to the prior and to the posterior of the reward, nats, with warnings; the mean reward."""
     with random_state.measuring():
-        diagnostics = diagnose(
-            study.model, guide, study.prompts, num_samples=samples, num_prior_draws=samples
-        )
+        sizes = {"num_samples": len(draws.response), "chunk": CHUNK}
+        diagnostics = diagnose(study.model, guide, study.prompts, prior_sample=draws, **sizes)
     return {
         "KL(q || p0)": diagnostics.kl_guide_prior,
         "E[reward]": diagnostics.log_likelihood.times(study.model.beta),

@@ -43,8 +43,10 @@ def test_preferences_of_a_file_train_by_both_ways(tmp_path, capsys):
     path = str(tmp_path / "pairs.jsonl")
     sizes = {"steps": 12, "pairs": 4, "samples": 8, "max_new_tokens": 4, "held_out": 0.3}
     assert main(DPO(preferences=path, beta=0.3, learning_rate=2e-3, **sizes)) == []
-    printed = capsys.readouterr().out
+    printed, bars = capsys.readouterr()
     assert "8 preferences, 4 held out, beta 0.3" in printed
+    assert "loss=" in bars  # of DPO
+    assert "elbo=" in bars  # of SVI
     rows = {line.split("  ")[0]: line for line in printed.splitlines()[2:]}
     assert rows.keys() == {"reward alone", "dpo", "reward first, then SVI"}
     for row in rows.values():
