@@ -15,6 +15,7 @@ from experiments.shared.tables import cell
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from experiments.steer.expectations import chunk, mean_of_draws, observe, scope_of
+from experiments.steer.posterior import noise_warnings
 from experiments.steer.report import MARK, ONE_VALUE, samples_text, scored_texts
 from guides import GUIDES, Fixed, Guide, saved
 from guides.guide import OtherGuideError
@@ -99,6 +100,7 @@ def sample_posterior(
         }
         numbers = numbers_of(model, prompts, posterior, prior_response, sampler.target)
         if ranks.is_first():
+            noise_warnings(model, prompts, prior_response)
             with ranks.alone():
                 write_draws(folder.path / "draws.jsonl", model, prompts, posterior)
     width = max(map(len, numbers))

@@ -4,12 +4,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
 from experiments.steer.expectations import chunk
 from inference import PriorSample, Program, match_moments, random_state, sample_prior, solve_beta
-from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward
+from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward, TextReward
 from model.likelihood import parts_of
+from model.rewards.text import NUM_REPEATED
 
 
 def build_model(
@@ -66,6 +69,33 @@ def check_columns(option: str, pieces: Mapping[str, object], prompts: Prompts) -
             if (check := getattr(part, "check_columns", None)) is not None:
                 with blamed(f"{option} {text!r}"):
                     check(prompts)
+
+
+def noise_warnings(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[str]:
+    """Warn of each function of texts that gives some of the responses `[M, N, T]` other rewards.
+
+    The functions score at most 16 texts again.
+    """
+    sentences = []
+    for piece in (*model.rewards.values(), *model.factors.values()):
+        for part in parts_of(piece):
+            if not isinstance(part, TextReward):
+                continue
+            with random_state.preserved():
+                difference = part.repeat_difference(prompts, response[:NUM_REPEATED])
+            if difference > 0:
+                nats = f"{difference / model.beta:.3g} nats"
+                sentences.append(
+                    f"reward {part.name!r} gave a text another number in a second call: they "
+                    f"differ by {difference:.3g}, or {nats} divided by beta. The first number is "
+                    "remembered for each text, so the posterior prefers texts whose number was "
+                    "high by chance: E[r] of the posterior and log Z are too high. Return the same "
+                    "number for a text each time (a fixed seed, temperature 0), or the mean of "
+                    "enough calls"
+                )
+    for sentence in sentences:
+        warnings.warn(sentence, stacklevel=2)
+    return sentences
 
 
 def with_moments(

@@ -10,7 +10,7 @@ from experiments.steer.guide import new_guide
 from experiments.steer.interrupted import reported
 from experiments.steer.live.page import LivePage
 from experiments.steer.measurements import model_card, write_measurements
-from experiments.steer.posterior import draw_prior
+from experiments.steer.posterior import draw_prior, noise_warnings
 from experiments.steer.prompts import RunPrompts
 from experiments.steer.report import Report, sample_texts
 from experiments.steer.step_log import StepLog, new_trackers
@@ -33,6 +33,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
     print(measured_draws(args, measured))
     with random_state.isolated(args.seed + 1):
         prior_sample = draw_prior(target, model, measured, args.prior_draws)
+        noise = noise_warnings(model, measured, prior_sample.response) if ranks.is_first() else []
         first = Fixed(model.prior) if args.student is None else guide
         before = measure(model, target, first, measured, prior_sample, args.samples)
     is_first = ranks.is_first()
@@ -59,6 +60,7 @@ def train(args: Steer, model: AlignmentModel, prompts: RunPrompts, folder: RunFo
             }
         log.completions(samples)
     notes = [*prompts.notes, *target_notes(args.objective), *fit_notes(result)]
+    notes += [f"Warning: {sentence}" for sentence in noise]
     has_factors = not is_all_reward(model, measured)
     columns = before, after, posterior
     about = args.title, args.beta, *columns, samples, result.state.seconds

@@ -20,6 +20,11 @@ from model.prior.prompts import Prompts, check_prompts
 from model.rewards.exchange import Exchange, answered, checked_numbers, exchanges, settled
 from model.rewards.signatures import ForeignFunction
 
+NUM_REPEATED = 16
+"""Number of texts that are scored twice to tell whether a function repeats itself."""
+ROUNDING = 0.02
+"""Share of the largest reward that networks in half precision may differ by in another batch."""
+
 
 class TextReward:
     """r(x) = function(text of x), or of the text, the prompt and the prompt's columns.
@@ -45,7 +50,8 @@ class TextReward:
             `upper_bound`, if there is one.
         name: name in errors; by default the function's own name.
         cache_size: number of texts whose reward is remembered; the least recent are dropped. Pass 0
-            if the function does not give a text the same number each time.
+            if the function does not give a text the same number each time: remembered noise is a
+            part of r, and the posterior prefers lucky texts. `repeat_difference` tells.
 
     Raises:
         TypeError: if the parameters of the function are of no signature, or of several.
@@ -113,25 +119,47 @@ class TextReward:
             self(prompts[new], empty.to(prompts.ids.device))
         return applies.new_tensor([self._applied[name] for name in names])
 
+    def repeat_difference(self, prompts: Prompts, response: Tensor) -> float:
+        """Largest difference of a reward and the reward of the same text in another call.
+
+        0 for a difference that rounding explains. At most `NUM_REPEATED` texts of the responses
+        `[K, N, T]` are scored again; their first rewards stay remembered.
+        """
+        keys, items = self._items(prompts, response)
+        scored = dict(list(dict(zip(keys, items, strict=True)).items())[:NUM_REPEATED])
+        first = self._rewards(scored)
+        for key in scored:
+            self._known.pop(key, None)
+        second = self._rewards(scored)
+        self._remember(first)
+        pairs = [(first[key], second[key]) for key in scored]
+        both = torch.tensor([pair for pair in pairs if None not in pair]).double().view(-1, 2)
+        difference = (both[:, 0] - both[:, 1]).abs()[both[:, 0] != both[:, 1]]
+        size = both[both.isfinite()].abs()
+        is_noise = difference > ROUNDING * max(size.tolist(), default=0.0)
+        return max(difference[is_noise].tolist(), default=0.0)
+
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
         response = for_each_prompt(prompts, response)
+        keys, items = self._items(prompts, response)
+        reward_of = self._rewards(dict(zip(keys, items, strict=True)))
+        values = [reward_of[key] for key in keys]
+        if self.foreign is not None:
+            self._check_applied(items, values)
+        numbers = [math.nan if value is None else value for value in values]
+        rewards = torch.tensor(numbers, dtype=torch.float64, device=response.device)
+        return rewards.view(response.shape[:-1])
+
+    def _items(self, prompts: Prompts, response: Tensor) -> tuple[Sequence[Hashable], list[Any]]:
+        """Keys, and texts or exchanges to score, of responses `[..., N, T]`, in their order."""
         self.language_model.space.check(prompts, response)
         rows = response.reshape(-1, *response.shape[-2:])
         if self.foreign is None:
             texts = self._texts(prompts, rows)
-            keys = [text if isinstance(text, str) else repr(text) for text in texts]
-            reward_of = self._rewards(dict(zip(keys, texts, strict=True)))
-            values = [reward_of[key] for key in keys]
-        else:
-            both = exchanges(self.language_model, prompts, rows)
-            self.foreign.check_columns(both[0].columns)
-            foreign = [self.foreign.key(each) for each in both]
-            reward_of = self._rewards(dict(zip(foreign, both, strict=True)))
-            values = [reward_of[key] for key in foreign]
-            self._check_applied(both, values)
-        numbers = [math.nan if value is None else value for value in values]
-        rewards = torch.tensor(numbers, dtype=torch.float64, device=response.device)
-        return rewards.view(response.shape[:-1])
+            return [text if isinstance(text, str) else repr(text) for text in texts], texts
+        both = exchanges(self.language_model, prompts, rows)
+        self.foreign.check_columns(both[0].columns)
+        return [self.foreign.key(each) for each in both], both
 
     def _texts(self, prompts: Prompts, response: Tensor) -> list[str | Chat]:
         """The texts or chats to score of responses `[K, N, T]`, a list of K times N."""

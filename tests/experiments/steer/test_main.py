@@ -72,6 +72,16 @@ def test_run_folder_and_report(args, capsys, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("sample", [None, "importance"])
+def test_a_reward_that_does_not_repeat_itself_is_a_warning(args, sample, tmp_path):
+    file = tmp_path / "judge.py"
+    file.write_text("import random\ndef judge(texts): return [random.random() for _ in texts]")
+    reward = (f"function:{file}:judge",)
+    with pytest.warns(UserWarning, match=r"'judge' gave a text another number .*, or \S+ nats"):
+        folder = main(replace(args, reward=reward, steps=1, sample=sample, budget=64))
+    assert sample or "Warning: reward 'judge' gave" in folder.measurements.read_text()
+
+
 def test_resume_ends_where_an_unbroken_run_ends(args, tmp_path):
     killed, _ = ended_early(replace(args, out=tmp_path / "killed"), MemoryError())
     whole, resumed = main(args), main(Steer(resume=killed.path))

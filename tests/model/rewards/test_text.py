@@ -1,5 +1,6 @@
 """Functions of texts and of tokens as rewards: each text scored once, errors with the text."""
 
+import math
 import re
 
 import numpy as np
@@ -50,6 +51,27 @@ def test_text_that_came_before_is_not_scored_again(language_model, prompts):
     assert len(seen) == 5
     assert reward(prompts, torch.tensor([[4, 0, 0], [3, 3, 0]])).tolist() == [3, 3]
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize(
+    ("factor", "difference"), [(1.0, 0.0), (1.001, 0.0), (1.5, 2.5), (-math.inf, math.inf)]
+)
+def test_a_function_that_does_not_repeat_itself_is_told_from_rounding(
+    factor, difference, language_model, prompts
+):
+    """A second call multiplies the rewards, 2 to 5, by a factor. The first are remembered."""
+    seen, calls = [], iter([1.0, factor])
+    count = counted(seen)
+
+    def function(texts):
+        scale = next(calls)
+        return [scale * number for number in count(texts)]
+
+    reward = TextReward(function, language_model)
+    first = reward(prompts, RESPONSE)
+    assert reward.repeat_difference(prompts, RESPONSE) == difference
+    assert torch.equal(reward(prompts, RESPONSE), first)
+    assert len(seen) == 10
 
 
 def test_those_not_met_for_longest_are_forgotten(language_model, prompts):
