@@ -96,8 +96,10 @@ def read_reward(text: str, option: str = "--reward", whole: str | None = None) -
     where = f"{option} {text if whole is None else whole!r}"
     match = _REWARD.fullmatch(text)
     if match is None or match["name"] not in REWARDS:
-        names = ", ".join(REWARDS if option != "--factor" else FACTORS | REWARDS)
-        raise SystemExit(f"{where}: expected [WEIGHT*]NAME[:ARGUMENT] with a NAME of {names}")
+        form = f"[WEIGHT*]NAME[:ARGUMENT] with a NAME of {', '.join(REWARDS)}"
+        if option == "--factor":
+            form = f"NAME:ARGUMENT with a NAME of {', '.join(FACTORS)}, or {form}"
+        raise SystemExit(f"{where}: expected {form}")
     argument = _argument(match["name"], match["argument"], REWARDS, where)
     weight = 1.0 if match["weight"] is None else _number(match["weight"], where)
     if abs(weight) < 1e-12:
@@ -152,13 +154,17 @@ def read_choices(
     if not choices:
         problem = "--reward, --constraint, --factor and --moment name nothing"
         raise SystemExit(f"{problem}: without a likelihood the posterior is the prior")
-    seen = set()
+    seen: dict[tuple[bool, str], str] = {}
     for option, text, *_ in choices:
-        if (option, text) in seen:
+        key = option == "--moment", text  # other options name the parts of one model
+        if (other := seen.get(key, option)) != option:
+            fix = "write the weight of one in other digits, as in 1*vader or 1.0*vader"
+            raise SystemExit(f"{option} {text!r} is a {other} too: {fix}")
+        if key in seen:
             weight = f"use a weight, as in '2*{text}'"
             fix = weight if option == "--reward" else "leave one out"
             raise SystemExit(f"{option} {text!r} is given twice: {fix}")
-        seen.add((option, text))
+        seen[key] = option
     return choices
 
 

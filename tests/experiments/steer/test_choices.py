@@ -79,10 +79,13 @@ IMPOSSIBLE = {
         (["words:good", "words:good>=1"], "'words:good>=1' is given twice"),
     ],
     "factors": [
-        (["taste:x"], rf"--factor 'taste:x': expected .*NAME\[:ARGUMENT\] with a NAME of {FACTOR}"),
+        (
+            ["taste:x"],
+            rf"expected NAME:ARGUMENT with a NAME of {FACTOR}, .* or \[WEIGHT\*\]NAME.* of vader",
+        ),
         ([FACTOR], f"expected {FACTOR}:RUN/reward"),
         ([f"{FACTOR}:"], f"expected {FACTOR}:RUN/reward"),
-        ([f"2*{FACTOR}:x"], f"expected .* with a NAME of {FACTOR}"),
+        ([f"2*{FACTOR}:x"], f"expected NAME:ARGUMENT with a NAME of {FACTOR}"),
     ],
     "moments": [
         (["words:good"], "--moment 'words:good': expected REWARD=MEAN, as in words:film=0.5"),
@@ -101,6 +104,19 @@ IMPOSSIBLE = {
 def test_impossible_choice_is_refused(option, texts, fault):
     with pytest.raises(SystemExit, match=fault):
         read_choices(**{"rewards": [], option: texts})
+
+
+@pytest.mark.parametrize(
+    ("choices", "fault"),
+    [
+        ((["vader"], [], ["vader"]), r"--factor 'vader' is a --reward too: .* 1\*vader"),
+        ((["regex:a>=1"], ["regex:a"]), "--constraint 'regex:a>=1' is a --reward too"),
+        (([], ["regex:a"], ["regex:a>=1"]), "--factor 'regex:a>=1' is a --constraint too"),
+    ],
+)
+def test_one_name_for_two_parts_of_a_model_is_refused(choices, fault):
+    with pytest.raises(SystemExit, match=fault):
+        read_choices(*choices)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +170,8 @@ def test_functions_of_a_file_or_a_module_are_rewards(prior, prompts, tmp_path):
 
 
 def test_a_reward_may_be_a_constraint_and_a_moment_too():
-    constraints, factors = ["words:good", "regex:a>3"], [f"{FACTOR}:RUN/reward"]
+    constraints = ["words:good", "regex:a>3"]
+    factors = [f"{FACTOR}:RUN/reward", "1*words:good"]
     chosen = read_choices(["words:good"], constraints, factors, ["words:good=0.5"])
     texts = ["words:good", "words:good>=1", "regex:a>3>=1", *factors, "words:good"]
     assert [choice.text for choice in chosen] == texts
