@@ -65,7 +65,8 @@ def from_file(path: str, args: DPO) -> list[Finding]:
     if not GUIDES[args.guide].trains:
         raise SystemExit(f"--guide {args.guide} has nothing to train")
     with random_state.isolated(0):
-        study = Study.of(path, args.prior, args.max_new_tokens, args.held_out, args.beta)
+        source = path, args.prompt_column
+        study = Study.of(*source, args.prior, args.max_new_tokens, args.held_out, args.beta)
         sizes = {"steps": args.steps, "pairs": args.pairs, "samples": args.samples}
         rows = compare(study, args.guide, rate=args.learning_rate, **sizes)
     counts = f"{len(study.train)} preferences, {len(study.held_out)} held out"

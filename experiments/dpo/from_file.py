@@ -59,12 +59,15 @@ class Study:
     pair: list[frozenset[str]]
 
     @classmethod
-    def of(cls, path: str, prior_name: str, length: int, share: float, beta: float) -> Self:
+    def of(
+        cls, path: str, column: str, prior_name: str, length: int, share: float, beta: float
+    ) -> Self:
         """Read a file, hold a share of the preferences out, and infer the reward of the others."""
         with blamed(f"--prior {prior_name}", FAULTS):
             prior = load_prior(prior_name, max_new_tokens=length)
         with blamed("--preferences"):
-            parts = split_preferences(read_preferences(path, prior.tokenizer), share)
+            every = read_preferences(path, prior.tokenizer, prompt_column=column)
+            parts = split_preferences(every, share)
             train, held_out = (ResponsePairs.of(part, prior) for part in parts)
         prompts = encode_distinct_prompts(parts[0], prior, MAX_PROMPTS)
         _, reward = REWARD_INFERENCE["map"].from_preferences(

@@ -17,6 +17,8 @@ class DPO(ClaimArguments):
     preferences: types.Name | None = None
     """Preferences, texts or chats: a file in JSON lines, JSON, CSV or Parquet, a folder of the
     `datasets` library, or a name on the hub. Default: simulate preferences of a judge."""
+    prompt_column: Annotated[types.Name, FROM_FILE] = "prompt"
+    """Column of the prompts in `--preferences`."""
     beta: types.Positive = 0.1
     """Reward per nat, for rewards between 0 and 1. The judge has ten nats per unit of reward. With
     `--preferences`, log-odds of a preference per nat."""

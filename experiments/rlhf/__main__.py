@@ -55,7 +55,8 @@ def main(args: RLHF) -> list[Finding]:
     prior, features = args.load()
     split = None
     if args.preferences is not None:
-        split = read_split(args.preferences, args.held_out, args.seed, prior.tokenizer)
+        reader = prior.tokenizer, args.prompt_column
+        split = read_split(args.preferences, args.held_out, args.seed, *reader)
     prompts = encode_prompts(args, prior, split)
     with new_folder(args, "rlhf") as folder, resume_hint(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")

@@ -32,6 +32,8 @@ class RLHF(Arguments):
     preferences: types.Name | None = None
     """Preferences, texts or chats: a file in JSON lines, JSON, CSV or Parquet, a folder of the
     `datasets` library, or a name on the hub. Default: simulate preferences from a known reward."""
+    prompt_column: Annotated[types.Name, FROM_FILE] = "prompt"
+    """Column of the prompts in `--preferences`."""
     prior: types.Name = "film-reviews"
     """Prior: `film-reviews`, `smollm2`, a folder in Hugging Face format, or a name on the hub."""
     encoder: types.Name | None = None

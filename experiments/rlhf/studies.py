@@ -27,14 +27,19 @@ Split = tuple[Sequence[Preference], Sequence[Preference]]
 
 
 def read_split(
-    source: str, test_share: float, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
+    source: str,
+    test_share: float,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    prompt_column: str = "prompt",
 ) -> Split:
     """Read preferences to learn from and to test on; exit if either part has nothing but ties.
 
     `tokenizer` writes preferences between chats as texts.
     """
     with blamed("--preferences"):
-        return split_preferences(read_preferences(source, tokenizer), test_share, seed)
+        every = read_preferences(source, tokenizer, prompt_column=prompt_column)
+        return split_preferences(every, test_share, seed)
 
 
 def study_data(args: RLHF, features: Features, split: Split, folder: Path) -> Study:

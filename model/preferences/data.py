@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 KEYS = ("prompt", "chosen", "rejected", "tie")
 """Columns of a file that `write_preferences` writes."""
+OTHER_PROMPTS = ("question", "instruction", "query", "input")
+"""Columns in which other data have the prompt."""
 
 
 class PreferenceError(ValueError):
@@ -93,17 +95,21 @@ def read_preferences(
     config: str | None = None,
     revision: str | None = None,
     limit: int | None = None,
+    prompt_column: str = "prompt",
 ) -> list[Preference]:
     """Preferences from a file, a folder, the hub, or records such as a `datasets.Dataset`.
 
     The columns are chosen, rejected, prompt and, if either may be preferred, tie. Others are left
     out. Without a prompt the prompt is the common start of both responses, in whole words or
-    messages. Chats become texts by the chat template of the tokenizer (`chats.py`).
+    messages; a row with a column such as `question`, whose text is not in the responses, is
+    refused: name the column by `prompt_column`. Chats become texts by the chat template of the
+    tokenizer (`chats.py`).
 
     Args:
         source: see `model/data/reading.py`.
         tokenizer: tokenizer of the language model that writes the responses, for chats.
         split: see `read_prompts`, as for config, revision and limit.
+        prompt_column: column of the prompts; another name than `prompt` needs the column.
 
     Raises:
         PreferenceError: with file, line or row, and column.
@@ -111,17 +117,25 @@ def read_preferences(
     where = {"split": split, "config": config, "revision": revision}
     try:
         records = read_records(source, limit=limit, **where)
-        return [to_preference(record, tokenizer) for record in records]
+        return [to_preference(record, tokenizer, prompt_column) for record in records]
     except DataError as error:
         raise PreferenceError(f"{error}") from error
 
 
-def to_preference(record: Record, tokenizer: PreTrainedTokenizerBase | None = None) -> Preference:
+def to_preference(
+    record: Record,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    prompt_column: str = "prompt",
+) -> Preference:
     """A record as a `Preference`; a `DataError` or a `PreferenceError` otherwise."""
-    check_columns(record, ("chosen", "rejected"))
+    named = () if prompt_column == "prompt" else (prompt_column,)
+    check_columns(record, ("chosen", "rejected", *named))
     chosen, rejected = (text_or_chat(record, name) for name in ("chosen", "rejected"))
-    has_prompt = record.values.get("prompt") is not None
-    prompt = text_or_chat(record, "prompt") if has_prompt else None
+    prompt = None
+    if named or record.values.get("prompt") is not None:
+        prompt = text_or_chat(record, prompt_column)
+    elif isinstance(chosen, str):
+        _check_no_other_prompt(record, chosen)
     place, tie = record.place, _tie(record)
     chat = None
     if isinstance(chosen, tuple) and isinstance(rejected, tuple):
@@ -135,6 +149,18 @@ def to_preference(record: Record, tokenizer: PreTrainedTokenizerBase | None = No
     else:
         texts = with_prompt(prompt, chosen, rejected, place)
     return Preference(*texts, tie, chat, place)
+
+
+def _check_no_other_prompt(record: Record, chosen: str) -> None:
+    """Refuse a record whose prompt is in another column, and not in the response."""
+    for name in OTHER_PROMPTS:
+        text = record.values.get(name)
+        if isinstance(text, str) and text.strip() and text.strip() not in chosen:
+            raise DataError(
+                f"{record.place}: column 'prompt' is missing, and column {name!r} has "
+                f"{quoted(text)}, which is not in the responses: if it is the prompt, set "
+                f"prompt_column={name!r} (--prompt-column {name}), otherwise leave the column out"
+            )
 
 
 def _tie(record: Record) -> bool:

@@ -54,6 +54,8 @@ def test_preferences_of_a_file_train_by_both_ways(tmp_path, capsys):
         assert accuracy > 0.7
     unreliable = "of 16 draws of prior and guide effective, fewer than 30"
     assert all(unreliable in rows[name] for name in ("dpo", "reward first, then SVI"))
+    with pytest.raises(SystemExit, match=r"--preferences: .*column 'question' is missing"):
+        main(DPO(preferences=path, prompt_column="question"))
     with pytest.raises(SystemExit, match="--guide fixed has nothing to train"):
         main(DPO(preferences=path, guide="fixed"))
     with pytest.raises(SystemExit, match=r"--preferences: .*pairs.jsonl, line 1: the response"):

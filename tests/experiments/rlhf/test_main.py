@@ -134,6 +134,8 @@ def test_max_prompts_limits_the_prompts_of_a_file(prior, tmp_path):
     assert [len(part) for part in split] == [6, 2]
     assert len(encode_prompts(args, prior, split)) == 3
     assert len(encode_prompts(replace(args, max_prompts=16), prior, split)) == 6
+    with pytest.raises(SystemExit, match=r"--preferences: .*column 'question' is missing"):
+        main(replace(args, prompt_column="question"))
 
 
 def test_chats_of_a_file_are_texts_by_the_template_of_the_prior(tmp_path):

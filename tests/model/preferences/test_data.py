@@ -37,6 +37,19 @@ def test_records_of_any_iterable_with_more_columns():
     assert preference.texts == ("The film shone.", "The film dragged.")
 
 
+def test_prompts_in_a_column_of_another_name():
+    row = {"question": "The film", "chosen": " so good.", "rejected": " so bad."}
+    refusal = r"column 'question' has 'The film'.*--prompt-column question"
+    with pytest.raises(PreferenceError, match=refusal):
+        read_preferences([row])  # the prompt would be " so"
+    (preference,) = read_preferences([row], prompt_column="question")
+    assert preference == Preference("The film", " so good.", " so bad.")
+    whole = {name: f"The film{text}" for name, text in row.items() if name != "question"}
+    assert read_preferences([row | whole])[0].prompt == "The film so"
+    with pytest.raises(PreferenceError, match="column 'query' is missing"):
+        read_preferences([row], prompt_column="query")
+
+
 RECORDS = {
     r"'rejected' is missing, got 'prompt', 'chosen'": {"prompt": "a", "chosen": "b"},
     r"'prompt' is missing.*write an empty prompt": {"chosen": "b", "rejected": "c"},
