@@ -136,20 +136,23 @@ def test_chat_that_cannot_be_written_is_refused_with_its_place(
         prior.encode(prompts, **options)
 
 
-@pytest.mark.parametrize("role", ["system", "tool"])
-def test_message_that_the_template_leaves_out_is_refused(role: str) -> None:
-    """Not thoughts of the assistant, and not a content that the template changes."""
+@pytest.mark.parametrize(("role", "content"), [("system", "D"), ("tool", "a")])
+def test_message_that_the_template_leaves_out_is_refused(role: str, content: str) -> None:
+    """Not thoughts of the assistant, and not what the template changes, takes out or checks."""
     tokenizer = chat("<bos> $A")
     tokenizer.chat_template = (
-        "{% for message in messages %}{% if message.role == 'user' %}{{ message.content | lower }} "
+        "{% for message in messages %}{% if message.role == 'user' %}"
+        "{{ raise_exception('C x') if message.content == 'C x' }}"
+        "{{ message.content | replace('/off', '') | trim | lower }} "
         "{% elif message.role == 'assistant' %}{{ message.content.split('</think>')[-1] }} "
         "{% endif %}{% endfor %}"
     )
     prior = language_model_of(tokenizer, max_new_tokens=2)
     turns = [{"role": "user", "content": "A b"}, {"role": "assistant", "content": "d</think>c"}]
-    assert prior.encode([[*turns, QUESTION[0]]]).rows() == [[A, B, C, A, B]]
+    users = [{"role": "user", "content": text} for text in ("/off", "C", "a b")]
+    assert prior.encode([[*turns, *users]]).rows() == [[A, B, C, C, A, B]]
     with pytest.raises(ValueError, match=f"leaves out message 0 of prompt 0, of the role '{role}'"):
-        prior.encode([[{"role": role, "content": "D"}, *QUESTION]])
+        prior.encode([[{"role": role, "content": content}, *QUESTION]])
 
 
 def test_tokenizer_without_a_template_says_what_to_do() -> None:
