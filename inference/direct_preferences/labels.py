@@ -27,7 +27,7 @@ def kto(
     *,
     desirable: float = 1.0,
     undesirable: float = 1.0,
-    reference: float | Callable[[Tensor], float] = mean_reward,
+    reference: float | Callable[[Tensor], float | Tensor] = mean_reward,
 ) -> Likelihood:
     """KTO: a value of each response, above or below a reference point z.
 
@@ -46,7 +46,8 @@ def kto(
     Args:
         desirable: D.
         undesirable: U.
-        reference: z, nats, or a function of r/beta of the step, `[R, C]`.
+        reference: z, nats, or a function of r/beta of the step, `[R, C]`, that returns a number or
+            a tensor of one.
     """
     weights = positive("desirable", desirable), positive("undesirable", undesirable)
     if not callable(reference):
@@ -54,6 +55,8 @@ def kto(
 
     def likelihood(rewards: Tensor, outcome: Tensor, beta: float) -> Tensor:
         point = reference(rewards) if callable(reference) else reference
+        if isinstance(point, Tensor) and point.numel() == 1:
+            point = point.item()
         point = finite("what the reference returned", point)
         gain = torch.sigmoid(beta * (rewards - point))  # [R, C]
         return _of_labels(weights[0] * (gain - 1), -weights[1] * gain, outcome)

@@ -370,8 +370,9 @@ def test_kto_is_the_loss_of_its_paper():
     assert_close(likelihood(low, labels, beta), expected)
     z = 1.5
     expected = torch.tensor([value(-0.4, True), value(-0.2, False)]).double()
-    at_constant = kto(desirable=2.0, undesirable=0.5, reference=1.5)
-    assert_close(at_constant(low, labels, beta), expected)
+    for reference in (z, lambda rewards: rewards.mean().clamp(min=z)):
+        at_constant = kto(desirable=2.0, undesirable=0.5, reference=reference)
+        assert_close(at_constant(low, labels, beta), expected)
 
 
 def minimiser_of_kto(c: Tensor, log_prior: Tensor, z: float) -> Tensor:
