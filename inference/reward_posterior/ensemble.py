@@ -31,6 +31,8 @@ def ensemble(
 ) -> Tensor:
     """Draw `[S, P]` near the posterior, one optimisation each: for a head with many maxima.
 
+    Each member has a start of its own, a draw of its moved prior.
+
     Args:
         model: A `BradleyTerry`, whose prior can be moved.
         comparisons, num_samples, seed, progress: See `RewardInference`.

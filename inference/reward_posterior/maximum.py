@@ -12,8 +12,9 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_mean, init_to_sample
+from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_sample, init_to_value
 from torch import Tensor, nn
 
 from inference import random_state
@@ -49,7 +50,7 @@ def maximum_a_posteriori(
     Args:
         model, comparisons: See `RewardInference`.
         num_samples, progress: Not used: there is one point.
-        seed: Seed of the start, `near_the_mean`; matters if there are several maxima (`MLPHead`).
+        seed: Seed of the start, a prior draw; matters if there are several maxima (`MLPHead`).
 
     Raises:
         NotMaximisedError: If L-BFGS does not converge.
@@ -59,21 +60,32 @@ def maximum_a_posteriori(
         return point_mass(model, comparisons)(comparisons)["w"].detach()[None]
 
 
-def near_the_mean(site: dict[str, Any]) -> Tensor:
-    """Start of a site: the prior mean, for the weights with a hundredth of the prior's spread.
+def start(
+    model: Callable[[Comparisons], Any], comparisons: Comparisons
+) -> Callable[[dict[str, Any]], Tensor]:
+    """Start of each site: a prior draw; with a latent flip probability, the maximum without it.
 
-    With a latent flip probability, weights of the wrong sign and a probability above 1/2 are a
-    second, lower maximum, the end of a third to a half of the starts at a prior draw.
+    Weights of the reversed reward and a probability above 1/2 are a second, lower maximum, the end
+    of a third to a half of the starts at a prior draw. The weights are maximised first, from a
+    prior draw, with the probability held at half its prior mean, below 1/2.
     """
-    mean = init_to_mean(site)
-    return mean + 0.01 * (init_to_sample(site) - mean) if site["name"] == "w" else mean
+    site = poutine.trace(model).get_trace(comparisons).nodes.get("flip")
+    if site is None or site["is_observed"]:
+        return init_to_sample
+    flip = site["fn"].mean / 2
+    held = poutine.condition(model, {"flip": flip})
+    guide = AutoLaplaceApproximation(held, init_loc_fn=init_to_sample)
+    with pyro.get_param_store().scope():
+        maximise(held, guide, comparisons)
+        values = {name: value.detach() for name, value in guide(comparisons).items()}
+    return init_to_value(values={**values, "flip": flip})
 
 
 def point_mass(
     model: Callable[[Comparisons], Any], comparisons: Comparisons
 ) -> AutoLaplaceApproximation:
-    """Point mass at the maximum of the joint density, from a start near the prior mean."""
-    guide = AutoLaplaceApproximation(model, init_loc_fn=near_the_mean)
+    """Point mass at the maximum of the joint density that L-BFGS reaches from `start`."""
+    guide = AutoLaplaceApproximation(model, init_loc_fn=start(model, comparisons))
     maximise(model, guide, comparisons)
     return guide
 
@@ -121,6 +133,8 @@ def laplace(
     progress: bool = False,
 ) -> Tensor:
     """Draw `[S, P]` from N(w_MAP, H^-1), H the Hessian of minus the log joint at the maximum.
+
+    One maximum, that of `maximum_a_posteriori` with the same seed.
 
     Exact in the limit of many comparisons, where the posterior is Gaussian (MacKay 1992). Pyro's
     AutoLaplaceApproximation.
