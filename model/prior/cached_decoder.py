@@ -326,7 +326,7 @@ class CachedDecoder(Decoder):
             batch["logits_to_keep"] = 1
         with (
             layer_checkpoints.around(self.network),
-            rounded_together(self.network),
+            rounded_together(self.network, tokens.shape[1]),
             pointwise_recomputation(self.network),
             faster_attention(self.network),
             states_before_head(self.network, copies=last_only, skip_head=skip_head) as hidden,

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from model.common.devices import HALF, is_asynchronous
+from model.networks.layers.packed_gradients import note_input
 from model.networks.layers.packed_layers import BASES, weight_of
-from model.networks.layers.rounded_adapters import shared_factors, stacked
+from model.networks.layers.rounded_adapters import shared_factors, shared_group, stacked
 
 
 class AdaptedLinear(Linear):
@@ -37,9 +38,12 @@ class AdaptedLinear(Linear):
         if args or kwargs or not self.is_plain(x):
             return super().forward(x, *args, **kwargs)
         base = self.base_layer
-        if torch.is_grad_enabled():
-            shared = shared_factors(self) or self._factors()
-            return _Adapted.apply(x, weight_of(base), base.bias, *shared)
+        if (group := shared_group(self)) is not None:
+            return group.output(self, x)
+        if (shared := shared_factors(self)) is not None:
+            note_input(self, x)
+        if shared or torch.is_grad_enabled():
+            return _Adapted.apply(x, weight_of(base), base.bias, *(shared or self._factors()))
         y = base(x)
         factors = self.rounded or self.rounded_factors()
         assert factors is not None  # W is in half precision

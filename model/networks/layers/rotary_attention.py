@@ -113,7 +113,7 @@ def _updated(cache: Any, key: Tensor, value: Tensor, index: int) -> tuple[Tensor
     for name, new in (("keys", key), ("values", value)):  # views of packed layers are copied
         is_view = new.untyped_storage().nbytes() > new.nbytes
         setattr(layer, name, new.clone() if is_view else new)
-    return key, value
+    return layer.keys, layer.values  # a gradient that kept a view would keep all of it
 
 
 def rotary_layers(network: nn.Module) -> None:

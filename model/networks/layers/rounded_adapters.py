@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from model.common.sharded_tensors import copy_all
 from model.networks.layers import layer_checkpoints
-from model.networks.layers.packed_layers import Decoding
+from model.networks.layers.packed_gradients import PackedGroup, forget_input, packed_groups
+from model.networks.layers.packed_layers import Decoding, packs
 
 _own = threading.local()
-"""Factors of each layer inside `rounded_together`."""
+"""Factors, and packed group if any, of each layer inside `rounded_together`."""
 
 
 class RoundedAdapters(Decoding):
@@ -58,14 +60,25 @@ def shared_factors(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
     return getattr(_own, "factors", {}).get(layer)
 
 
-@contextmanager
-def rounded_together(network: nn.Module) -> Iterator[None]:
-    """Context of one pass with gradient, for which all adapters are rounded together.
+def shared_group(layer: nn.Module) -> PackedGroup | None:
+    """The group of a layer inside `rounded_together`, in the own thread; None for others."""
+    return getattr(_own, "groups", {}).get(layer)
 
-    Layers that are computed again in the backward pass round their own.
+
+@contextmanager
+def rounded_together(
+    network: "transformers.PreTrainedModel", num_tokens: int = 1
+) -> Iterator[None]:
+    """Context of one pass, with gradient, for which all adapters are rounded together.
+
+    On a GPU, layers that read the same input are packed, from the second pass on, and so they are
+    in passes over several tokens without gradient. Layers that are computed again in the backward
+    pass round their own.
     """
     layers: list[Any] = []
-    if torch.is_grad_enabled() and not layer_checkpoints.are_on():
+    is_packed = packs(network, 0)
+    has_use = torch.is_grad_enabled() or (is_packed and num_tokens > 1)
+    if has_use and not layer_checkpoints.are_on():
         layers = [module for module in network.modules() if hasattr(module, "rounded_factors")]
         layers = [layer for layer in layers if layer.is_plain(layer.base_layer.weight)]
     if not layers:
@@ -78,12 +91,14 @@ def rounded_together(network: nn.Module) -> Iterator[None]:
     by_layer: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
     for layer, *pair in zip(owners, halves[: len(a)], halves[len(a) :], strict=True):
         by_layer[layer].append(tuple(pair))
-    before = getattr(_own, "factors", {})
+    before = getattr(_own, "factors", {}), getattr(_own, "groups", {})
     _own.factors = {layer: stacked(pairs) for layer, pairs in by_layer.items()}
+    _own.groups = packed_groups(_own.factors) if is_packed else {}
     try:
         yield
     finally:
-        _own.factors = before
+        _own.factors, _own.groups = before
+        forget_input()
 
 
 def stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

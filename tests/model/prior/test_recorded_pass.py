@@ -5,6 +5,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,12 @@ from model.prior.recorded_pass import RecordedPasses, recorded_passes
 from tests.model.tiny import NETWORKS, PROMPTS, tiny
 
 
-def plain_and_recorded(network: str, max_new_tokens: int = 4) -> tuple[LanguageModel, ...]:
+def plain_and_recorded(
+    network: str, max_new_tokens: int = 4, dtype: torch.dtype = torch.float64
+) -> tuple[LanguageModel, ...]:
     """The same language model twice, the second with recorded passes."""
-    both = [tiny(network, max_new_tokens=max_new_tokens, compile_decode=c) for c in (False, True)]
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "dtype": dtype}
+    both = [tiny(network, compile_decode=compiled, **settings) for compiled in (False, True)]
     if not has_graphs(both[0].device):
         pytest.skip("graphs are those of `--device cuda` or `pretend`")
     for language_model in both:
@@ -67,6 +71,24 @@ def test_numbers_and_gradients_are_those_of_a_plain_pass(
                     weight.mul_(1.0 + 0.1 * step)
         assert_same(results[1], results[0])
     assert len(recordings) == 2
+
+
+def test_a_replay_packs_the_adapters_of_the_time() -> None:
+    """In half precision, where layers are packed in plain passes too."""
+    guides = []
+    for prior in plain_and_recorded("llama", dtype=torch.bfloat16):
+        torch.manual_seed(0)
+        guides.append(LoRA(prior.requires_grad_(False), rank=2))
+    for step in range(4):
+        results = []
+        for guide in guides:
+            for weight in guide.parameters():
+                if weight.requires_grad:
+                    weight.data.add_(0.1 + 0.1 * step)
+            distribution = guide.distribution(guide.language_model.encode(["a b", "c a"]))
+            log_prob = distribution.log_prob(torch.tensor([[[3, 2, 4, 1], [2, 4, 3, 3]]]))
+            results.append([log_prob.detach(), *slopes(guide.language_model, log_prob)])
+        assert_same(results[1], results[0])
 
 
 def test_gradients_do_not_depend_on_the_order_of_passes() -> None:

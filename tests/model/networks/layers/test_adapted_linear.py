@@ -204,6 +204,7 @@ def test_a_pass_of_a_language_model_rounds_together(monkeypatch: pytest.MonkeyPa
     )
     prompts = guide.language_model.encode(PROMPTS)
     response = guide.language_model(prompts).sample((2,))
+    shared.clear()
     guide.distribution(prompts).log_prob(response)
     assert shared
     assert None not in shared
