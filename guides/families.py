@@ -24,8 +24,8 @@ class Family:
     """Entry of the registry of guides. Calling the entry builds a guide.
 
     Attributes:
-        make: Builds a guide from the prior, the prompts if `takes_prompts`, and options, the
-            keyword arguments. A command line has their help from the docstring.
+        make: Builds a guide from the prior, the prompts if `takes_prompts`, and options,
+            keyword-only arguments with a default. A command line has their help from the docstring.
         trains: True if the guide has parameters that train.
         takes_prompts: True if the guide is built for a fixed set of prompts.
         has_hidden: True if the guide reveals hidden states, which a value function reads.

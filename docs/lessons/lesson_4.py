@@ -177,8 +177,8 @@ def _():
     baseline, log Z remains as a factor of grad log q. The variance of one draw is then
     (log Z)^2 tr F, where F is the Fisher information of q. For free logits tr F = 1 - sum of
     p\*(x)^2, here 0.694. At constant 0 the standard deviation of 16 draws is therefore
-    0.841 sqrt(0.694 / 16) = 0.175, and 0.178 was measured. A network has another F, and the rest
-    holds as it stands.
+    0.841 sqrt(0.694 / 16) = 0.175, and about 0.178 was measured. A network has another F, and the
+    rest holds as it stands.
     """)
     return
 

@@ -67,9 +67,11 @@ def _(beta, posterior, truth, world):
     mo.vstack(
         [
             table(
-                ["best mean field by", "KL(p* || q)", "KL(q || p*)", "expected output"],
-                ["KL(q || p*)", *reversed(two_kls(truth, by_mode)), 0.7149],
-                ["KL(p* || q)", *reversed(two_kls(truth, by_cover)), 4.8347],
+                ["best mean field by", "has", "nats", "expected output"],
+                ["KL(q || p*)", "KL(q || p*)", two_kls(truth, by_mode)[0], 0.7149],
+                ["KL(q || p*)", "KL(p* || q)", two_kls(truth, by_mode)[1], About(11.8)],
+                ["KL(p* || q)", "KL(q || p*)", two_kls(truth, by_cover)[0], 4.8347],
+                ["KL(p* || q)", "KL(p* || q)", two_kls(truth, by_cover)[1], 1.2159],
             ),
             bars(
                 world.texts,

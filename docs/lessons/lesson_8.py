@@ -135,13 +135,19 @@ def _(gold, log_prior, num_comparisons, rewards):
         return points
 
     nats, golds, proxies = zip(*frontier("mean"), strict=True)
-    curves(
+    figure = curves(
         nats,
         {"proxy": proxies, "gold": golds},
         xlabel="KL(p* || p0), nats",
         ylabel="expected reward",
         title="The proxy rises; the gold reward rises, peaks and falls",
     )
+    end = table(
+        ["at the smallest beta", "value", "expected output at 20 comparisons"],
+        ["gold", golds[-1], -4.0],
+        ["proxy", proxies[-1], 4.0 if num_comparisons.value == 20 else ""],
+    )
+    mo.vstack([figure, end])
     return (frontier,)
 
 

@@ -1,6 +1,7 @@
 """Options of guides on the command line, such as `--lora.rank 4`."""
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass
 from types import NoneType, UnionType
@@ -13,16 +14,22 @@ PLAIN = {bool, int, float, str, NoneType}
 
 
 def dataclass_of(name: str, make: Callable[..., Any]) -> type:
-    """Dataclass of the keyword arguments of a guide, with their help from its docstring."""
+    """Dataclass of the keyword-only arguments of a guide, with help from its docstring."""
     options = []
     for argument in inspect.signature(make, eval_str=True).parameters.values():
+        if argument.kind is not argument.KEYWORD_ONLY:
+            continue
+        if argument.default is argument.empty:
+            problem = f"the keyword-only argument {argument.name!r} has no default"
+            raise TypeError(f"guide {name!r}: {problem}: give it one, which steer builds with")
         hint = argument.annotation
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         written = tuple(part for part in parts if part in PLAIN or get_origin(part) is Literal)
-        if argument.kind is argument.KEYWORD_ONLY and {*written} - {NoneType}:
+        if {*written} - {NoneType}:
             given: Any = Union[written]  # noqa: UP007
             options.append((argument.name, given, field(default=argument.default)))
     _, _, helps = (inspect.getdoc(make) or "").partition("Args:\n")
+    helps = re.split(r"\n(?=\S)", helps)[0]  # the next section is not indented
     document = {"__doc__": f"Options of `{name}`.\n\nArgs:\n{helps}"}
     return make_dataclass("Options", options, frozen=True, namespace=document)
 

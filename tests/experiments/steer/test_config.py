@@ -1,7 +1,7 @@
 """`--config`: arguments from YAML or from a run; the command line decides; faults are named."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
-from experiments.steer.guide_options import GuideOptions
+from experiments.steer.guide_options import GuideOptions, dataclass_of
 from experiments.steer.training import fit_settings
 
 YAML = """
@@ -126,6 +126,26 @@ def test_a_match_before_training_takes_the_micro_batch_of_steps():
         options = parsed("--guide", "soft-prompt", *words).guide_options
         assert options["match_micro_batch"] == expected
     assert "match_micro_batch" not in parsed("--guide", "lora", *steps).guide_options
+
+
+def test_options_of_a_guide_are_its_keyword_only_arguments_with_a_default():
+    def mine(prior, depth: int = 1, *, width: int = 3, hook: object = None):
+        """My guide.
+
+        Args:
+            width: Number of units.
+
+        Raises:
+            ValueError: If there are none.
+        """
+
+    def without_default(prior, *, width: int): ...
+
+    options = dataclass_of("mine", mine)
+    assert asdict(options()) == {"width": 3}
+    assert options.__doc__.rstrip().endswith("    width: Number of units.")
+    with pytest.raises(TypeError, match=r"guide 'other': .* 'width' has no default"):
+        dataclass_of("other", without_default)
 
 
 def test_options_of_the_fit_reach_the_fit(tmp_path):
