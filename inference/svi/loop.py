@@ -17,8 +17,8 @@ from inference.svi.minibatches import Minibatches
 from inference.svi.optimizer import checked
 from inference.svi.options import FitOptions
 from inference.svi.response_metrics import LENGTH, Metrics
-from inference.svi.rollback import NonFiniteGuideError
-from inference.svi.step import NonFiniteLossError, Stepper
+from inference.svi.rollback import NonFiniteGuideError, NonFiniteLossError
+from inference.svi.step import Stepper
 from model.common import ranks
 
 STOPS = (

@@ -5,25 +5,39 @@ shows in the next step, so the step before can be undone too.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch import nn
 
 from inference import random_state
 from inference.programs import Program
 from inference.svi.checkpoint.state import FitState, parameters
-from inference.svi.optimizer.checked import NonFiniteParametersError, check_start
+from inference.svi.optimizer.checked import (
+    NonFiniteGradientError,
+    NonFiniteParametersError,
+    check_start,
+)
 from model import Prompts
-from model.common.ranks import LostRankError, in_step
+from model.common.ranks import LostRankError, in_step, num_ranks
 from model.common.sharded_tensors import is_sharded
+from model.prior.logits import NaNLogitsError
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss is NaN or infinite. The parameters are as before the step."""
 
 
 class NonFiniteGuideError(FloatingPointError):
     """The guide gives NaN at the parameters that the last step left. The step is undone."""
+
+
+COMMON = (NonFiniteLossError, NonFiniteGradientError, NaNLogitsError)
+"""Errors that all ranks of a sharded guide raise, since they compute or exchange the numbers."""
 
 
 def _snapshot(state: FitState) -> Callable[[], None]:
@@ -59,16 +73,15 @@ class Rollback:
         """
         restore = _snapshot(self._state)
         try:
-            with in_step() if _are_sharded() else nullcontext():
+            with in_step():
                 yield
         except BaseException as error:
             restore()
             for parameter in parameters().values():
                 parameter.grad = None
-            # a trial of the guide is a computation of all ranks, and NaN is on all of them
             known = (NonFiniteParametersError, LostRankError)
-            is_common = isinstance(error, ArithmeticError) or not _are_sharded()
-            if isinstance(error, Exception) and not isinstance(error, known) and is_common:
+            may_try = isinstance(error, COMMON) or not _gathers(self._state.guide)
+            if isinstance(error, Exception) and not isinstance(error, known) and may_try:
                 self._undo_last_if_to_blame(error, prompts)
                 restore()  # the trial of the guide drew random numbers
             raise
@@ -87,8 +100,11 @@ class Rollback:
         ) from error
 
 
-def _are_sharded() -> bool:
-    return any(map(is_sharded, parameters().values()))
+def _gathers(guide: Program) -> bool:
+    """True if all ranks must run the guide together. A plain function may hold any network."""
+    if num_ranks() == 1:
+        return False
+    return not isinstance(guide, nn.Module) or any(map(is_sharded, guide.parameters()))
 
 
 def gives_numbers(guide: Program, prompts: Prompts) -> bool:
@@ -111,7 +127,10 @@ class _SiteTrial(Messenger):
         if msg["is_observed"] or site_is_subsample(msg):
             return
         try:
-            value = msg["fn"].sample()
-            self.sound &= not bool(msg["fn"].log_prob(value).isnan().any())
+            with in_step():
+                value = msg["fn"].sample()
+                self.sound &= not bool(msg["fn"].log_prob(value).isnan().any())
+        except LostRankError:  # says nothing of the guide
+            raise
         except (ArithmeticError, ValueError, RuntimeError):
             self.sound = False

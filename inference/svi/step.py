@@ -20,16 +20,12 @@ from inference.svi.micro_batches import MicroBatches
 from inference.svi.optimizer.trust_region import LimitedSteps
 from inference.svi.options import FitOptions
 from inference.svi.response_metrics import Metrics, ModelRuns
-from inference.svi.rollback import Rollback
+from inference.svi.rollback import NonFiniteLossError, Rollback
 from inference.svi.step_numbers import StepNumbers, step_numbers, step_size
 from model import Prompts
 from model.common.ranks import average_gradients
 from model.networks.layers.layer_checkpoints import checkpointed_layers
 from model.prior.division import divided
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss is NaN or infinite. The parameters are as before the step."""
 
 
 class Stepper:

@@ -110,11 +110,10 @@ def in_step() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
-        is_own = isinstance(error, torch.OutOfMemoryError)
-        if not is_own and any(name.startswith("torch.distributed.") for name in modules):
-            raise _lost(error) from error
-        raise
+        is_own = isinstance(error, torch.OutOfMemoryError) or num_ranks() == 1
+        if is_own or not _is_of_exchange(error):
+            raise
+        raise _lost(error) from error
 
 
 def all_of(value: Any) -> list[Any]:
@@ -246,6 +245,17 @@ def _exchange() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise _lost(error) from error
+
+
+def _is_of_exchange(error: RuntimeError) -> bool:
+    """True for an error raised by `torch.distributed` itself, and not by the layer that it runs.
+
+    Its tensors raise errors of shapes and types.
+    """
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    innermost = [name for name in modules if name != "torch._ops"][-1]
+    prefixes = "torch.distributed.", "torch.distributed.tensor."
+    return innermost.startswith(prefixes[0]) and not innermost.startswith(prefixes[1])
 
 
 def _lost(error: RuntimeError) -> LostRankError:

@@ -19,7 +19,7 @@ from model.prior.batch import Batch, OfOwn
 from model.prior.chunks import parts
 from model.prior.compiled_step import compiled_step
 from model.prior.decoder import Decoder
-from model.prior.logits import NAN_LOGITS, draw_token, uniform_numbers
+from model.prior.logits import NAN_LOGITS, NaNLogitsError, draw_token, uniform_numbers
 from model.prior.response_space import ResponseSpace
 
 INTERVAL = 16
@@ -92,7 +92,7 @@ class Decode:
             active: places of the responses in the batch.
 
         Raises:
-            FloatingPointError: if the logits of a token are NaN.
+            NaNLogitsError: if the logits of a token are NaN.
         """
         ended = torch.zeros_like(active, dtype=torch.bool)
         for t, unchecked in self._positions():
@@ -181,11 +181,11 @@ class Decode:
             t, place = is_nan.t().nonzero()[0].tolist()
             response, t = int(active[place]), unchecked.start + t
             prompt = int(self.rows[response])
-            raise FloatingPointError(
+            raise NaNLogitsError(
                 f"response {response}, to prompt {prompt}, token {t}: {NAN_LOGITS}"
             )
         if most_nan:
-            raise FloatingPointError(f"a response of another rank: {NAN_LOGITS}")
+            raise NaNLogitsError(f"a response of another rank: {NAN_LOGITS}")
         is_last = unchecked.stop == self.space.max_new_tokens
         return (0, 0) if is_last else (num_left, most_left)
 

@@ -22,6 +22,10 @@ NAN_LOGITS = (
 )
 
 
+class NaNLogitsError(FloatingPointError):
+    """The logits of a token are NaN, and no token can be drawn."""
+
+
 def scaled(logits: Tensor, temperature: float) -> Tensor:
     """logits / temperature, in float32 or wider."""
     wide = logits.to(_wide(logits))
@@ -50,13 +54,13 @@ def _unwidened(logits: Tensor, temperature: float) -> Tensor:
 def sample_token(logits: Tensor, temperature: float, uniform: Tensor | None = None) -> Tensor:
     """One token id for each row of logits, `[B, V]` -> `[B]`, as by `draw_token`.
 
-    A `FloatingPointError` if the logits are NaN.
+    A `NaNLogitsError` if the logits are NaN.
     """
     if uniform is None:
         uniform = uniform_numbers(len(logits), logits.device)
     token, log_prob = draw_token(logits, temperature, uniform)
     if bool(log_prob.isnan().any()):
-        raise FloatingPointError(NAN_LOGITS)
+        raise NaNLogitsError(NAN_LOGITS)
     return token
 
 

@@ -3,6 +3,9 @@
 import copy
 import itertools
 import os
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,16 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from guides import GUIDES, Guide
 from guides.shards import shard
 from inference import LeaveOneOut_ELBO, fit
+from inference.svi import rollback
 from inference.svi.best_iterate import BestIterate
 from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.fused import FusedOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion
-from model import AlignmentModel, LanguageModel, Prompts
-from model.common.ranks import is_first
+from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution
+from model.common.ranks import LostRankError, in_step, is_first
 from model.common.sharded_tensors import local
 from model.networks.sharded_modules import gathered
 from model.prior import batch, logits
@@ -201,31 +207,88 @@ def test_ranks_whose_responses_have_ended_go_on(group):
         torch.testing.assert_close(log_prob, expected[1], rtol=1e-9, atol=1e-9)
 
 
-def out_of_memory(folder: Path) -> None:
-    """Leave the error of a draw in which one rank runs out of memory, and end the process."""
-    _, _, guide, prompts = world("lora", "gpt2")
-    shard(guide)
-    passes = itertools.count()
+def failed(folder: Path, name: str, place: str, error: Exception) -> None:
+    """Leave the error of a fit in which one rank fails in its 13th call, and end the process."""
+    prior, _, guide, prompts = world(name, "gpt2")
+    calls = itertools.count()
 
-    def fail(*_: object) -> None:
-        if not is_first() and next(passes) == 3:
-            raise torch.OutOfMemoryError("out of memory")
+    def failing(function: Callable[..., Tensor], *args: Tensor) -> Tensor:
+        if not is_first() and next(calls) == 12:
+            raise error
+        return function(*args)
 
-    guide.language_model.network.register_forward_pre_hook(fail)
+    failing_reward = partial(failing, reward) if place == "reward" else reward
+    if place != "reward":
+        head = (prior if place == "prior" else guide.language_model).network.lm_head
+        head.forward = partial(failing, head.forward)
+    model = AlignmentModel(prior, failing_reward, beta=0.5)
+    shard(*([prior] if place == "prior" else [guide, prior]))
+    objective = LeaveOneOut_ELBO(num_particles=5)
+    alone = AssertionError("a rank has run a sharded guide alone")
+    trial = rollback.gives_numbers if place == "prior" else alone
     try:
-        with divided():
-            guide.distribution(prompts).sample((32,))
-    except RuntimeError as error:
-        (folder / f"{is_first()}").write_text(f"{type(error).__name__}: {error}")
+        with patch.object(rollback, "gives_numbers", side_effect=trial):
+            fit(model, guide, prompts, num_steps=20, objective=objective, progress=False)
+    except Exception as caught:
+        (folder / f"{is_first()}").write_text(f"{type(caught).__name__}: {caught}")
     os._exit(0)
 
 
-def test_a_rank_that_fails_in_a_pass_of_shards_ends_with_its_own_error(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "place", "error", "of_other"),
+    [
+        ("lora", "guide", torch.OutOfMemoryError("out of memory"), "LostRankError: rank 0 of 2"),
+        ("lora", "guide", RuntimeError("a shape"), "LostRankError: rank 0 of 2"),
+        ("fine-tuned", "prior", RuntimeError("a shape"), "LostRankError: rank 0 of 2"),
+        ("fine-tuned", "reward", ZeroDivisionError("no reward"), "RankError: rank 1 failed: Zero"),
+    ],
+)
+def test_a_rank_that_fails_in_a_pass_of_shards_ends_with_its_own_error(
+    tmp_path, name, place, error, of_other
+):
     """The others wait for a layer: gloo would end a process that sends something else."""
     with started(tmp_path) as group, pytest.raises(EOFError):
-        group.run(out_of_memory, tmp_path)
-    assert (tmp_path / "False").read_text() == "OutOfMemoryError: out of memory"
-    assert (tmp_path / "True").read_text().startswith("LostRankError: rank 0 of 2 waited")
+        group.run(failed, tmp_path, name, place, error)
+    own = f"{type(error).__name__}: {error}"
+    assert (tmp_path / "False").read_text().startswith(own)  # Pyro adds the shapes of its sites
+    assert (tmp_path / "True").read_text().startswith(of_other)
+
+
+def diverged() -> str | None:
+    """Reason for the end of a fit with a step far too long, whose guide can be drawn from."""
+    prior, model, guide, prompts = world("lora", "gpt2")
+    shard(guide, prior)
+    settings = {"optimizer": FusedOptimizer(torch.optim.Adam, {"lr": 1e200}), "num_steps": 5}
+    with warnings.catch_warnings(action="ignore"):
+        result = fit(model, guide, prompts, progress=False, **settings)
+    guide.distribution(prompts).sample()
+    return result.stopped_early
+
+
+def test_a_step_of_shards_to_a_guide_of_nan_is_undone_on_all_ranks(group):
+    for reason in group.run(diverged):
+        assert reason.startswith("step 0: the guide has no numbers at the parameters of step 1")
+
+
+def test_a_rank_lost_in_a_trial_says_nothing_of_the_guide():
+    _, _, guide, prompts = world("lora", "gpt2")
+    for error, is_sound in ((LostRankError("ended"), True), (RuntimeError("a shape"), False)):
+        with patch.object(ResponseDistribution, "sample", side_effect=error):
+            assert rollback.gives_numbers(guide, prompts) == is_sound
+
+
+def mismatch() -> str:
+    """Error of a product of two shards, whose shapes do not fit, inside a step."""
+    mesh = init_device_mesh("cpu", (2,))
+    part = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)])
+    with pytest.raises(RuntimeError) as error, in_step():
+        part @ part
+    return f"{type(error.value).__name__}: {error.value}"
+
+
+def test_shapes_of_shards_that_do_not_fit_are_no_loss_of_a_rank(group):
+    for text in group.run(mismatch):
+        assert text.startswith("RuntimeError: a and b must have same reduction dim")
 
 
 def num_gathers(*, gather_draws: bool) -> int:
