@@ -73,9 +73,10 @@ def test_a_standard_error_is_the_spread_over_runs(world, name):
 def test_intervals_of_95_percent_hold_or_are_doubtful(prior, prompts, sampler):
     """Descendants of few first particles are few draws, whatever the effective sample size.
 
-    On the sharp likelihood, intervals of 128 particles hold in a tenth to a fifth of the runs.
+    On the sharp likelihood, intervals of 128 particles hold in 0 to 36 of 200 runs on four
+    priors; with a scale of 4 in 2 to 186.
     """
-    for scale, num_samples in ((4.0, 128), (1.0, 256)):
+    for scale, num_samples in ((6.0, 128), (1.0, 256)):
         world = World(prior, prompts, lambda *args, scale=scale: scale * graded(*args))
         runs = sampler(world.model, world.repeated(200), num_samples=num_samples)
         truth = Posterior(world.truth.support, world.truth.log_joint, None, exact=True)
@@ -89,7 +90,7 @@ def test_intervals_of_95_percent_hold_or_are_doubtful(prior, prompts, sampler):
             misses += not (is_held or warnings or estimate.is_constant)
         assert misses <= 20  # 3 in 1,000 samples of 200 intervals of 95% have more
         assert (num_held >= 180, num_warned > 180) == (
-            (False, True) if scale == 4.0 else (True, False)
+            (False, True) if scale == 6.0 else (True, False)
         )
 
 

@@ -79,6 +79,7 @@ def test_bad_step_is_undone_and_the_checkpoint_is_good(
     def run(guide, num_steps, **options):
         options |= {"objective": OBJECTIVES[objective](num_particles=4)}
         options |= {"optimizer": breaking(bad, where), "checkpoint_folder": tmp_path}
+        options |= {"keep_best": False}  # of six steps, the ELBO can fall by more than noise
         return quiet(model, guide, prompts, num_steps, **options)
 
     with pytest.warns(UserWarning, match="fit stopped early at step 3"):

@@ -137,11 +137,11 @@ def test_unknown_aggregations_are_refused(prior, posterior):
 
 
 @pytest.mark.parametrize("head", [LinearHead(32), MLPHead(32, 3)])
-def test_saved_and_loaded_posterior_is_the_same(prior, posterior, head, tmp_path):
+def test_saved_and_loaded_posterior_is_the_same(posterior, head, tmp_path):
     samples = torch.randn(2, head.num_weights).double()
     saved = RewardPosterior(head, posterior.features, samples)
     saved.save(tmp_path / "reward")
-    loaded = RewardPosterior.load(tmp_path / "reward", PriorFeatures(prior))
+    loaded = RewardPosterior.load(tmp_path / "reward", posterior.features.features)
     assert loaded.head == head
     assert torch.equal(loaded(["the film was dull"]), saved(["the film was dull"]))
 
