@@ -155,6 +155,7 @@ class Wrapped(Guide):
         return self.language_model(prompts)
 
 
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("kind", sorted({*PEFT_TYPE_TO_CONFIG_MAPPING} - {*NO_LAYERS.split()}))
 def test_every_kind_is_saved_and_loaded_as_trained_or_refused_before(kind, tmp_path):
     make = PEFT_TYPE_TO_CONFIG_MAPPING[kind]

@@ -90,6 +90,7 @@ def test_classifier_is_that_of_single_texts(make, batch_size):
     assert (by_output["logit"].upper_bound, by_output["log-prob"].upper_bound) == (None, 0.0)
 
 
+@pytest.mark.on_cpu
 def test_a_network_whose_layers_read_padding_reads_one_text_at_a_time():
     """Convolutions reach from the last token into the padding."""
     torch.manual_seed(0)

@@ -113,6 +113,7 @@ def test_float32_layers_are_peft_s_own() -> None:
     assert torch.equal(module(x), Linear.forward(module, x))
 
 
+@pytest.mark.on_cpu
 def test_draws_round_the_adapters_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decode with rounded factors draws as one that rounds them for each token."""
     guide = adapted_twice(torch.bfloat16)

@@ -125,6 +125,7 @@ def test_the_first_keys_and_values_are_not_copied(monkeypatch: pytest.MonkeyPatc
     assert counts == [2 * 4 + 1, 1]
 
 
+@pytest.mark.on_cpu
 def test_attention_in_float64_can_be_vectorised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a GPU, as `GaussNewton` needs it."""
     network = network_of("Llama", {})
