@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from model.common.sharded_tensors import copy_all
-from model.networks.layers.packed_layers import ALIGNMENT, weight_of
+from model.networks.layers.packed_layers import ALIGNMENT, version, weight_of
 
 Factors = tuple[Tensor, Tensor]
 """A, `[rank, in]`, and alpha/rank B, `[out, rank]`, in half precision."""
@@ -62,6 +62,7 @@ class PackedGroup:
                 + [like.new_zeros(sum(ranks) + padding)]
             )
         self._x: Tensor | None = None
+        self._version = (False, 0)
         self._outputs: dict[nn.Module, Tensor] = {}
 
     def rows(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -74,9 +75,10 @@ class PackedGroup:
 
     def output(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Output of a layer. The first layer that reads a tensor computes the outputs of all."""
-        if self._x is not x or layer not in self._outputs:
+        if self._x is not x or self._version != version(x) or layer not in self._outputs:
             y = _Products.apply(x, self.weight, self.bias, self._sizes, *self._a, *self._b)
-            self._x, self._outputs = x, dict(zip(self._layers, y, strict=True))
+            self._x, self._version = x, version(x)
+            self._outputs = dict(zip(self._layers, y, strict=True))
         output = self._outputs.pop(layer)
         self._x = x if self._outputs else None
         return output

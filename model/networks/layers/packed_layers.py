@@ -39,9 +39,10 @@ def packs(network: "transformers.PreTrainedModel", num_tokens: int) -> bool:
 
     A GPU starts fewer kernels for any number of tokens.
     """
-    if network.dtype not in HALF or sum(w.nbytes for w in network.parameters()) > MOST:
+    if network.dtype not in HALF:
         return False
-    return is_asynchronous(network.device) or (num_tokens >= FEWEST and reorders(network))
+    is_faster = is_asynchronous(network.device) or (num_tokens >= FEWEST and reorders(network))
+    return is_faster and sum(weight.nbytes for weight in network.parameters()) <= MOST
 
 
 def reorders(weight: "Tensor | transformers.PreTrainedModel") -> bool:
@@ -56,6 +57,11 @@ def reorders(weight: "Tensor | transformers.PreTrainedModel") -> bool:
 def weight_of(base: Any) -> Tensor:
     """The weight of a linear layer, `[out, in]`."""
     return base.weight.t() if type(base) is Conv1D else base.weight
+
+
+def version(x: Tensor) -> tuple[bool, int]:
+    """Another pair if x has changed in place, or if outputs of x need a gradient again."""
+    return torch.is_grad_enabled(), 0 if x.is_inference() else x._version
 
 
 class Decoding(ABC):
@@ -152,6 +158,7 @@ class _Group:
         self.x: Tensor | None = x
         self.layers: list[Any] = []
         self.packed: _Packed | None = None
+        self._version = (False, 0)
         self._outputs: dict[nn.Module, Tensor] = {}
 
     @property
@@ -167,12 +174,13 @@ class _Group:
 
     def output(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Output of a layer. The first layer that reads a tensor computes the outputs of all."""
-        if self.x is not x or layer not in self._outputs:
+        if self.x is not x or self._version != version(x) or layer not in self._outputs:
             if self.packed is None:
                 with lasting():
                     self.packed = _Packed(self.layers, x.numel() // x.shape[-1])
             outputs = self.packed.outputs(x)
-            self.x, self._outputs = x, dict(zip(self.layers, outputs, strict=True))
+            self.x, self._version = x, version(x)
+            self._outputs = dict(zip(self.layers, outputs, strict=True))
         output = self._outputs.pop(layer)
         self.x = x if self._outputs else None  # which else stays in memory
         return output

@@ -76,8 +76,8 @@ def rounded_together(
     pass round their own.
     """
     layers: list[Any] = []
-    is_packed = packs(network, 0)
-    has_use = torch.is_grad_enabled() or (is_packed and num_tokens > 1)
+    is_packed = (torch.is_grad_enabled() or num_tokens > 1) and packs(network, 0)
+    has_use = torch.is_grad_enabled() or is_packed
     if has_use and not layer_checkpoints.are_on():
         layers = [module for module in network.modules() if hasattr(module, "rounded_factors")]
         layers = [layer for layer in layers if layer.is_plain(layer.base_layer.weight)]
@@ -92,8 +92,9 @@ def rounded_together(
     for layer, *pair in zip(owners, halves[: len(a)], halves[len(a) :], strict=True):
         by_layer[layer].append(tuple(pair))
     before = getattr(_own, "factors", {}), getattr(_own, "groups", {})
-    _own.factors = {layer: stacked(pairs) for layer, pairs in by_layer.items()}
-    _own.groups = packed_groups(_own.factors) if is_packed else {}
+    factors = {layer: stacked(pairs) for layer, pairs in by_layer.items()}
+    groups = packed_groups(factors) if is_packed else {}
+    _own.factors, _own.groups = factors, groups
     try:
         yield
     finally:

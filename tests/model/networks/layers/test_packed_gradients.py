@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from model.networks.layers import adapted_linear, rounded_adapters
-from model.networks.layers.rounded_adapters import rounded_together, shared_group
+from model.networks.layers import adapted_linear, packed_gradients, rounded_adapters
+from model.networks.layers.rounded_adapters import rounded_together, shared_factors, shared_group
 from tests.model.networks.layers.test_adapted_linear import Operations, adapted_twice
 
 PRODUCTS = {"mm", "addmm", "addmm_"}
@@ -86,8 +86,29 @@ def test_scores_without_gradient_are_packed_and_the_passes_of_one_token_are_not(
         logits.append(network(ids).logits.detach())
         layers[0](x)
         assert_close(layers[1](2.0 * x), key)  # and not the key of x
+        with torch.no_grad():
+            layers[0](x)
+        assert layers[1](x).requires_grad
+        with torch.no_grad():
+            layers[0](x)
+            assert_close(layers[1](x.mul_(2.0)), key)
     assert num_packed == [0, 10, 0]  # of two layers: queries, keys, values; gate and up
     for each in logits:
         assert (each - logits[2]).norm() < 0.02 * logits[2].norm()
     assert torch.equal(logits[3], logits[1])
     assert all(shared_group(layer) is None for layer in layers)
+
+
+def test_a_pass_that_cannot_be_packed_leaves_no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later passes would read them in place of adapters that have changed."""
+    network = network_of("llama", False)
+    monkeypatch.setattr(rounded_adapters, "packs", lambda *_: True)
+    results(network)
+    monkeypatch.setattr(packed_gradients, "copy_all", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError), rounded_together(network):
+        pass
+    assert all(shared_factors(layer) is None for layer in _adapted(network))
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError
