@@ -69,7 +69,10 @@ def start(
     of a third to a half of the starts at a prior draw. The weights are maximised first, from a
     prior draw, with the probability held at half its prior mean, below 1/2.
     """
-    site = poutine.trace(model).get_trace(comparisons).nodes.get("flip")
+    with random_state.isolated(
+        0, comparisons.first.device
+    ):  # which leaves the later draws as they are
+        site = poutine.trace(model).get_trace(comparisons).nodes.get("flip")
     if site is None or site["is_observed"]:
         return init_to_sample
     flip = site["fn"].mean / 2
