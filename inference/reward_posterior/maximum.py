@@ -69,9 +69,8 @@ def start(
     of a third to a half of the starts at a prior draw. The weights are maximised first, from a
     prior draw, with the probability held at half its prior mean, below 1/2.
     """
-    with random_state.isolated(
-        0, comparisons.first.device
-    ):  # which leaves the later draws as they are
+    # the trace draws from the prior, and leaves the later draws as they are
+    with random_state.isolated(0, comparisons.first.device):
         site = poutine.trace(model).get_trace(comparisons).nodes.get("flip")
     if site is None or site["is_observed"]:
         return init_to_sample
