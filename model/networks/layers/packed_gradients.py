@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from model.common.sharded_tensors import copy_all
-from model.networks.layers.packed_layers import ALIGNMENT, version, weight_of
+from model.networks.layers.packed_layers import ALIGNMENT, SharedOutputs, weight_of
 
 Factors = tuple[Tensor, Tensor]
 """A, `[rank, in]`, and alpha/rank B, `[out, rank]`, in half precision."""
@@ -42,16 +42,17 @@ def forget_input() -> None:
     _last.x = None
 
 
-class PackedGroup:
+class PackedGroup(SharedOutputs):
     """Layers that read the same x in a pass, and their factors."""
 
     def __init__(self, factors: Mapping[Any, Factors]) -> None:
-        self._layers, (self._a, self._b) = list(factors), zip(*factors.values(), strict=True)
+        super().__init__(list(factors))
+        self._a, self._b = zip(*factors.values(), strict=True)
         sizes, ranks = [len(b) for b in self._b], [len(a) for a in self._a]
         padding = -sum(ranks) % ALIGNMENT  # rows of a product begin at multiples of 16 bytes
         self._sizes, like = [*sizes, *ranks, padding], self._a[0]
         self.weight = like.new_empty(sum(self._sizes), like.shape[1])
-        biases = [layer.base_layer.bias for layer in self._layers]
+        biases = [layer.base_layer.bias for layer in self.layers]
         self.bias = None
         if any(bias is not None for bias in biases):
             self.bias = torch.cat(
@@ -61,27 +62,18 @@ class PackedGroup:
                 ]
                 + [like.new_zeros(sum(ranks) + padding)]
             )
-        self._x: Tensor | None = None
-        self._version = (False, 0)
-        self._outputs: dict[nn.Module, Tensor] = {}
 
     def rows(self) -> tuple[list[Tensor], list[Tensor]]:
         """The rows of [W; A], and the tensors to copy there."""
         *rows, padding = self.weight.split(self._sizes)
         if len(padding):
             padding.zero_()
-        weights = [weight_of(layer.base_layer) for layer in self._layers]
+        weights = [weight_of(layer.base_layer) for layer in self.layers]
         return rows, [part.detach() for part in (*weights, *self._a)]
 
-    def output(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """Output of a layer. The first layer that reads a tensor computes the outputs of all."""
-        if self._x is not x or self._version != version(x) or layer not in self._outputs:
-            y = _Products.apply(x, self.weight, self.bias, self._sizes, *self._a, *self._b)
-            self._x, self._version = x, version(x)
-            self._outputs = dict(zip(self._layers, y, strict=True))
-        output = self._outputs.pop(layer)
-        self._x = x if self._outputs else None
-        return output
+    def outputs(self, x: Tensor) -> Iterable[Tensor]:
+        """See `SharedOutputs`."""
+        return _Products.apply(x, self.weight, self.bias, self._sizes, *self._a, *self._b)
 
 
 def packed_groups(factors: Mapping[Any, Factors]) -> dict[nn.Module, PackedGroup]:

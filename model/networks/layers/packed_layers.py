@@ -11,7 +11,7 @@ same time.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -59,9 +59,32 @@ def weight_of(base: Any) -> Tensor:
     return base.weight.t() if type(base) is Conv1D else base.weight
 
 
-def version(x: Tensor) -> tuple[bool, int]:
-    """Another pair if x has changed in place, or if outputs of x need a gradient again."""
-    return torch.is_grad_enabled(), 0 if x.is_inference() else x._version
+class SharedOutputs(ABC):
+    """Outputs of layers that read the same tensor, computed when the first of the layers reads it.
+
+    Attributes:
+        layers: the layers.
+        x: tensor that was read last.
+    """
+
+    def __init__(self, layers: list[Any], x: Tensor | None = None) -> None:
+        self.layers, self.x = layers, x
+        self._version = (False, 0)
+        self._outputs: dict[nn.Module, Tensor] = {}
+
+    @abstractmethod
+    def outputs(self, x: Tensor) -> Iterable[Tensor]:
+        """Output of each layer."""
+
+    def output(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Output of a layer. An x that changed in place, or needs a gradient, is read again."""
+        version = torch.is_grad_enabled(), 0 if x.is_inference() else x._version
+        if self.x is not x or self._version != version or layer not in self._outputs:
+            self._outputs = dict(zip(self.layers, self.outputs(x), strict=True))
+            self.x, self._version = x, version
+        output = self._outputs.pop(layer)
+        self.x = x if self._outputs else None  # which else stays in memory
+        return output
 
 
 class Decoding(ABC):
@@ -132,7 +155,7 @@ class PackedLayers(Decoding):
             return group.output(layer, x)
         if group is None:
             if self._last is None or self._last.packed or self._last.x is not x:
-                self._last = _Group(x)
+                self._last = _Group([], x)
             self._last.layers.append(layer)
             self._groups[layer] = self._last
         return type(layer).forward(layer, x)
@@ -146,20 +169,14 @@ def _is_plain(layer: Any, x: Tensor) -> bool:
     return type(weight) is nn.Parameter and weight.dtype == x.dtype and x.dtype in HALF
 
 
-class _Group:
-    """Layers that read the same tensor in a pass.
+class _Group(SharedOutputs):
+    """Layers that read the same tensor in a pass of a draw.
 
     Attributes:
-        x: tensor that was read last.
         packed: the weights, packed by the second pass.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x: Tensor | None = x
-        self.layers: list[Any] = []
-        self.packed: _Packed | None = None
-        self._version = (False, 0)
-        self._outputs: dict[nn.Module, Tensor] = {}
+    packed: "_Packed | None" = None
 
     @property
     def gains(self) -> bool:
@@ -172,18 +189,12 @@ class _Group:
         if self.packed is not None:
             self.packed.fill()
 
-    def output(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """Output of a layer. The first layer that reads a tensor computes the outputs of all."""
-        if self.x is not x or self._version != version(x) or layer not in self._outputs:
-            if self.packed is None:
-                with lasting():
-                    self.packed = _Packed(self.layers, x.numel() // x.shape[-1])
-            outputs = self.packed.outputs(x)
-            self.x, self._version = x, version(x)
-            self._outputs = dict(zip(self.layers, outputs, strict=True))
-        output = self._outputs.pop(layer)
-        self.x = x if self._outputs else None  # which else stays in memory
-        return output
+    def outputs(self, x: Tensor) -> Iterable[Tensor]:
+        """See `SharedOutputs`."""
+        if self.packed is None:
+            with lasting():
+                self.packed = _Packed(self.layers, x.numel() // x.shape[-1])
+        return self.packed.outputs(x)
 
 
 class _Packed:
