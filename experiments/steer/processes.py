@@ -8,6 +8,7 @@ writes. A restart by `torchrun` goes on in the run folder of the attempt before.
 """
 
 import atexit
+import faulthandler
 import io
 import os
 import sys
@@ -26,6 +27,7 @@ import torch
 
 from experiments.shared.run_folder import RunFolder
 from model.common import ranks
+from model.common.exchange import RankError
 from model.prior.division import divided
 
 FOLDER = "run folder"  # key of the run folder in the store of torchrun
@@ -70,6 +72,7 @@ def joined(device: str | None) -> Iterator[Launch]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Launch()
         return
+    faulthandler.enable(2)  # a crash of a silent rank says where
     if torch.cuda.is_available() and device != "cpu":
         _take_gpu()
     store = _join()
@@ -121,8 +124,8 @@ def _record(error: BaseException, message: str) -> None:
         get_error_handler().record_exception(error)
         return
     try:
-        raise ranks.RankError(message) from None
-    except ranks.RankError as refusal:
+        raise RankError(message) from None
+    except RankError as refusal:
         get_error_handler().record_exception(refusal)
 
 

@@ -23,7 +23,8 @@ from inference.svi.optimizer.checked import (
     check_start,
 )
 from model import Prompts
-from model.common.ranks import LostRankError, in_step, num_ranks
+from model.common.exchange import LostRankError, in_step
+from model.common.ranks import num_ranks
 from model.common.sharded_tensors import is_sharded
 from model.prior.logits import NaNLogitsError
 

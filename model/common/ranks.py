@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from traceback import walk_tb
 from typing import Any
 
 import pyro
@@ -23,20 +22,13 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch import distributed as dist
 
+from model.common.exchange import RankError, exchange
 from model.common.sharded_tensors import is_sharded
 
 BUCKET = 1 << 25
 """Number of bytes of gradients that are reduced together."""
 
 _state = {"alone": False}
-
-
-class RankError(RuntimeError):
-    """Another rank of the run failed, or ended."""
-
-
-class LostRankError(RankError):
-    """Another rank ended or does not answer, and no rank can exchange anything any more."""
 
 
 def num_ranks() -> int:
@@ -97,31 +89,12 @@ def failing_together() -> Iterator[None]:
         raise RankError("; ".join(failed))
 
 
-@contextmanager
-def in_step() -> Iterator[None]:
-    """Context of passes in which all ranks gather layers, as shards do.
-
-    A rank that fails exchanges nothing, since the others would take the message for a layer: its
-    process has to end.
-
-    Raises:
-        LostRankError: if a layer cannot be gathered, because another rank has ended.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        is_own = isinstance(error, torch.OutOfMemoryError) or num_ranks() == 1
-        if is_own or not _is_of_exchange(error):
-            raise
-        raise _lost(error) from error
-
-
 def all_of(value: Any) -> list[Any]:
     """A small value of each rank, in the order of the ranks."""
     if num_ranks() == 1:
         return [value]
     values: list[Any] = [None] * num_ranks()
-    with _exchange():
+    with exchange():
         dist.all_gather_object(values, value)
     return values
 
@@ -131,7 +104,7 @@ def of_first(value: Any) -> Any:
     if num_ranks() == 1:
         return value
     values = [value]
-    with _exchange():
+    with exchange():
         dist.broadcast_object_list(values, src=0)
     return values[0]
 
@@ -158,7 +131,7 @@ class _Gather(torch.autograd.Function):
         padded = [_padded(tensor.detach(), max(sizes)) for tensor in own]
         message = torch.cat([tensor.flatten().view(torch.uint8) for tensor in padded])
         messages = [torch.empty_like(message) for _ in sizes]
-        with _exchange():
+        with exchange():
             dist.all_gather(messages, message)
         results, start = [], 0
         for tensor in padded:
@@ -194,10 +167,10 @@ def average_gradients(parameters: Mapping[str, Tensor]) -> None:
     for bucket in _buckets(trained):
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         message = torch.cat([grad.flatten() for grad in grads])
-        with _exchange():
+        with exchange():
             buckets.append((bucket, message, dist.all_reduce(message, async_op=True)))
     for bucket, message, work in buckets:
-        with _exchange():
+        with exchange():
             work.wait()
         message /= num_ranks()
         for parameter, grad in zip(bucket, message.split([p.numel() for p in bucket]), strict=True):
@@ -211,7 +184,7 @@ def copy_from_first(parameters: Mapping[str, Tensor]) -> None:
         return
     for name in sorted(name for name, p in parameters.items() if not is_sharded(p)):
         value = parameters[name].detach().contiguous()
-        with _exchange():
+        with exchange():
             dist.broadcast(value, src=0)
         parameters[name].copy_(value)
 
@@ -236,33 +209,6 @@ def _padded(tensor: Tensor, num_rows: int) -> Tensor:
     if not missing:
         return tensor.contiguous()
     return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
-
-
-@contextmanager
-def _exchange() -> Iterator[None]:
-    """Context of an exchange, whose error says that another rank is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise _lost(error) from error
-
-
-def _is_of_exchange(error: RuntimeError) -> bool:
-    """True for an error raised by `torch.distributed` itself, and not by the layer that it runs.
-
-    Its tensors raise errors of shapes and types.
-    """
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
-    innermost = [name for name in modules if name != "torch._ops"][-1]
-    prefixes = "torch.distributed.", "torch.distributed.tensor."
-    return innermost.startswith(prefixes[0]) and not innermost.startswith(prefixes[1])
-
-
-def _lost(error: RuntimeError) -> LostRankError:
-    return LostRankError(
-        f"rank {rank()} of {dist.get_world_size()} waited for the other ranks, and one of them has "
-        f"ended or does not answer: look at the messages of the others ({error})"
-    )
 
 
 def _accelerators() -> list[int]:

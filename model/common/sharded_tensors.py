@@ -1,6 +1,6 @@
 """Tensors of which each rank holds a part: `DTensor`s of torch, as FSDP2 makes them.
 
-No function imports `torch.distributed` for tensors that are whole, since the import takes time.
+`torch.distributed.tensor` is imported where a tensor is sharded, since the import takes time.
 """
 
 import math
@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+
+from model.common.exchange import exchange, in_step
 
 T = TypeVar("T")
 BATCH = 1 << 24
@@ -22,7 +24,10 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def whole(tensor: Any) -> Tensor:
     """The whole of a tensor, gathered from all ranks if it is sharded."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
+    if not is_sharded(tensor):
+        return tensor
+    with in_step():
+        return tensor.full_tensor()
 
 
 def sharded_like(tensor: Tensor, like: Any) -> Tensor:
@@ -49,13 +54,12 @@ def total_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
     """
     norms = [_norm([tensor for tensor in tensors if not is_sharded(tensor)], order)]
     if shards := [local(tensor) for tensor in tensors if is_sharded(tensor)]:
-        from torch import distributed
-
         is_largest = math.isinf(order)
         norm = _norm(shards, order).to(shards[0].device)
         norm = norm if is_largest else norm.square()
         reduction = distributed.ReduceOp.MAX if is_largest else distributed.ReduceOp.SUM
-        distributed.all_reduce(norm, reduction)
+        with exchange():
+            distributed.all_reduce(norm, reduction)
         norms.append(norm if is_largest else norm.sqrt())
     return _norm(norms, order)
 
@@ -72,10 +76,9 @@ def inner_product(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         a, b = (row[0] if len(row) == 1 else torch.cat(row).float() for row in rows)
         products[is_sharded(some[0][0])].append(torch.vdot(a, b).float())
     if products[True]:
-        from torch import distributed
-
         of_shards = torch.stack(products[True]).sum()
-        distributed.all_reduce(of_shards, distributed.ReduceOp.SUM)
+        with exchange():
+            distributed.all_reduce(of_shards, distributed.ReduceOp.SUM)
         products[False].append(of_shards)
     return torch.stack(products[False]).sum() if products[False] else torch.zeros(())
 
@@ -119,8 +122,7 @@ def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:
 
 def largest_of_ranks(numbers: Tensor) -> Tensor:
     """The largest over all ranks of each of some numbers."""
-    from torch import distributed
-
     numbers = numbers.clone()
-    distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+    with exchange():
+        distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
     return numbers

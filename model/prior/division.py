@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.common import ranks
 from model.common.checks import one_of
+from model.common.exchange import in_step
 from model.common.thread_lock import one_thread
 
 P = ParamSpec("P")
@@ -73,7 +74,7 @@ class Division:
                 return function(block)
         sizes = _sizes({"particles": num_particles, "prompts": num_prompts}[axis])
         extra = max(sizes) - sizes[ranks.rank()] if even else 0
-        with ranks.in_step() if even else ranks.failing_together(), undivided():
+        with in_step() if even else ranks.failing_together(), undivided():
             results = function(block)
         if axis == "particles":
             return ranks.gather([tensor[extra:] for tensor in results], sizes)

@@ -5,7 +5,7 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,11 +21,13 @@ from guides.shards import shard
 from inference import LeaveOneOut_ELBO, fit
 from inference.svi import rollback
 from inference.svi.best_iterate import BestIterate
+from inference.svi.checkpoint.state import FitState
 from inference.svi.optimizer import trust_region
 from inference.svi.optimizer.fused import FusedOptimizer
 from inference.svi.optimizer.trust_region import TrustRegion
 from model import AlignmentModel, LanguageModel, Prompts, ResponseDistribution
-from model.common.ranks import LostRankError, in_step, is_first
+from model.common.exchange import LostRankError, in_step
+from model.common.ranks import is_first
 from model.common.sharded_tensors import local
 from model.networks.sharded_modules import gathered
 from model.prior import batch, logits
@@ -218,7 +220,8 @@ def failed(folder: Path, name: str, place: str, error: Exception) -> None:
         return function(*args)
 
     failing_reward = partial(failing, reward) if place == "reward" else reward
-    if place != "reward":
+    save = partial(failing, FitState.save) if place == "checkpoint" else FitState.save
+    if place in ("guide", "prior"):
         head = (prior if place == "prior" else guide.language_model).network.lm_head
         head.forward = partial(failing, head.forward)
     model = AlignmentModel(prior, failing_reward, beta=0.5)
@@ -227,8 +230,12 @@ def failed(folder: Path, name: str, place: str, error: Exception) -> None:
     alone = AssertionError("a rank has run a sharded guide alone")
     trial = rollback.gives_numbers if place == "prior" else alone
     try:
-        with patch.object(rollback, "gives_numbers", side_effect=trial):
-            fit(model, guide, prompts, num_steps=20, objective=objective, progress=False)
+        with (
+            patch.object(rollback, "gives_numbers", side_effect=trial),
+            patch.object(FitState, "save", partialmethod(save)),
+        ):
+            options = {"num_steps": 20, "checkpoint_folder": folder / "fit", "checkpoint_every": 1}
+            fit(model, guide, prompts, objective=objective, progress=False, **options)
     except Exception as caught:
         (folder / f"{is_first()}").write_text(f"{type(caught).__name__}: {caught}")
     os._exit(0)
@@ -241,6 +248,7 @@ def failed(folder: Path, name: str, place: str, error: Exception) -> None:
         ("lora", "guide", RuntimeError("a shape"), "LostRankError: rank 0 of 2"),
         ("fine-tuned", "prior", RuntimeError("a shape"), "LostRankError: rank 0 of 2"),
         ("fine-tuned", "reward", ZeroDivisionError("no reward"), "RankError: rank 1 failed: Zero"),
+        ("fine-tuned", "checkpoint", KeyError("moment"), "LostRankError: rank 0 of 2"),
     ],
 )
 def test_a_rank_that_fails_in_a_pass_of_shards_ends_with_its_own_error(

@@ -14,6 +14,7 @@ from inference.svi import budget
 from inference.svi.checkpoint.folder import checkpoints
 from model import AlignmentModel, Prompts
 from model.common import ranks
+from model.common.exchange import RankError
 from model.prior.division import AXES, Axis
 from tests.inference.conftest import quiet
 from tests.inference.objectives.uses import ONE_OF_EACH_USE
@@ -99,7 +100,7 @@ def test_a_fit_on_two_ranks_is_that_of_one_process(group, objective, by):
 
 def failed(piece: Fallible, **options) -> list[str]:
     """Message and notes of the error of a fit."""
-    with pytest.raises((ArithmeticError, ranks.RankError)) as caught:
+    with pytest.raises((ArithmeticError, RankError)) as caught:
         trained(piece, **options)
     return [str(caught.value), *caught.value.__notes__]
 
