@@ -9,6 +9,7 @@
 | `geometric` | the same with each log rho_t clipped first | log rho_t | GMPO, arXiv 2507.20673 |
 | `constant` | rho_t, at most 1 + above | rho_t - 1, above alone | CISPO, arXiv 2506.13585; TIS |
 | `masked` | rho_t, 0 outside 1 - below to 1 + above | rho_t - 1 | IcePop, arXiv 2510.18855 |
+| `rejected` | rho_t, 0 in a response beyond the limits | mean log a_t/q_t | verl's `rollout_rs` |
 | `response-constant` | ratio of the response, at most 1 + above | ratio - 1, above alone | TIS |
 | `response-masked` | the same, 0 outside 1 - below to 1 + above | ratio - 1 | MIS |
 | `divergence` | rho_t, 0 beyond the clip | q_t - a_t | DPPO, arXiv 2602.04879 |
@@ -18,6 +19,7 @@
 | `soft` | 4 rho_t s (1 - s), s = sigmoid(tau (rho_t - 1)) | - | SAPO, arXiv 2511.20347 |
 | `tapered` | 1 for A > 0, else the ratio of the response, at most 1 | - | TOPR, arXiv 2503.14286 |
 | `kernel` | w^k exp(lambda (1 - w)), w the ratio of the response | - | VESPO, arXiv 2602.10693 |
+| `quadratic` | 1 - weight log rho_t / A | - | `dro` of verl and Tinker; Kimi, arXiv 2501.12599 |
 
 "Beyond the clip" is above for A > 0 and below for A < 0, as the gain is then no better for more.
 All W_t but those of `clip-cov` are 1 where q = a: with one step on draws of the guide, not of an
@@ -31,6 +33,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from inference.kl_estimators import KL_ESTIMATORS
+from model.common.checks import finite, one_of
 
 Limits = tuple[float, float]
 """Largest size, below and above, of the number in the column "limits of"."""
@@ -173,6 +178,27 @@ def masked(tokens: Tokens, clip: Limits | None) -> Tensor:
     return ratio * tokens.advantage
 
 
+def rejected(
+    tokens: Tokens, clip: Limits | None, *, estimator: str = "k1", over: str = "mean"
+) -> Tensor:
+    """The ratio of each token, 0 in all responses whose KL(a || q) is estimated beyond the limits.
+
+    The limits are nats of the estimate of a name in `KL_ESTIMATORS`, as the `mean`, `sum` or `max`
+    over the tokens of the response. Only k1 can be below 0.
+    """
+    nats = KL_ESTIMATORS[one_of("estimator", estimator, KL_ESTIMATORS)](-tokens.log_ratio.detach())
+    nats = nats.masked_fill(~tokens.is_token, 0.0)
+    of_response = {
+        "mean": tokens.mean(nats),
+        "sum": nats.sum(-1, keepdim=True),
+        "max": nats.amax(-1, keepdim=True),
+    }[one_of("over", over, ("mean", "sum", "max"))]
+    gain = tokens.log_ratio.exp() * tokens.advantage
+    if clip is None:
+        return gain
+    return gain.masked_fill((of_response < -clip[0]) | (of_response > clip[1]), 0.0)
+
+
 def divergence(tokens: Tokens, clip: Limits | None) -> Tensor:
     """DPPO's ratio, 0 where the total variation of token and others is large; no cap on rho_t."""
     change = tokens.log_ratio.detach().expm1() * tokens.log_proposal.exp()  # q - a
@@ -233,6 +259,18 @@ def soft(
     return torch.where(tokens.advantage > 0, above, other) * tokens.advantage
 
 
+def quadratic(tokens: Tokens, clip: Limits | None, *, weight: float = 0.1) -> Tensor:
+    """A log rho_t - weight (log rho_t)^2 / 2: a pull back to a in place of clip and ratio.
+
+    The steps on a batch have no importance weight. On a batch without end, a rich guide ends at
+    log rho_t + c rho_t = E_a[A | x_<=t]/weight at each prefix, c such that q_t sums to 1: the
+    target `squared-residual` of one token (derived here, and enumerated in the tests).
+    """
+    log_ratio = tokens.log_ratio_of_support()
+    pull = finite("weight", weight, at_least=0) / 2 * log_ratio.square()
+    return tokens.advantage * log_ratio - pull
+
+
 def tapered(tokens: Tokens, clip: Limits | None) -> Tensor:
     """TOPR's weight of a response without gradient; no clip."""
     return tokens.weighed(
@@ -257,6 +295,7 @@ SURROGATES = {
     "geometric": Surrogate(geometric),
     "constant": Surrogate(constant, is_ratio=False),
     "masked": Surrogate(masked),
+    "rejected": Surrogate(rejected),
     "response-constant": Surrogate(response_constant, is_ratio=False),
     "response-masked": Surrogate(response_masked, is_ratio=False),
     "divergence": Surrogate(divergence),
@@ -264,6 +303,7 @@ SURROGATES = {
     "clip-cov": Surrogate(clip_cov, is_ratio=False),
     "kl-cov": Surrogate(kl_cov, has_limits=False, is_ratio=False),
     "soft": Surrogate(soft, has_limits=False, is_ratio=False),
+    "quadratic": Surrogate(quadratic, has_limits=False, is_ratio=False),
     "tapered": Surrogate(tapered, has_limits=False, is_ratio=False),
     "kernel": Surrogate(kernel, has_limits=False, is_ratio=False),
 }

@@ -10,7 +10,17 @@ import torch
 from inference import Enumeration, LeaveOneOut_ELBO, log_guide_at
 from inference.objectives.grpo import EPSILON, GRPO
 from inference.objectives.parts.engine import EngineDraws
-from inference.objectives.parts.surrogates import SURROGATES, Tokens, clip_cov, kl_cov, soft, token
+from inference.objectives.parts.surrogates import (
+    SURROGATES,
+    Tokens,
+    clip_cov,
+    kl_cov,
+    quadratic,
+    rejected,
+    soft,
+    token,
+)
+from inference.targets.fixed_points.squared_residual import at_constant
 from tests.inference.objectives.table import (
     ONE,
     SPACE,
@@ -21,6 +31,7 @@ from tests.inference.objectives.table import (
     gradient,
     posterior_guide,
 )
+from tests.inference.objectives.test_squared_residual import put
 
 CLIP, WEIGHT = 0.3, 0.7
 
@@ -54,6 +65,11 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
             elif choices["ratio"] == "response-masked":
                 is_near = 1 - below <= of_response <= 1 + above
                 gain = of_response * advantage * new[k, t] if is_near else 0.0
+            elif choices["ratio"] == "rejected":
+                is_near = -below <= -whole.item() <= above
+                gain = ratio * advantage if is_near else 0.0
+            elif choices["ratio"] == "quadratic":
+                gain = advantage * new[k, t] - 0.05 * change**2
             elif choices["ratio"] == "kernel":
                 power, rate = (2.0, 3.0) if advantage >= 0 else (3.0, 2.0)
                 weight = of_response**power * math.exp(rate * (1 - of_response))
@@ -103,6 +119,8 @@ def loss_by_hand(new, log_old, log_prior, log_likelihood, response, choices):
         {"scale": "none", "ratio": "binary-kl", "average": "none", "clip": (0.01, 0.02)},
         {"scale": "none", "ratio": "response-constant", "average": "none", "clip": (0.2, 0.1)},
         {"scale": "none", "ratio": "response-masked", "average": "none", "clip": (0.6, 0.2)},
+        {"scale": "none", "ratio": "rejected", "average": "none", "clip": (0.2, 0.1)},
+        {"scale": "none", "ratio": "quadratic", "average": "none", "clip": None},
         {"scale": "none", "ratio": "kernel", "average": "none", "clip": None},
         {"scale": "std", "ratio": "token", "average": "none", "off_policy_mask": 0.1},
         {"scale": "none", "ratio": "soft", "average": "none", "clip": None},
@@ -223,6 +241,47 @@ def test_greedy_baseline_is_the_log_weight_of_the_most_likely_tokens():
     assert torch.allclose(actual, log_weight.gather(0, index[None]), atol=1e-9)
 
 
+def test_quadratic_surrogate_has_the_target_of_squared_residuals_at_each_token():
+    """On a batch of an older guide, drawn in proportion, whatever the number of steps."""
+    model, old, weight = Target(), Table(1), 2.0
+    truth = Enumeration(model, ONE)
+    log_a, support = truth.log_guide(old)[:, 0].detach(), truth.support[:, 0]
+    advantage = truth.log_likelihood[:, 0] - log_a.exp() @ truth.log_likelihood[:, 0]
+    parts = [(support[:, 0] == word).nonzero()[:, 0] for word in range(3)]
+    log_first = torch.stack([log_a[rows].logsumexp(0) for rows in parts])
+    values = [(log_a[rows].softmax(0) @ advantage[rows]) for rows in parts]
+    log_q = at_constant(log_first, torch.stack(values) / weight)[support[:, 0]]
+    for rows in parts:
+        log_q[rows] += at_constant(log_a[rows].log_softmax(0), advantage[rows] / weight)
+    response = truth.support.repeat_interleave((log_a.exp() * 200_000).round().long(), 0)
+    choices = {"scale": "none", "kl_weight": 0.0, "ratio": partial(quadratic, weight=weight)}
+    objective, sizes = GRPO(len(response), **choices, epochs=4), []
+    gradient(objective, model, old, ONE, response)
+    for log_guide in (log_q, log_a, truth.log_posterior[:, 0]):
+        put(guide := Table(2), truth, log_guide[:, None])
+        sizes.append(gradient(objective, model, guide, ONE, response)[1].norm())
+    assert sizes[0] < 1e-4
+    assert min(sizes[1:]) > 0.1
+
+
+def test_responses_are_rejected_by_an_estimate_of_their_kl():
+    """Limits that the first response just exceeds, for each estimator and reduction."""
+    log_ratio = torch.tensor([[[0.5, -0.2]], [[-0.1, 0.0]]]).double()
+    is_token = torch.tensor([[[True, True]], [[True, False]]])
+    tokens = Tokens(log_ratio, -torch.ones(2, 1, 2), torch.ones(2, 1, 1), is_token)
+    for estimator, nats in {
+        "k1": (-0.5, 0.2),
+        "k2": (0.125, 0.02),
+        "k3": (math.exp(0.5) - 1.5, math.exp(-0.2) - 0.8),
+    }.items():
+        for over, number in {"mean": sum(nats) / 2, "sum": sum(nats), "max": max(nats)}.items():
+            for room, expected in ((1e-6, [True, True]), (-1e-6, [False, True])):
+                limits = (-number + room, 9.0) if number < 0 else (9.0, number + room)
+                gain = rejected(tokens, limits, estimator=estimator, over=over)
+                assert (gain[:, 0, 0] != 0).tolist() == expected, (estimator, over)
+    assert torch.equal(rejected(tokens, None), log_ratio.exp())
+
+
 def test_a_surrogate_is_a_function_too():
     assert GRPO(2, ratio=token, dual_clip=3.0).surrogate == SURROGATES["token"]
     log_ratio, sign = torch.full((1, 1, 1), 0.5), torch.ones(1, 1, 1)
@@ -232,7 +291,7 @@ def test_a_surrogate_is_a_function_too():
     assert first == SURROGATES["soft"].gain(tokens, None) != second
 
 
-@pytest.mark.parametrize("ratio", SURROGATES)
+@pytest.mark.parametrize("ratio", sorted(SURROGATES.keys() - {"quadratic"}))  # which pulls back
 def test_equal_rewards_have_no_advantage(ratio):
     model, old = Target(lambda _, response: 0.3 + response[..., 0] * 0.0), Table(1)
     response = old.distribution(TWO).sample((6,))
