@@ -71,7 +71,8 @@ class PromptData:
         most = whole_number("max_tokens", max_tokens)
         reader = prior.network, prior.tokenizer
         places = self._places()
-        encoded = encoded_prompts(*reader, self.prompts, system, places, template_options)
+        settings = template_options, self.columns
+        encoded = encoded_prompts(*reader, self.prompts, system, places, *settings)
         lengths = [len(row) for row in encoded.rows]
         rows = [row for row, length in enumerate(lengths) if length <= most]
         if not rows:

@@ -6,8 +6,9 @@ response  the rest of the chat by the template, without the end of the assistant
 A prompt that both responses hold is their common start, in whole words or messages.
 """
 
+from collections.abc import Mapping
 from itertools import takewhile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -61,6 +62,7 @@ def chat_texts(
     tokenizer: PreTrainedTokenizerBase | None,
     chats: tuple[Messages, Messages, Messages],
     place: str,
+    options: Mapping[str, Any],
 ) -> tuple[str, str, str]:
     """Texts of a prompt and of the responses to the prompt, all of them chats.
 
@@ -68,6 +70,7 @@ def chat_texts(
         tokenizer: tokenizer with a chat template; None if the caller has none.
         chats: messages of the prompt, of the chosen and of the rejected response.
         place: place of the preference in errors.
+        options: options of the template.
 
     Raises:
         DataError: without a tokenizer or its template, or if the template writes the prompt
@@ -78,17 +81,26 @@ def chat_texts(
         raise DataError(f"{place}: the responses are chats: {fix}")
     prompt, *responses = chats
     try:
-        start = text_of(tokenizer, prompt, place, {})
-        chosen, rejected = (_answer(tokenizer, start, prompt + each, place) for each in responses)
+        start = text_of(tokenizer, prompt, place, options)
+        whole = {**options, **WHOLE}
+        chosen, rejected = (
+            _answer(tokenizer, start, prompt + each, place, whole) for each in responses
+        )
     except ValueError as error:
         raise DataError(f"{error}") from error
     return start, chosen, rejected
 
 
-def _answer(tokenizer: PreTrainedTokenizerBase, start: str, chat: Messages, place: str) -> str:
+def _answer(
+    tokenizer: PreTrainedTokenizerBase,
+    start: str,
+    chat: Messages,
+    place: str,
+    options: Mapping[str, Any],
+) -> str:
     """The text that the template writes behind the prompt, without the end of the last message."""
-    whole = text_of(tokenizer, chat, place, WHOLE)
-    marked = text_of(tokenizer, (*chat[:-1], {**chat[-1], "content": MARK}), place, WHOLE)
+    whole = text_of(tokenizer, chat, place, options)
+    marked = text_of(tokenizer, (*chat[:-1], {**chat[-1], "content": MARK}), place, options)
     if not whole.startswith(start):
         raise ValueError(
             f"{place}: the chat template writes the prompt otherwise where an answer follows, "

@@ -5,10 +5,10 @@
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +19,7 @@ from model.common.texts import quoted
 from model.data.reading import Source, read_records
 from model.data.record import DataError, Record, check_columns, text_or_chat
 from model.preferences.chats import chat_texts, with_prompt
-from model.prior.chat import Messages
+from model.prior.chat import OPTIONS, Messages, options_of
 
 if TYPE_CHECKING:
     from model.prior.language_model import LanguageModel
@@ -50,6 +50,7 @@ class Preference:
         chat: messages of the prompt, if the prompt is a chat, for `LanguageModel.encode`; no part
             of a comparison by `==`.
         place: file and line of the preference in errors; no part of a comparison by `==`.
+        options: options of the chat template, for `LanguageModel.encode`; no part of `==`.
 
     Raises:
         PreferenceError: if the texts are no texts, equal without a tie, or empty.
@@ -61,6 +62,7 @@ class Preference:
     tie: bool = False
     chat: Messages | None = field(default=None, compare=False)
     place: str = field(default="", compare=False, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         place = self.place or "a preference"
@@ -99,11 +101,11 @@ def read_preferences(
 ) -> list[Preference]:
     """Preferences from a file, a folder, the hub, or records such as a `datasets.Dataset`.
 
-    The columns are chosen, rejected, prompt and, if either may be preferred, tie. Others are left
-    out. Without a prompt the prompt is the common start of both responses, in whole words or
-    messages; a row with a column such as `question`, whose text is not in the responses, is
-    refused: name the column by `prompt_column`. Chats become texts by the chat template of the
-    tokenizer (`chats.py`).
+    The columns are chosen, rejected, prompt and, if either may be preferred, tie. Chats become
+    texts by the chat template of the tokenizer (`chats.py`), which reads TRL's columns `tools` and
+    `chat_template_kwargs` too. Others are left out. Without a prompt the prompt is the common start
+    of both responses, in whole words or messages; a row with a column such as `question`, whose
+    text is not in the responses, is refused: name the column by `prompt_column`.
 
     Args:
         source: see `model/data/reading.py`.
@@ -137,18 +139,19 @@ def to_preference(
     elif isinstance(chosen, str):
         _check_no_other_prompt(record, chosen)
     place, tie = record.place, _tie(record)
-    chat = None
+    chat, options = None, {}
     if isinstance(chosen, tuple) and isinstance(rejected, tuple):
         # beside chats a text is no prompt: the chats have the prompt as their first messages
         start = prompt if isinstance(prompt, tuple) else None
         chats = with_prompt(start, chosen, rejected, place)
-        chat, texts = chats[0], chat_texts(tokenizer, chats, place)
+        options = options_of(record.values, place)
+        chat, texts = chats[0], chat_texts(tokenizer, chats, place, options)
     elif isinstance(prompt, tuple) or isinstance(chosen, tuple) or isinstance(rejected, tuple):
         expected = "expected prompt and responses of one kind"
         raise DataError(f"{place}: texts and chats, {expected}")
     else:
         texts = with_prompt(prompt, chosen, rejected, place)
-    return Preference(*texts, tie, chat, place)
+    return Preference(*texts, tie, chat, place, options)
 
 
 def _check_no_other_prompt(record: Record, chosen: str) -> None:
@@ -219,7 +222,9 @@ def encode_prompts(preferences: Sequence[Preference], language_model: "LanguageM
     """The prompt of each preference; a `ValueError` names a preference whose prompt is too long."""
     prompts = [each.chat or each.prompt for each in preferences]
     places = [f"{name}: the prompt" for name in names(preferences)]
-    return language_model.encode(prompts, places=places)
+    options = [each.options for each in preferences]
+    columns = {OPTIONS: options} if any(options) else None
+    return language_model.encode(prompts, columns, places=places)
 
 
 def encode_distinct_prompts(

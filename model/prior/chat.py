@@ -1,8 +1,10 @@
 """Chat prompts: messages of roles and contents, written as one text by the tokenizer's template."""
 
 import inspect
+import json
 import re
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +20,8 @@ SHAREGPT = (
 )
 VARIABLES = {"tools", "documents"}
 """Parameters of `apply_chat_template` that it passes on to the template."""
+TOOLS, OPTIONS = "tools", "chat_template_kwargs"
+"""Columns of TRL's formats that the template of a chat reads."""
 
 
 def listed_prompts(prompts: object, system: str | None = None) -> list[str | Messages]:
@@ -62,13 +66,17 @@ def messages_of(value: object, index: int) -> Messages:
 
 
 def without_null(messages: Iterable[Any]) -> tuple[Any, ...]:
-    """The messages without their keys of value None, which tables fill in."""
-    return tuple(
-        {key: value for key, value in message.items() if value is not None}
-        if isinstance(message, Mapping)
-        else message
-        for message in messages
-    )
+    """The messages without keys of value None at any depth, which tables fill in."""
+    return tuple(_without_null(message) for message in messages)
+
+
+def _without_null(value: Any) -> Any:
+    """Plain data without keys of value None."""
+    if isinstance(value, list | tuple):
+        return [_without_null(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_null(item) for key, item in value.items() if item is not None}
 
 
 def check_messages(messages: Iterable[object], where: str) -> None:
@@ -91,6 +99,32 @@ def check_messages(messages: Iterable[object], where: str) -> None:
             got = f"{quoted(content)} ({type(content).__name__})"
             fix = "join the texts of a list of parts"
             raise ValueError(f"'content' in {place} is {got}, expected a text: {fix}")
+
+
+def options_of(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Options of the template in the columns `TOOLS` and `OPTIONS` of a row, as data or as JSON.
+
+    Raises:
+        ValueError: with place and column, unless `tools` is a list of objects and
+            `chat_template_kwargs` an object.
+    """
+    values: dict[str, Any] = {}
+    for name, kind in ((TOOLS, list), (OPTIONS, dict)):
+        value = row.get(name)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = json.loads(value)
+        value = _without_null(value) or kind()
+        objects = value if name == TOOLS else [value]
+        if not isinstance(value, kind) or not all(isinstance(each, dict) for each in objects):
+            expected = "a list of tools, each an object" if kind is list else "an object of options"
+            raise ValueError(
+                f"the column {name!r} of {place} is {quoted(value)}, expected {expected} of the "
+                "chat template: rename the column, or leave it out"
+            )
+        values[name] = value
+    tools = {TOOLS: values[TOOLS]} if values[TOOLS] else {}
+    return tools | values[OPTIONS]
 
 
 def text_of(
@@ -163,7 +197,7 @@ def _check_template_reads(
     """Refuse options and tool calls that the template would leave out without a word."""
     template = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
     known = {*inspect.signature(tokenizer.apply_chat_template).parameters} - VARIABLES
-    given = {name: "`encode`" for name in options if name not in known}
+    given = {name: place for name in options if name not in known}
     writes_all = re.search(r"\bmessages?\s*\|\s*tojson\b", template)
     if any(message.get("tool_calls") for message in prompt) and not writes_all:
         given["tool_calls"] = place

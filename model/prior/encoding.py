@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from model.common.checks import instance
 from model.networks.checks import check_ids
-from model.prior.chat import Messages, listed_prompts, text_of
+from model.prior.chat import Messages, listed_prompts, options_of, text_of
+from model.prior.prompts import Columns, checked_columns
 from model.prior.tokenization import token_rows, unknown_words
 
 
@@ -29,6 +30,7 @@ def encoded_prompts(
     system: str | None,
     places: Sequence[str],
     template_options: Mapping[str, Any],
+    columns: Columns,
 ) -> EncodedPrompts:
     """Tokenize N prompts whose ids the network knows; see `LanguageModel.encode`."""
     if system is not None:
@@ -41,8 +43,11 @@ def encoded_prompts(
     places = places or [f"prompt {index}" for index in range(len(listed))]
     if isinstance(places, str) or len(instance("places", places, Sequence)) != len(listed):  # type: ignore[type-abstract]
         raise ValueError(f"places is {places!r}, expected {len(listed)} names of prompts")
-    pairs = zip(listed, places, strict=True)
-    texts = [text_of(tokenizer, *pair, template_options) for pair in pairs]
+    values, texts = checked_columns(columns, len(listed)), []
+    for n, (prompt, place) in enumerate(zip(listed, places, strict=True)):
+        row = {} if messages[n] is None else {name: each[n] for name, each in values.items()}
+        options = {**options_of(row, place), **template_options}
+        texts.append(text_of(tokenizer, prompt, place, options))
     rows = token_rows(tokenizer, texts, [chat is not None for chat in messages])
     check_ids(rows, texts, network, tokenizer)
     return EncodedPrompts(messages, texts, places, rows)

@@ -215,7 +215,8 @@ class LanguageModel(CachedDecoder):
         Args:
             prompts: N prompts, each a text or a list of messages `{"role": ..., "content": ...}`.
             columns: data by name, one value for each prompt, which rewards may read: texts,
-                numbers, truth values, None, and lists and dicts of these.
+                numbers, truth values, None, and lists and dicts of these. The template of a chat
+                reads TRL's columns `tools` and `chat_template_kwargs`.
             system: content of a first message of the role `system`, for all prompts. A prompt that
                 is a text becomes the user's message of a chat.
             places: names of the N prompts in errors, such as file and line; default their numbers.
@@ -228,7 +229,7 @@ class LanguageModel(CachedDecoder):
                 column has other than N values, or the tokenizer has no chat template.
         """
         reader = self.network, self.tokenizer
-        encoded = encoded_prompts(*reader, prompts, system, places, template_options)
+        encoded = encoded_prompts(*reader, prompts, system, places, template_options, columns or {})
         messages, texts, places, rows = encoded
         for place, text, row in zip(places, texts, rows, strict=True):
             if not row and self.tokenizer.bos_token_id is None:

@@ -60,7 +60,7 @@ class Prompts:
         for name, part in {"messages": self.messages, "positions": self.positions}.items():
             if len(part) != num_prompts:
                 raise ValueError(f"{name} has {len(part)} entries, expected {num_prompts}")
-        object.__setattr__(self, "columns", _checked_columns(self.columns, num_prompts))
+        object.__setattr__(self, "columns", checked_columns(self.columns, num_prompts))
         for name, tensor in (("ids", self.ids), ("mask", self.mask)):
             shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != len(self.texts):
@@ -182,7 +182,7 @@ class Prompts:
         return replace(self, ids=self.ids.to(device), mask=self.mask.to(device))
 
 
-def _checked_columns(columns: object, num_prompts: int) -> dict[str, tuple[Any, ...]]:
+def checked_columns(columns: object, num_prompts: int) -> dict[str, tuple[Any, ...]]:
     """Columns of plain data, one value for each of N prompts; refused by name and row otherwise."""
     if not isinstance(columns, Mapping):
         kind = type(columns).__name__

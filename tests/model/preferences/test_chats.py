@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model.preferences import Preference, PreferenceError, read_preferences
+from model.preferences.data import encode_prompts
 from tests.model.tokenizers import TOKENIZERS, byte_level, language_model_of
 
 TEMPLATES = {
@@ -63,6 +64,20 @@ def test_texts_of_a_preference_are_the_texts_that_a_reward_sees(name, kind, star
         response = ids[prompts.ids.shape[1] :]
         response = torch.tensor([response + [prior.pad_id] * (16 - len(response))])
         assert prior.decode(response, prompts) == [text]
+
+
+def test_template_reads_the_tools_of_a_preference():
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = "{% for t in tools or [] %}{{ t.name }}\n{% endfor %}" + (
+        tokenizer.chat_template
+    )
+    row = {"prompt": [USER], "chosen": [YES], "rejected": [NO], "tools": [{"name": "search"}]}
+    (preference,) = read_preferences([row], tokenizer)
+    assert preference.prompt.startswith("search\n<|im_start|>user")
+    assert preference.chosen == "It is."
+    prior = language_model_of(tokenizer, max_new_tokens=2)
+    prior.context = None
+    assert encode_prompts([preference], prior).texts == (preference.prompt,)
 
 
 def test_prompt_is_explicit_or_the_common_start_of_both_chats():

@@ -64,6 +64,20 @@ def test_options_of_the_template_are_passed_on(prior: LanguageModel) -> None:
     assert prior.encode([QUESTION], mood="c").rows()[0][-2:] == [ASSISTANT, C]
 
 
+@pytest.mark.parametrize("tools", [[{"name": "c", "unit": None}], '[{"name": "c"}]'])
+def test_template_reads_tools_and_options_in_the_columns_of_a_row(tools: object) -> None:
+    """A key without a value is a key that a table filled in. The prompt in the middle has none."""
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = (
+        "{% for t in tools or [] %}{{ t.keys() | list }} {{ t.name }} {% endfor %}" + TEMPLATE
+    )
+    columns = {"tools": [tools, None, []], "chat_template_kwargs": [None, '{"mood": "d"}', {}]}
+    prompts = language_model_of(tokenizer, max_new_tokens=2).encode([QUESTION] * 3, columns)
+    plain = "<bos> <user> a b <end> <assistant>"
+    assert prompts.texts == (f"['name'] c {plain}", f"{plain} d", plain)
+    assert prompts.columns["tools"][0] == tools
+
+
 def test_calls_of_tools_need_no_content() -> None:
     tokenizer = chat("<bos> $A")
     tokenizer.chat_template = (
@@ -124,8 +138,26 @@ def test_samples_are_scored_as_drawn_after_chats_of_different_length(prior: Lang
             r"'content' in message 0 of prompt 0 is \[\{'type'.* \(list\), expected a text",
         ),
         ([[{"role": "user", "content": None}]], {}, ValueError, "has the keys .'role'., expected"),
-        ([QUESTION], {"moood": "c"}, ValueError, "never reads 'moood', which `encode` got"),
-        ([QUESTION], {"tools": [{"name": "c"}]}, ValueError, "never reads 'tools', which `encode`"),
+        ([QUESTION], {"moood": "c"}, ValueError, "never reads 'moood', which prompt 0 got"),
+        ([QUESTION], {"tools": [{"name": "c"}]}, ValueError, "never reads 'tools', which prompt 0"),
+        (
+            [QUESTION],
+            {"columns": {"tools": ['[{"name": "c"}]']}},
+            ValueError,
+            "never reads 'tools', which prompt 0",
+        ),
+        (
+            [QUESTION],
+            {"columns": {"tools": ["search"]}},
+            ValueError,
+            "'tools' of prompt 0 is 'search', expected a list of tools, each an object",
+        ),
+        (
+            [QUESTION],
+            {"columns": {"chat_template_kwargs": [["mood"]]}},
+            ValueError,
+            r"'chat_template_kwargs' of prompt 0 is \['mood'\], expected an object of options",
+        ),
         ([CALL], {}, ValueError, "never reads 'tool_calls', which prompt 0 got"),
     ],
 )
