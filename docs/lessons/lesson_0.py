@@ -22,7 +22,7 @@ def _():
 
     **Claim.** Four short functions of plain torch lead from Bayes' rule to a trained language
     model: the posterior, the ELBO, the loss of RLOO, and a loop. The loop that is exact to check
-    on ten words trains a model of film reviews without a change.
+    on nine words trains a model of film reviews without a change.
 
     Lessons 1 to 9 take the steps apart. Every cell can be changed: begin with the reward, and watch
     all that follows.
@@ -128,7 +128,7 @@ def _():
     mo.md(r"""
     ## 4. The gradient from draws: RLOO
 
-    A sum over all responses exists in a world of ten words only. A mean over draws x_1 .. x_K of q
+    A sum over all responses exists in a world of nine words only. A mean over draws x_1 .. x_K of q
     exists everywhere. Draws have no gradient, therefore the gradient is taken of log q:
 
         grad E_q[log w] = E_q[log w grad log q] + E_q[grad log w]

@@ -23,8 +23,8 @@ def _():
     sum to 1.
 
     The world of all lessons is small on purpose. A GPT-2 of two layers has learned to finish the
-    sentence "the film was". It knows ten words, and a response has at most three of them. So there
-    are only 820 responses, and every sum over all responses is computed, not estimated.
+    sentence "the film was". It knows nine words, and a response has at most three of them. There
+    are 1 + 9 + 81 + 729 = 820 responses, and every sum over them is computed, not estimated.
     """)
     return
 
@@ -188,7 +188,7 @@ def _(log_prior):
     def check_entropy(answer):
         exact = entropy(log_prior[:, None])[0]
         value = number(answer(log_prior))
-        assert value > 0, "the entropy of a discrete distribution is positive"
+        assert value > 0, "the entropy of a discrete distribution is not negative"
         assert abs(value + log_prior.mean()) > 1e-3, "weight each term by its probability"
         assert abs(value - exact) < 1e-5, f"expected {exact:.4f} nats"
         assert number(answer(torch.zeros(1))) == 0, "a sure response has entropy 0"

@@ -20,8 +20,9 @@ def _():
     mo.md(r"""
     # 2. Alignment is conditioning
 
-    **Claim.** To align a language model is to condition a distribution on data. The prior is
-    p0(x). The likelihood is exp(r(x) / beta), with a reward r. The aligned model is the posterior:
+    **Claim.** To align a language model is to condition a distribution on the observation "this
+    text is good". The prior is p0(x). The likelihood is exp(r(x) / beta), with a reward r, up to a
+    constant that moves log Z alone. The aligned model is the posterior:
 
         p*(x) = p0(x) exp(r(x) / beta) / Z,     Z = sum over x of p0(x) exp(r(x) / beta)
 

@@ -24,10 +24,12 @@ def _():
     every single batch; without a baseline it does not.
 
         w(x)      = p0(x) exp(r(x) / beta) / q(x)
-        grad ELBO = E_q[(log w(x) - b) grad log q(x)]      for every constant b
+        grad ELBO = E_q[(log w(x) - b) grad log q(x)]      if b does not depend on x
 
-    Any b will do, as E_q[grad log q] is the gradient of the sum of q, which is 1. REINFORCE has
-    b = 0. RLOO has, for each draw, the mean of log w over the other draws.
+    Any such b will do, as E_q[grad log q] is the gradient of the sum of q, which is 1: a control
+    variate. REINFORCE has b = 0. RLOO has, for each draw, the mean of log w over the other draws.
+    Both are score-function gradients. A reparameterised gradient needs draws that move smoothly
+    with the parameters, as those of a normal distribution do; words do not.
     """)
     return
 

@@ -1,7 +1,7 @@
 import marimo
 
 __generated_with = "0.25.2"
-app = marimo.App(app_title="5. Guides: approximation gap and inference gap")
+app = marimo.App(app_title="5. Guides: approximation gap and optimisation gap")
 
 with app.setup:
     import marimo as mo
@@ -18,12 +18,15 @@ def _():
 
     **Claim.** The distance KL(q || p\*) after training has two parts with different cures.
 
-        log Z - ELBO = approximation gap + inference gap
+        log Z - ELBO = approximation gap + optimisation gap
 
     - **Approximation gap**: the distance of the best member of the family. The cure is a richer
       family.
-    - **Inference gap**: the rest, left by noisy gradients and too few steps. The cure is a better
-      algorithm, or more of it.
+    - **Optimisation gap**: the rest, left by noisy gradients and too few steps. The cure is a
+      better algorithm, or more of it.
+
+    One guide for many prompts has a third, the amortisation gap: a guide for each prompt alone may
+    be nearer (Cremer, Li and Duvenaud 2018). Here is one prompt.
 
     On this world both are computed. The best member is found by the exact gradient over all 820
     responses. Training uses draws, as it must for a large model.
@@ -39,7 +42,7 @@ def _():
     families = {
         "mean-field": "the words are independent of each other",
         "n-gram": "a word depends on the word before",
-        "tabular": "a word depends on all words before",
+        "tabular": "a word depends on all words before: autoregressive",
     }
     return beta, families, truth, world
 
@@ -95,7 +98,7 @@ def _():
     posterior's 0.27 of "very good" is lost. This direction of the KL prefers one mode (lesson 6 has
     the other).
 
-    ## Predict, then run: the inference gap
+    ## Predict, then run: the optimisation gap
 
     Now train by draws, 64 a step. With few steps, which gap is large? With many?
     """)
@@ -121,7 +124,7 @@ def _(approximation_gap, beta, families, num_steps, truth, world):
         expected = About(gaps_at_60[name]) if num_steps.value == 60 else ""
         gap = approximation_gap[name]
         rows.append([name, total, gap, total - gap, expected])
-    header = ["family", "KL(q || p*), nats", "approximation gap", "inference gap"]
+    header = ["family", "KL(q || p*), nats", "approximation gap", "optimisation gap"]
     table([*header, "expected output at 60 steps"], *rows)
     return
 
@@ -130,13 +133,13 @@ def _(approximation_gap, beta, families, num_steps, truth, world):
 def _():
     mo.md(r"""
     For the two poor families more steps stop helping: the approximation gap
-    remains. For the rich family the whole distance is inference. The tabular guide starts at the
+    remains. For the rich family the whole distance is optimisation. The tabular guide starts at the
     prior, the two others start from nothing, 10.5 nats away.
 
     ## Exercise 1: which cure?
 
     Given log Z, the ELBO of the best member of the family and the ELBO that was reached, write
-    the function that returns the pair (approximation gap, inference gap).
+    the function that returns the pair (approximation gap, optimisation gap).
     """)
     return
 
@@ -145,7 +148,7 @@ def _():
 def check_gaps(answer):
     pair = numbers(answer(0.84, 0.14, 0.04))
     assert near(pair.sum(), 0.8), "the gaps sum to log Z - ELBO"
-    assert near(pair, [0.7, 0.1]), "the best member has no inference gap"
+    assert near(pair, [0.7, 0.1]), "the best member has no optimisation gap"
 
 
 @app.cell

@@ -146,7 +146,9 @@ def _():
 
     Pyro's `ReweightedWakeSleep` weights draws of the guide by p0 exp(r / beta) / q: its wake-phi
     phase is a step on KL(p\* || q). The library's `forward-kl` is that with a moving average of
-    log Z. With a rich guide, a copy of the prior, does the direction matter?
+    log Z. The sleep phase fits the guide to draws of the model that come with the observation: here
+    rejection sampling (lesson 7), then maximum likelihood on the accepted texts.
+    With a rich guide, a copy of the prior, does the direction matter?
     """)
     return
 

@@ -23,7 +23,7 @@ def _():
 
     **Claim.** Nobody observes a reward. People compare two responses, and the reward is a latent
     variable with a posterior of its own. RLHF is two inferences in a row: first the reward, then
-    the response. Right inference for a wrong reward is over-optimisation.
+    the response. Over-optimisation, or reward hacking, is right inference for a wrong likelihood.
 
         theta ~ Normal(0, 2^2),   r(x) = phi(x) . theta
         P(first is preferred) = sigmoid(r(first) - r(second))     Bradley and Terry, 1952
@@ -183,11 +183,13 @@ def _(frontier, num_comparisons):
 def _():
     mo.md(r"""
     The marginal likelihood rewards uncertainty, by half the variance over beta squared for a
-    Gaussian reward: the optimist. Caution pays: the lower bound reaches the most gold.
+    Gaussian reward: the optimist. To observe "this text is good" also moves belief towards rewards
+    by which it is. Caution pays: the lower bound reaches the most gold.
 
     ## Exercise 1: the likelihood of a preference
 
-    Write log P(the first response is preferred) from the rewards of the two responses.
+    Write log P(the first response is preferred) from the rewards of the two responses. DPO trains
+    q by this likelihood, with r(x) = beta log q(x) / p0(x).
     """)
     return
 

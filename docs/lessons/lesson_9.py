@@ -22,7 +22,7 @@ def _():
     mo.md(r"""
     # 9. A real model: SmolLM2
 
-    **Claim.** Nothing in the lessons was special to ten words. The same program, with a language
+    **Claim.** Nothing in the lessons was special to nine words. The same program, with a language
     model of 135 million parameters as the prior, has a posterior, a log Z and a distance, all
     measured. With responses of one token even the exact answer is at hand: 49,152 responses.
 

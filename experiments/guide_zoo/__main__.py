@@ -1,15 +1,15 @@
-"""Approximation gap, inference gap and cost of each variational family.
+"""Approximation gap, optimisation gap and cost of each variational family.
 
-    KL left by a trained guide = approximation gap (KL of the family's best guide) + inference gap
+    KL left by a trained guide = approximation gap, KL of the family's best guide + optimisation gap
 
-Claim (Cremer et al. 2018, arXiv 1801.03558, for encoders): the two gaps can be told apart, and the
-smaller gap differs between families. Within a family too small, KL(q || p*) seeks a mode and
-KL(p* || q) covers mass (Minka 2005).
+Claim (after Cremer et al. 2018, arXiv 1801.03558, whose second gap is that of amortisation): the
+two gaps can be told apart, and the smaller gap differs between families. Within a family too small,
+KL(q || p*) seeks a mode and KL(p* || q) covers mass (Minka 2005).
 Printed, for each world:
 
 - `eight-tokens`, with every response listed. For each KL and guide: the approximation gap, by
-  descent on the exact KL; the inference gap of SVI by leave-one-out or forward-kl at one budget; at
-  the optimum the other KL, the entropy and E[r].
+  descent on the exact KL; the optimisation gap of SVI by leave-one-out or forward-kl at one budget;
+  at the optimum the other KL, the entropy and E[r].
 - `two-modes`: the optima of mean field and of a mixture under both KL, and their modes.
 - `film-reviews`, the embedded prior, for the guides that scale: trained parameters, CPU seconds a
   step, both KL, E[r] and KL(q || p0) after the same few steps. With one seed the standard errors
@@ -50,7 +50,7 @@ LISTED = types.Used(
 
 @dataclass(frozen=True)
 class GuideZoo(Arguments):
-    """Compare variational families: approximation gaps, inference gaps and costs."""
+    """Compare variational families: approximation gaps, optimisation gaps and costs."""
 
     worlds: Annotated[tuple[WorldName, ...], types.DISTINCT] = tuple(WORLDS)
     """Worlds on which guides are compared."""

@@ -1,4 +1,4 @@
-"""Approximation gap and inference gap of each guide, on the world `eight-tokens`."""
+"""Approximation gap and optimisation gap of each guide, on the world `eight-tokens`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class Gap(NamedTuple):
     """KL that a guide leaves, nats: at the optimum of its family, and in addition after SVI."""
 
     approximation: float
-    inference: float
+    optimisation: float
     standard_error: float
 
 
@@ -66,7 +66,7 @@ def table_rows(
         rows[name + notes(fits)] = {
             "trained": f"{best['parameters']:,.0f}",
             "approximation gap": best[measure],
-            "inference gap": Estimate(gap, error),
+            "optimisation gap": Estimate(gap, error),
             KL[direction]: Estimate(total, error),
             f"{KL[OTHER[direction]]} at optimum": best[other],
             "entropy at optimum": best["entropy"],
@@ -79,7 +79,7 @@ def table_rows(
 
 
 def gaps_figure(panels: Mapping[tuple[str, str], Mapping[str, Gap]]) -> Figure:
-    """KL at each family's optimum and after SVI; the line between them is the inference gap.
+    """KL at each family's optimum and after SVI; the line between them is the optimisation gap.
 
     A panel has the names of the KL and of the objective.
     """
@@ -88,8 +88,8 @@ def gaps_figure(panels: Mapping[tuple[str, str], Mapping[str, Gap]]) -> Figure:
     figure, grid = plt.subplots(1, len(panels), figsize=size, **shape)
     for axes, (title, gaps) in zip(grid[0], panels.items(), strict=True):
         names = list(gaps)
-        family, inference, error = np.array(list(gaps.values())).T
-        total, error = family + inference, 2 * error
+        family, optimisation, error = np.array(list(gaps.values())).T
+        total, error = family + optimisation, 2 * error
         # a bar that reached 0 would leave a logarithmic axis
         bars = [np.minimum(error, 0.9 * total), error]
         axes.hlines(names, family, total, color=PRIOR, linewidth=1)
