@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from typing import NamedTuple
 
 from experiments.shared.refusals import FAULTS, blamed
@@ -158,14 +159,25 @@ def read_choices(
     for option, text, *_ in choices:
         key = option == "--moment", text  # other options name the parts of one model
         if (other := seen.get(key, option)) != option:
-            fix = "write the weight of one in other digits, as in 1*vader or 1.0*vader"
+            fix = f"write the weight of one in other digits, as in '{_weighted(text, 1)}'"
             raise SystemExit(f"{option} {text!r} is a {other} too: {fix}")
         if key in seen:
-            weight = f"use a weight, as in '2*{text}'"
-            fix = weight if option == "--reward" else "leave one out"
+            fix = "leave one out"
+            if option == "--reward":
+                fix = f"use one of twice the weight, '{_weighted(text, 2)}'"
             raise SystemExit(f"{option} {text!r} is given twice: {fix}")
         seen[key] = option
     return choices
+
+
+def _weighted(text: str, times: int) -> str:
+    """A reward on the command line with so many times its weight, in other digits."""
+    match = _REWARD.fullmatch(text)
+    assert match is not None  # `read_reward` has read the text
+    if (weight := match["weight"]) is None:
+        return f"{times}*{text}"
+    number = times * Decimal(weight)
+    return f"{f'{number:E}' if times == 1 else number}*{text[len(weight) + 1 :]}"
 
 
 def _argument(

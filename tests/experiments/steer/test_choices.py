@@ -66,7 +66,8 @@ IMPOSSIBLE = {
         (["nan*vader"], r"--reward 'nan\*vader': 'nan' is no number"),
         (["0*vader"], "a weight of 0 leaves nothing"),
         (["-1e-320*vader"], "a weight of -9.99989e-321 leaves nothing"),
-        (["vader", "vader"], "--reward 'vader' is given twice"),
+        (["vader", "vader"], r"--reward 'vader' is given twice: .* '2\*vader'"),
+        (["-0.5*regex:a*"] * 2, r"is given twice: use one of twice the weight, '-1.0\*regex:a\*'"),
         ([], "without a likelihood"),
     ],
     "constraints": [
@@ -109,7 +110,8 @@ def test_impossible_choice_is_refused(option, texts, fault):
 @pytest.mark.parametrize(
     ("choices", "fault"),
     [
-        ((["vader"], [], ["vader"]), r"--factor 'vader' is a --reward too: .* 1\*vader"),
+        ((["vader"], [], ["vader"]), r"--factor 'vader' is a --reward too: .* '1\*vader'"),
+        ((["2*vader"], [], ["2*vader"]), r"is a --reward too: .* '2E\+0\*vader'"),
         ((["regex:a>=1"], ["regex:a"]), "--constraint 'regex:a>=1' is a --reward too"),
         (([], ["regex:a"], ["regex:a>=1"]), "--factor 'regex:a>=1' is a --constraint too"),
     ],
