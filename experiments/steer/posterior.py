@@ -1,7 +1,8 @@
 """Posterior of a run: rewards, factors, beta by a budget, and a tilt by moments."""
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,16 @@ from experiments.shared.refusals import blamed
 from experiments.steer.choices import Choice
 from experiments.steer.expectations import chunk
 from inference import PriorSample, Program, match_moments, random_state, sample_prior, solve_beta
-from model import AlignmentModel, Factor, LanguageModel, Prompts, Reward, TextReward
+from model import (
+    AlignmentModel,
+    Factor,
+    LanguageModel,
+    Prompts,
+    Reward,
+    TextReward,
+    Tilt,
+    WeightedSum,
+)
 from model.likelihood import parts_of
 from model.rewards.text import NUM_REPEATED
 
@@ -77,17 +87,16 @@ def noise_warnings(model: AlignmentModel, prompts: Prompts, response: Tensor) ->
     The functions score at most 16 texts again.
     """
     sentences = []
-    for piece in (*model.rewards.values(), *model.factors.values()):
-        for part in parts_of(piece):
-            if not isinstance(part, TextReward):
-                continue
+    pieces = [(reward, 1 / model.beta) for reward in model.rewards.values()]
+    for piece, unit in (*pieces, *((factor, 1.0) for factor in model.factors.values())):
+        for part, nats in text_rewards(piece, unit):
             with random_state.preserved():
                 difference = part.repeat_difference(prompts, response[:NUM_REPEATED])
             if difference > 0:
-                nats = f"{difference / model.beta:.3g} nats"
+                size = "" if math.isnan(nats) else f", or {difference * nats:.3g} nats"
                 sentences.append(
                     f"reward {part.name!r} gave a text another number in a second call: they "
-                    f"differ by {difference:.3g}, or {nats} divided by beta. The first number is "
+                    f"differ by {difference:.3g}{size}. The first number is "
                     "remembered for each text, so the posterior prefers texts whose number was "
                     "high by chance: E[r] of the posterior and log Z are too high. Return the same "
                     "number for a text each time (a fixed seed, temperature 0), or the mean of "
@@ -96,6 +105,19 @@ def noise_warnings(model: AlignmentModel, prompts: Prompts, response: Tensor) ->
     for sentence in sentences:
         warnings.warn(sentence, stacklevel=2)
     return sentences
+
+
+def text_rewards(piece: object, unit: float) -> Iterator[tuple[TextReward, float]]:
+    """Rewards of texts in a reward or a factor, and the nats of one unit; NaN in a constraint."""
+    if isinstance(piece, TextReward):
+        yield piece, unit
+    inside = [(part, math.nan) for part in getattr(piece, "components", tuple)()]
+    if isinstance(piece, WeightedSum):
+        inside = [(reward, weight) for weight, reward in piece.parts.values()]
+    elif isinstance(piece, Tilt):
+        inside = [(phi, piece.multipliers[name]) for name, phi in piece.features.items()]
+    for part, weight in inside:
+        yield from text_rewards(part, unit * abs(weight))
 
 
 def with_moments(

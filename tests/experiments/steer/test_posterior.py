@@ -1,13 +1,15 @@
 """Model of a run: rewards, constraints, factors and moments make its posterior."""
 
+import math
+
 import pytest
 import torch
 
 from experiments.steer.choices import read_choices, read_moment, read_reward
-from experiments.steer.posterior import build_model
+from experiments.steer.posterior import build_model, text_rewards
 from inference import Enumeration
 from inference.programs import log_likelihood_at
-from model import Constraint, WeightedSum
+from model import Constraint, TextReward, Tilt, WeightedSum, vader_sentiment
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 
 SETTINGS = {"num_draws": 1000, "seed": 0}
@@ -66,6 +68,17 @@ def test_a_reward_is_a_factor_in_nats_and_a_budget_holds_with_it(prior, prompts)
     torch.testing.assert_close(log_factor, -0.5 * length)
     kl = (truth.log_posterior.exp() * (truth.log_posterior - truth.log_prior)).sum(0).mean()
     assert kl.item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_noise_of_a_reward_inside_another_counts_in_nats_of_the_likelihood(prior):
+    noisy = TextReward(vader_sentiment, prior)
+    inside = WeightedSum({"a": (2.0, WeightedSum({"b": (-0.5, noisy)})), "c": (3.0, noisy)})
+    tilt = Tilt({"d": noisy}, {"d": -7.0})
+    assert [nats for _, nats in text_rewards(inside, 1 / 0.1)] == pytest.approx([10.0, 30.0])
+    assert [nats for _, nats in text_rewards(tilt, 1.0)] == [7.0]
+    [(part, nats)] = text_rewards(Constraint(noisy, at_least=0.5, name="e"), 1.0)
+    assert part is noisy
+    assert math.isnan(nats)
 
 
 @pytest.fixture(scope="module")
