@@ -13,21 +13,27 @@ PLAIN = {bool, int, float, str, NoneType}
 """Types of values that a command line writes."""
 
 
+def keyword_only(make: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The keyword-only arguments of a guide."""
+    arguments = inspect.signature(make, eval_str=True).parameters.values()
+    return [each for each in arguments if each.kind is each.KEYWORD_ONLY]
+
+
 def dataclass_of(name: str, make: Callable[..., Any]) -> type:
-    """Dataclass of the keyword-only arguments of a guide, with help from its docstring."""
+    """Dataclass of the keyword-only arguments of a guide, with help from its docstring.
+
+    The default of a required argument is None.
+    """
     options = []
-    for argument in inspect.signature(make, eval_str=True).parameters.values():
-        if argument.kind is not argument.KEYWORD_ONLY:
-            continue
-        if argument.default is argument.empty:
-            problem = f"the keyword-only argument {argument.name!r} has no default"
-            raise TypeError(f"guide {name!r}: {problem}: give it one, which steer builds with")
+    for argument in keyword_only(make):
         hint = argument.annotation
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         written = tuple(part for part in parts if part in PLAIN or get_origin(part) is Literal)
         if {*written} - {NoneType}:
             given: Any = Union[written]  # noqa: UP007
-            options.append((argument.name, given, field(default=argument.default)))
+            default = None if argument.default is argument.empty else argument.default
+            given = given | None if default is None else given
+            options.append((argument.name, given, field(default=default)))
     _, _, helps = (inspect.getdoc(make) or "").partition("Args:\n")
     helps = re.split(r"\n(?=\S)", helps)[0]  # the next section is not indented
     document = {"__doc__": f"Options of `{name}`.\n\nArgs:\n{helps}"}
@@ -50,7 +56,7 @@ else:
 
 
 def check_options(name: str, options: GuideOptions) -> None:
-    """Exit if an option is set of a guide that is not chosen."""
+    """Exit if an option is set of a guide that is not chosen, or lacks that the guide needs."""
     default = asdict(GuideOptions())
     for other, given in asdict(options).items():
         guide = other.replace("_", "-")
@@ -58,3 +64,10 @@ def check_options(name: str, options: GuideOptions) -> None:
             if guide != name and value != default[other][option]:
                 flag = f"--{guide}.{option.replace('_', '-')}"
                 raise SystemExit(f"{flag} is for --guide {guide}, got --guide {name}")
+    own = asdict(options).get(name.replace("-", "_"), {})
+    for argument in keyword_only(GUIDES[name].make):
+        if argument.default is argument.empty and own.get(argument.name) is None:
+            fix = "has no default: expected a value"
+            if argument.name not in own:
+                fix = "has no default, and no words can write it: give it one"
+            raise SystemExit(f"--{name}.{argument.name.replace('_', '-')} {fix}")
