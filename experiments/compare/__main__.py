@@ -34,7 +34,7 @@ class Compare(Arguments):
     """Compare runs on one page, with figures for a paper."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Run folders, also of interrupted runs."""
+    """Run folders, also of interrupted runs and of `--sample`."""
     smooth: types.Count = 10
     """Number of steps behind each point of a curve, a running mean. 1 shows every step."""
     out: types.Out = Path("runs")

@@ -109,8 +109,6 @@ def read_run(path: Path, name: str) -> Run:
         names = {column: name for column, (_, name) in QUANTITIES.items() if name in metrics[-1]}
         numbers = {column: recent(metrics, name) for column, name in names.items()}
     arguments, inputs = record.get("arguments", {}), record.get("inputs", {})
-    if (sampler := arguments.get("sample")) is not None:
-        raise SystemExit(f"{path}: a run of --sample {sampler}, expected a run that fits a guide")
     arguments = _without_folders(arguments, inputs) | _contents(inputs)
     versions, warnings = record.get("versions", {}), _warnings(measured)
     return Run(name, arguments, versions, metrics, numbers, bool(measured), warnings)
@@ -202,17 +200,17 @@ def _contents(inputs: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _warnings(record: Mapping[str, Any]) -> dict[str, list[str]]:
     """Reasons to distrust a number, by column, from `measurements.json`; older runs have one."""
-    guide = record.get("guide", {})
-    entries = {column: guide.get(name) or {} for column, (name, _) in QUANTITIES.items()}
+    numbers = record.get("guide") or record.get("sample", {})
+    entries = {column: numbers.get(name) or {} for column, (name, _) in QUANTITIES.items()}
     older = {column: [e["reason"]] for column, e in entries.items() if "reason" in e}
     return {column: e.get("warnings", []) for column, e in entries.items()} | older
 
 
 def _measured(record: Mapping[str, Any]) -> dict[str, Estimate]:
     """Estimates by column from `measurements.json`."""
-    numbers = {}
+    numbers, every = {}, record.get("guide") or record.get("sample", {})
     for column, (name, _) in QUANTITIES.items():
-        entry = record.get("guide", {}).get(name)
+        entry = every.get(name)
         if entry is not None:
             error = float(entry.get("standard_error", "nan"))
             numbers[column] = Estimate(float(entry["value"]), error)

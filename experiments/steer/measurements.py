@@ -4,12 +4,14 @@
      "prior": {...}, or "student": {...}; "posterior": {...},
      "guide": {NAME: {"value": 1.2, "standard_error": 0.1}, ...}}
 
-Nats per response, but for `reward` and counts. An unreliable number has `warnings`. A number that
-is not finite is a text, `inf` or `nan`, because JSON has no such numbers.
+A run of `--sample` has "sample", numbers of the target of the sampler, in place of "guide". Nats
+per response, but for `reward` and counts. An unreliable number has `warnings`. A number that is not
+finite is a text, `inf` or `nan`, because JSON has no such numbers.
 """
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -46,6 +48,27 @@ def write_measurements(folder: RunFolder, report: Report) -> None:
         "guide": _numbers(report.after),
         "posterior": posterior,
     }
+    _write(folder, record)
+
+
+def write_sample_measurements(
+    folder: RunFolder,
+    head: Mapping[str, Any],
+    numbers: Mapping[str, Mapping[str, Estimate]],
+    warnings: Sequence[str],
+) -> None:
+    """Write `measurements.json` of a run of `--sample`, from the numbers of prior and target.
+
+    The warnings are of all numbers of the target.
+    """
+    (prior, of_prior), (_, of_target) = numbers.items()
+    reasons = {"warnings": warnings} if warnings else {}
+    sample = {name: _plain(estimate) | reasons for name, estimate in of_target.items()}
+    columns = {prior: {name: _plain(each) for name, each in of_prior.items()}, "sample": sample}
+    _write(folder, {**head, **columns})
+
+
+def _write(folder: RunFolder, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder.measurements, text + "\n")
 

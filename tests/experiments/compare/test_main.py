@@ -19,7 +19,10 @@ from experiments.compare.runs import grouped, read_run
 from experiments.compare.tables import difference_rows, label_lines, notes, number_rows
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
-from inference import Estimate
+from experiments.steer.decoding import numbers_of
+from experiments.steer.measurements import write_sample_measurements
+from inference import SAMPLERS, Enumeration, Estimate
+from model import AlignmentModel, TextReward, vader_sentiment
 
 ROOT = Path(experiments.__file__).parent
 SCRIPTS = [ROOT / "shared" / "ticks.js", ROOT / "compare" / "charts.js"]
@@ -253,14 +256,39 @@ def test_a_run_without_a_step_or_with_damaged_files_is_compared_too(make, paths,
         ((), "RUNS is empty"),
         (("a0", "a0"), "RUNS names a folder twice"),
         (("a0", "nothing"), "nothing: expected a run folder with arguments"),
-        (("a0", "drawn"), "drawn: a run of --sample smc, expected a run that fits a guide"),
     ],
 )
 def test_folders_that_are_no_runs_are_refused(make, paths, tmp_path, names, message):
-    make("drawn", 1.0, sample="smc")
     with pytest.raises(SystemExit, match=message):
         main(Compare(tuple(tmp_path / name for name in names), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_a_sampler_are_compared_by_their_numbers(prior, prompts, tmp_path, capsys):
+    """Their page has no curves."""
+    model = AlignmentModel(prior, TextReward(vader_sentiment, prior), 0.3)
+    folders = []
+    for name, warnings in (("enumeration", []), ("smc", []), ("importance", ["few draws"])):
+        posterior = SAMPLERS[name](model, prompts, num_samples=512)
+        numbers = numbers_of(model, prompts, posterior, prior(prompts).sample((8,)))
+        folder = RunFolder.new(tmp_path, name)
+        folder.write_arguments(Steer(out=tmp_path, sample=name))
+        write_sample_measurements(folder, {}, numbers, warnings)
+        folders.append(folder.path)
+    page = main(Compare(tuple(folders), out=tmp_path / "out")).report.read_text()
+    printed = capsys.readouterr().out
+    runs = [read_run(path, path.name) for path in folders]
+    truth = Enumeration(model, prompts)
+    reward = (truth.log_posterior.exp() * truth.log_likelihood * model.beta).sum(0).mean()
+    for run in runs:
+        assert run.numbers.keys() == {"E[r]", "log Z"}
+        for column, exact in (("E[r]", reward), ("log Z", truth.log_z.mean())):
+            value, error = run.numbers[column]
+            least = 0.3 if math.isnan(error) else 4 * error + 1e-9
+            assert value == pytest.approx(exact.item(), abs=least), (run.name, column)
+    assert f"{truth.log_z.mean():.3f} ± 0.000 " in printed
+    assert [math.isnan(run.numbers["log Z"][1]) for run in runs] == [False, True, False]
+    assert "few draws: E[r], log Z may be far off" in page
 
 
 def test_runs_of_one_name_have_their_parent_folders(make, tmp_path, capsys):
