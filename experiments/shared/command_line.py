@@ -17,7 +17,7 @@ import sys
 import traceback
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -103,12 +103,17 @@ def _parse(words: list[str], arguments: type[A], title: str = "") -> A:
     program = f"python -m {module}" if module else f"python {sys.argv[0]}"
     parse = partial(tyro.cli, arguments, args=words, prog=program, description=about)
     args: A = parse().completed(lambda default: parse(default=default))
-    for name, hint in hints_of(arguments).items():
+    check_used(args, given)
+    return args
+
+
+def check_used(args: Arguments, given: Container[str], where: str = "") -> None:
+    """Exit at the first of the given fields that has no effect beside the others."""
+    for name, hint in hints_of(type(args)).items():
         for part in pieces(hint) if name in given else ():
             if isinstance(part, Used) and not part.when(args):
                 fix = f"has no effect {part.unless}: leave one of them out"
-                raise SystemExit(f"{option(name)} {fix}")
-    return args
+                raise SystemExit(f"{where}{option(name)} {fix}")
 
 
 def given_options(words: Sequence[str]) -> set[str]:

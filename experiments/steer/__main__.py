@@ -74,7 +74,7 @@ def run(args: Steer, launch: Launch) -> RunFolder:
 
 def prepare(args: Steer) -> tuple[Steer, list[Input]]:
     """Check the arguments, those of the run to resume if there is one, and the input files."""
-    if args.resume is not None:
+    if args.resume is not None and not args.complete:
         args = own_arguments(args)
     check(args)
     files = args.prior, args.student, args.prompts_file, args.dataset, args.proposal

@@ -15,7 +15,7 @@ from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_cho
 from experiments.steer.config import configured
 from experiments.steer.durations import seconds_of
 from experiments.steer.guide_options import GuideOptions
-from experiments.steer.resuming import read_record, restored
+from experiments.steer.resuming import own_arguments
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
 from inference.svi.trackers import TRACKERS
@@ -39,6 +39,7 @@ RATED = types.Used(
     lambda args: args.learning_rate is not None,
     "without --learning-rate: steps have a size in nats",
 )
+UNRATED = types.Used(lambda args: args.learning_rate is None, "with --learning-rate")
 STEPPED = types.Used(
     lambda args: args.responses is None and args.time is None, "with --responses or --time"
 )
@@ -54,6 +55,15 @@ FROM_DATASET = types.Used(lambda args: args.dataset is not None, "without --data
 DATASET_PROMPTS = 8
 """Number of prompts of a data set in a step, and number of measured prompts, by default."""
 NO_BUDGET = types.Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
+DIVIDED = types.Used(lambda args: args.uses_beta, "without a --reward, which beta divides")
+RANKED = types.Used(
+    lambda args: not args.ranks or args.factor, "with a sampler of the best draws, without --factor"
+)
+PROPOSED = types.Used(
+    lambda args: args.sample is None or not SAMPLERS[args.sample].lists_all,
+    "with a sampler that lists all responses",
+)
+NO_PROPOSAL = types.Used(lambda args: args.proposal is None, "with --proposal")
 FROM_PRIOR = types.Used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
 CONSTRAINED = types.Used(lambda args: args.constraint, "where it names nothing")
 WITH_FACTOR = types.Used(lambda args: args.factor, "where it names nothing")
@@ -80,17 +90,19 @@ class Steer(Arguments):
     The posterior is the distribution with these means that is closest to the posterior without."""
     penalty: types.Positive | None = None
     """Soften the constraints: a forbidden response costs this many nats."""
-    beta: Annotated[types.Positive, NO_BUDGET] = 0.1
+    beta: Annotated[types.Positive, NO_BUDGET, DIVIDED, RANKED] = 0.1
     """Reward per nat: the reward that is worth one nat of distance from the prior. A smaller beta
     steers harder. With `--objective self-play` it sets how certain the judge is: x beats y with
     probability sigmoid((r(x) - r(y))/beta)."""
-    kl_budget: types.Positive | None = None
+    kl_budget: Annotated[types.Positive, DIVIDED, RANKED] | None = None
     """Choose beta such that KL(p* || p0), averaged over prompts, equals this many nats. Replaces
     `--beta`."""
-    min_reward: Annotated[float, types.number()] | None = None
+    min_reward: Annotated[float, types.number(), DIVIDED, RANKED] | None = None
     """Choose beta such that the posterior's E[r], averaged over prompts, equals this reward.
     Replaces `--beta`."""
-    guide: Annotated[types.GuideName, tyro.conf.arg(help=GUIDE_HELP)] = "fine-tuned"
+    guide: Annotated[types.GuideName, PROPOSED, NO_PROPOSAL, tyro.conf.arg(help=GUIDE_HELP)] = (
+        "fine-tuned"
+    )
     student: Annotated[types.Name, TRAINED] | None = None
     """Language model with the prior's tokens that the guide starts from in place of the prior: a
     folder in Hugging Face format, or a name on the hub. The prior is then the teacher. With an
@@ -100,9 +112,9 @@ class Steer(Arguments):
         "leave-one-out"
     )
     sample: Annotated[SamplerName | None, tyro.conf.arg(help=SAMPLE_HELP)] = None
-    budget: Annotated[types.Count, SAMPLED] = 4096
+    budget: Annotated[types.Count, SAMPLED, PROPOSED] = 4096
     """Number of responses that `--sample` draws for each prompt."""
-    proposal: Path | None = None
+    proposal: Annotated[Path, SAMPLED, PROPOSED] | None = None
     """Proposal of `--sample`: a trained guide such as RUN/guide, or a language model in Hugging
     Face format. Default: `--guide` if the guide needs no training, else the prior."""
     prompts: Annotated[tuple[str, ...], types.SOME, NO_FILE] = ("The film was", "The movie was")
@@ -164,7 +176,7 @@ class Steer(Arguments):
     of the ELBO is below its noise. `--resume` goes on with the time left."""
     particles: Annotated[types.Count, TRAINED] = 32
     """K, the number of responses for each prompt in a step."""
-    step_kl: Annotated[types.Positive, TRAINED] | None = None
+    step_kl: Annotated[types.Positive, TRAINED, UNRATED] | None = None
     """Largest size of a step, KL(q_old || q_new) in nats. Smaller steps are safer, and need more of
     them. Default: 0.05, for every prior and guide; 0.2 for whole steps, as `gauss-newton` has."""
     learning_rate: Annotated[types.Rate, TRAINED] | None = None
@@ -173,7 +185,8 @@ class Steer(Arguments):
     clip_norm: Annotated[types.Positive, RATED] | None = None
     """Norm that larger gradients are scaled down to, beside `--learning-rate`."""
     samples: Annotated[int, types.count(2)] = 1024
-    """Number of guide responses for each prompt in each measurement."""
+    """Number of guide responses for each prompt in each measurement; with `--sample`, of prior
+    responses behind E[r] of the prior."""
     prior_draws: Annotated[int, types.count(2), FROM_PRIOR] = 1024
     """Number of prior responses for each prompt. Prior and guide responses together estimate log Z
     and both divergences; as many of each is a safe choice."""
@@ -215,7 +228,7 @@ class Steer(Arguments):
     any number of processes goes on, and one process has whole networks. Changed files are
     refused."""
     complete: Annotated[bool, tyro.conf.Suppress] = False
-    """True if all fields are those of the run to resume, or stand beside `--resume`."""
+    """True if the fields are those of the run to resume, with a larger budget."""
 
     def completed(self, parse: Callable[[Steer], Steer]) -> Steer:
         if self.resume is None and self.config is None:
@@ -224,8 +237,7 @@ class Steer(Arguments):
             return replace(parse(configured(self)), config=None)
         if self.config is not None:
             raise SystemExit("--config is given with --resume, which has the run's own arguments")
-        own = restored(self, read_record(self.resume)["arguments"])
-        return replace(parse(own), complete=True)
+        return own_arguments(self, parse)
 
     @property
     def beta_budget(self) -> dict[str, float]:
@@ -256,6 +268,16 @@ class Steer(Arguments):
     def draws_prior(self) -> bool:
         """True if draws of the prior estimate something."""
         return self.sample is None or bool(self.beta_budget or self.moment)
+
+    @property
+    def uses_beta(self) -> bool:
+        """True if a reward is divided by beta, or a factor takes beta."""
+        return bool(self.reward) or any(choice.entry.takes_beta for choice in self.choices)
+
+    @property
+    def ranks(self) -> bool:
+        """True for a sampler that ranks draws, for which a single reward has no unit."""
+        return self.sample is not None and SAMPLERS[self.sample].target == "best of n"
 
     @property
     def choices(self) -> list[Choice]:

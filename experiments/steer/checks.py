@@ -90,8 +90,6 @@ def check_training(args: Steer) -> None:
         raise SystemExit(f"--objective {args.objective} takes one prompt a step: {fix}")
     with blamed("--report-to"):
         check_trackers(args.report_to)
-    if args.proposal is not None:
-        raise SystemExit(f"--proposal {args.proposal} is for --sample, which is not given")
 
 
 def check_budget(args: Steer) -> None:

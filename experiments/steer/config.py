@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from experiments.shared.command_line import hints_of, option, pieces
+from experiments.shared.command_line import check_used, hints_of, option, pieces
 from experiments.steer.guide_options import OPTIONS
 from model.common.paths import ELSEWHERE, expanded
 
@@ -30,18 +30,22 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 def configured(args: Any) -> Any:
     """The default arguments of `steer`, changed by the file that `args.config` names.
 
-    Exits at an unknown key or a value of another type, by name. A path that an `arguments.json`
+    Exits at an unknown key or a value of another type, by name, and at one of YAML that has no
+    effect beside the others. A path that an `arguments.json`
     does not hold has to be among the arguments.
     """
     where, default = f"--config {args.config}", type(args)()
-    content = entries(_read(args.config, where))
+    read, is_record = _read(args.config, where)
+    content = entries(read)
     absent = {key: value for key, value in content.items() if ELSEWHERE in str(value)}
     for key, value in absent.items():
         if getattr(args, key, None) == getattr(default, key, None):
             problem = f"{key} is {value}, a path that the file does not hold"
             raise SystemExit(f"{where}: {problem}. Give {option(key)} beside it")
     held = {key: value for key, value in content.items() if key not in absent}
-    return changed(default, held, where)
+    own = changed(default, held, where)
+    check_used(own, () if is_record else held, f"{where}: ")
+    return own
 
 
 def changed(args: Any, values: Mapping[str, Any], where: str) -> Any:
@@ -67,19 +71,18 @@ def settable(args: Any) -> set[str]:
     return {field.name for field in fields(args)} - COMMAND_LINE_ALONE - {"options"}
 
 
-def _read(file: Path, where: str) -> dict[str, Any]:
-    """The mapping in a file; of a run's record the arguments, with the paths as they are here."""
+def _read(file: Path, where: str) -> tuple[dict[str, Any], bool]:
+    """The mapping in a file, with the paths as they are here; True for a record of a run."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SystemExit(f"{where}: expected YAML or JSON, got {reason}") from error
-    if isinstance(content, dict) and isinstance(content.get("arguments"), dict):
-        content = content["arguments"]
+    is_record = isinstance(content, dict) and isinstance(content.get("arguments"), dict)
+    content = content["arguments"] if is_record else content
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SystemExit(f"{where}: expected names of options with values, got {str(content)[:80]}")
-    read: dict[str, Any] = expanded(content, file.parent)
-    return read
+    return expanded(content, file.parent), is_record
 
 
 def entries(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from experiments.shared.refusals import FAULTS, blamed, one_line
 from experiments.shared.training import build_guide
 from experiments.steer.arguments import Steer
 from guides import FineTuned, Guide
+from guides.from_scratch import FromScratch
 from guides.shards import shard
 from inference import OBJECTIVES, Program, random_state
 from model import LanguageModel, LikelihoodError, Prompts
@@ -19,6 +20,10 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
     start = load_start(args, prior)
     with random_state.isolated(args.seed):
         guide = build_guide(args.guide, args.guide_options, start, prompts)
+    fresh = {"--student": args.student, "--checkpoint-activations": args.checkpoint_activations}
+    if isinstance(guide, FromScratch) and (given := [name for name, x in fresh.items() if x]):
+        problem = f"{given[0]} has no effect with --guide {args.guide}"
+        raise SystemExit(f"{problem}, which has no layers of a language model: leave one out")
     dtypes = {parameter.dtype for parameter in guide.trained().values()}
     if isinstance(guide, FineTuned) and torch.bfloat16 in dtypes:
         fix = "add --fine-tuned.dtype float32, or choose --guide lora"

@@ -60,6 +60,12 @@ class Launch:
             yield RunFolder(ranks.of_first(path))
 
 
+def num_launched() -> int | None:
+    """Number of processes that `torchrun` started; None without `torchrun`."""
+    is_launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return int(os.environ["WORLD_SIZE"]) if is_launched else None
+
+
 @contextmanager
 def joined(device: str | None) -> Iterator[Launch]:
     """Join the other processes of `torchrun`, and divide the work with them.
@@ -69,7 +75,7 @@ def joined(device: str | None) -> Iterator[Launch]:
     Args:
         device: device of the networks; each process has a GPU of its own, unless this is the CPU.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if num_launched() is None:
         yield Launch()
         return
     faulthandler.enable(2)  # a crash of a silent rank says where

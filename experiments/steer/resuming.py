@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from experiments.shared.run_folder import DIGEST, RunFolder, digest_of
 from experiments.steer.config import COMMAND_LINE_ALONE, changed, entries, settable
 from experiments.steer.durations import seconds_of
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
+from experiments.steer.processes import num_launched
 from inference.svi.checkpoint.folder import has_checkpoint, locked
 from model.common import ranks
 from model.common.files import delete_unfinished
@@ -26,21 +27,26 @@ PLACES = ("shard", "gather_draws")
 """Fields that may differ in a resume: they place networks on processes, and change no number."""
 
 
-def own_arguments(args: Any) -> Any:
+def own_arguments(args: Any, parse: Callable[[Any], Any] | None = None) -> Any:
     """Arguments of the run that `args.resume` names, with a larger budget if one is given.
 
     One process has the whole networks, also of a run whose processes shared them.
+
+    Args:
+        args: arguments beside `resume`.
+        parse: parser of the command line by other defaults. Default: arguments that differ from
+            the default count as given.
     """
-    own = restored(args, read_record(args.resume)["arguments"])
-    default = type(args)()
-    check_given(args, own, None if args.complete else default)
+    own, default = restored(args, read_record(args.resume)["arguments"]), type(args)()
+    args = args if parse is None else parse(own)
+    check_given(args, own, default if parse is None else None)
     given = {name: getattr(args, name) for name in (*BUDGETS, *PLACES)}
-    if not args.complete:
+    if parse is None:
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
-    if own.shard is not None and ranks.num_ranks() == 1:
+    if own.shard is not None and (num_launched() or 1) == 1:
         print(f"one process has the whole networks, of which the run has shards ({own.shard})")
         given |= {"shard": None, "gather_draws": False}
-    return replace(own, **given)
+    return replace(own, **given, complete=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`--config`: arguments from YAML or from a run; the command line decides; faults are named."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, make_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,9 @@ import pytest
 from experiments.shared.command_line import run_script
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
-from experiments.steer.guide_options import GuideOptions, dataclass_of
+from experiments.steer.guide_options import GuideOptions, check_options, dataclass_of
 from experiments.steer.training import fit_settings
+from guides import GUIDES, Family
 
 YAML = """
 prior: film-reviews
@@ -106,6 +107,7 @@ def test_a_path_that_is_not_saved_is_given_again(write, capsys):
         ("guide: adapter", "--guide is 'adapter', expected one of"),
         ("merge: 1", "merge is 1, expected true or false"),
         ("out: 3", "out is 3, expected a path"),
+        ("steps: 3\ntime: 9s", ": --steps has no effect with --responses or --time"),
         ("- a", "expected names of options with values"),
         ("a: [", "expected YAML or JSON"),
         ("", "expected names of options with values"),
@@ -128,7 +130,9 @@ def test_a_match_before_training_takes_the_micro_batch_of_steps():
     assert "match_micro_batch" not in parsed("--guide", "lora", *steps).guide_options
 
 
-def test_options_of_a_guide_are_its_keyword_only_arguments_with_a_default():
+def test_options_of_a_guide_are_its_keyword_only_arguments(monkeypatch):
+    """A required one is refused where its guide is chosen, and other guides go on."""
+
     def mine(prior, depth: int = 1, *, width: int = 3, hook: object = None):
         """My guide.
 
@@ -139,13 +143,18 @@ def test_options_of_a_guide_are_its_keyword_only_arguments_with_a_default():
             ValueError: If there are none.
         """
 
-    def without_default(prior, *, width: int): ...
+    def without_default(prior, *, width: int, hook: object): ...
 
     options = dataclass_of("mine", mine)
     assert asdict(options()) == {"width": 3}
     assert options.__doc__.rstrip().endswith("    width: Number of units.")
-    with pytest.raises(TypeError, match=r"guide 'other': .* 'width' has no default"):
-        dataclass_of("other", without_default)
+    monkeypatch.setitem(GUIDES, "other", Family(without_default, ""))
+    other = dataclass_of("other", without_default)
+    given = make_dataclass("Given", [("other", other)])
+    assert asdict(other()) == {"width": None}
+    for width, fault in ((None, "width has no default: expected"), (3, "hook .* no words")):
+        with pytest.raises(SystemExit, match=f"--other.{fault}"):
+            check_options("other", given(other(width)))
 
 
 def test_options_of_the_fit_reach_the_fit(tmp_path):

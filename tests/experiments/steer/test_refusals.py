@@ -29,6 +29,7 @@ REFUSALS = {
     "--guide lora --lora.target-modules (": "--lora.target-modules has .* no regular expression",
     f"--guide soft-prompt --prompts 'the film' '{LONG}'": "virtual tokens, 22 of the prompt and",
     "--guide tabular --max-new-tokens 31": "with --max-new-tokens=31",
+    "--guide n-gram --checkpoint-activations": "--checkpoint-activations has no effect with",
     "--guide n-gram --n-gram.n 0": "--guide n-gram: n is 0",
     "--n-gram.n 3": "--n-gram.n is for --guide n-gram, got --guide fine",
     "--merge": "--merge is for --guide lora, got --guide fine-tuned",
@@ -77,6 +78,9 @@ REFUSALS = {
     "--responses 99 --time 90s": "--responses has no effect with --time",
     "--responses 7": "--responses 7 is less than the 8 responses of one step",
     "--time 9s --learning-rate 1e-3": "--learning-rate falls to 0 at the last",
+    "--learning-rate 1 --step-kl 1": "--step-kl has no effect with --learning-rate",
+    "--reward --constraint words:a --beta 1": "--beta has no effect without a --reward",
+    "--reward --factor answer-likelihood --kl-budget 1": "--kl-budget has no effect without a --re",
     "--clip-norm 1": "--clip-norm has no effect without --learning-rate",
     # prompts
     "--prompts": "--prompts is empty",
@@ -90,6 +94,11 @@ REFUSALS = {
     "--limit 3": "--limit has no effect without --dataset",
     # samplers
     "--budget 10": "--budget has no effect without --sample",
+    "--proposal x": "--proposal has no effect without --sample",
+    "--sample enumeration --budget 9": "--budget has no effect with a sampler that lists all",
+    "--sample enumeration --guide tempered": "--guide has no effect with a sampler that lists all",
+    "--sample smc --guide fixed --proposal x": "--guide has no effect with --proposal",
+    "--sample best-of-n --beta 1": "--beta has no effect with a sampler of the best draws",
     "--guide lora --sample smc": "--sample trains nothing: train --guide lora without it",
     **{
         f"--sample smc {option}": f"{option.split()[0]} has no effect with --sample"

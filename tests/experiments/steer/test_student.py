@@ -70,6 +70,11 @@ def test_student_with_a_reward_resumes_bit_for_bit(args):
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
+def test_student_of_a_guide_from_scratch_is_refused(args):
+    with pytest.raises(SystemExit, match="--student has no effect with --guide n-gram"):
+        main(replace(args, guide="n-gram"))
+
+
 def test_student_with_other_tokens_is_refused(args, prior, student_folder, tmp_path):
     folder = tmp_path / "other"
     AutoModelForCausalLM.from_pretrained(student_folder).save_pretrained(folder)
