@@ -15,6 +15,7 @@ from inference.objectives.f_divergence import DIVERGENCES, FDivergence
 from inference.objectives.gauss_newton import GaussNewton
 from inference.objectives.grpo import GRPO
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
+from inference.objectives.max_at_k import MaxAtK_ELBO
 from inference.objectives.multi_sample import MultiSample_ELBO
 from inference.objectives.proximal import Proximal_ELBO
 from inference.objectives.pyro_objectives import renyi, reweighted_wake_sleep, trace
@@ -216,6 +217,12 @@ OBJECTIVES: dict[str, Objective] = {
     "chi2-forward": f_divergence("chi2-forward", "f-DPG: chi-square of p* from q"),
     "chi2-reverse": f_divergence("chi2-reverse", "f-DPG: chi-square of q from p*"),
     "alpha": f_divergence("alpha", "f-DPG: alpha divergence, half way between the two KLs"),
+    "max-at-k": Objective(
+        MaxAtK_ELBO,
+        "PKPO: the ELBO of the best of 3 draws, pass@3 for a reward of 0 and 1; not the posterior",
+        min_particles=4,
+        target="max-at-k",
+    ),
     "best-of-n-distillation": Objective(
         BestOfN_ELBO,
         "distillation of best-of-16: another target, not the posterior of beta",

@@ -11,6 +11,15 @@ log w = log Z for every response. `experiments.gradient_noise` measures both.
 With `rollouts`, each token has the advantage of VinePPO (Kazemnejad et al. 2024, arXiv 2410.01679):
 
     A_t = V(x_<=t) - V(x_<t),   V(x_<t) = mean of log w over R draws that go on from x_<t
+
+With `gae_lambda`, l below 1, the advantage of a token trusts the value of the next prefixes (GAE;
+Schulman et al. 2015, arXiv 1506.02438), while V is fitted to G, as if l were 1 (VC-PPO, Yuan et al.
+2025, arXiv 2503.01491; VAPO, arXiv 2504.05118):
+
+    A_t = sum_{s >= t} l^(s - t) (e_s - e_{s+1}),   e_t = G_t - V(x_<t),   e = 0 after the end
+
+The mean gradient is that of the ELBO for every l if V is the mean of G given x_<t. It has a bias
+for another V: less noise of late tokens, and their errors of V.
 """
 
 from typing import Literal, get_args
@@ -18,12 +27,13 @@ from typing import Literal, get_args
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
 from model import Prompts, ResponseDistribution
-from model.common.checks import one_of, whole_number
+from model.common.checks import finite, one_of, whole_number
 
 Baseline = Literal["leave-one-out", "value", "rollouts", "none"]
 
@@ -36,6 +46,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         baseline: `leave-one-out`, the mean of G_t of the other particles; `value`, a function of
             the guide's state before the token, learned by least squares; `rollouts`, means of
             draws from each prefix, which also replace G_t; or `none`.
+        gae_lambda: l, with the baseline `value`; 1 for no bias.
         num_rollouts: R, number of draws from each prefix of each particle: up to T R K for each
             prompt in a step, each scored by model and guide.
     """
@@ -47,6 +58,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         num_particles: int = 64,
         baseline: Baseline = "leave-one-out",
         *,
+        gae_lambda: float = 1.0,
         num_rollouts: int = 4,
     ) -> None:
         one_of("baseline", baseline, get_args(Baseline))
@@ -55,6 +67,10 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             why = f"{BASELINE}; the baselines `value`, `rollouts` and `none` take 1"
             whole_number("num_particles", self.num_particles, at_least=2, why=why)
         self.baseline = baseline
+        self.gae_lambda = finite("gae_lambda", gae_lambda, at_least=0, at_most=1)
+        if self.gae_lambda < 1 and baseline != "value":
+            why = "the value of a prefix stands in for what comes after it"
+            raise ValueError(f"gae_lambda is {gae_lambda}, expected baseline='value': {why}")
         self.num_rollouts = whole_number("num_rollouts", num_rollouts)
         self.value: ValueFunction | None = None
 
@@ -113,7 +129,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             self.value = ValueFunction(hidden.shape[-1]).to(hidden.device, wide)
         pyro.module("value", self.value)
         error = (to_go - self.value(hidden.detach())).masked_fill(~is_token, 0.0)
-        return error.detach(), 0.5 * error.square().sum(-1).mean(0).sum()
+        advantage = telescoped(error.detach(), self.gae_lambda)
+        return advantage, 0.5 * error.square().sum(-1).mean(0).sum()
 
     def get_state(self) -> dict[str, Tensor]:
         return {} if self.value is None else self.value.state_dict()
@@ -125,6 +142,17 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
                 self.value = ValueFunction(weight.shape[-1]).to(weight.device, weight.dtype)
             self.value.load_state_dict(state)
             pyro.module("value", self.value)  # into Pyro's store, which the optimiser reads
+
+
+def telescoped(error: Tensor, rate: float) -> Tensor:
+    """Sum of rate^(s - t) (error_s - error_{s+1}) over the tokens s from t on, `[..., T]`."""
+    if rate == 1:
+        return error
+    total, totals = torch.zeros_like(error[..., 0]), []
+    for change in pad(error, (0, 1)).diff(dim=-1).neg().flip(-1).unbind(-1):
+        total = rate * total + change
+        totals.append(total)
+    return torch.stack(totals[::-1], -1)
 
 
 class ValueFunction(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from inference.targets.fixed_points.grpo import grpo, grpo_k3
+from inference.targets.fixed_points.max_at_k import max_at_k_target, pass_at_k_target
 from inference.targets.fixed_points.nash import nash
 from inference.targets.fixed_points.penalties import chi_squared, forward_kl
 from inference.targets.fixed_points.problem import NoFixedPointError, Problem, posterior
@@ -23,7 +24,7 @@ from inference.targets.fixed_points.squared_residual import (
     mean_mirror_descent,
     squared_residual,
 )
-from inference.targets.fixed_points.thresholds import filtering, mode_anchored, pass_at_k_target
+from inference.targets.fixed_points.thresholds import filtering, mode_anchored
 from inference.targets.fixed_points.token_kl import (
     grpo_mean_k3,
     grpo_token_k3,
@@ -85,6 +86,7 @@ TARGETS = {
     "best-of-n": Target(best_of_n_target, "distillation of best of n"),
     "soft-best-of-n": Target(soft_best_of_n, "distillation of soft best of n"),
     "filtering": Target(filtering, "rejection fine-tuning, by `threshold`"),
+    "max-at-k": Target(max_at_k_target, "training for the best of `k` draws, PKPO"),
     "pass-at-k": Target(pass_at_k_target, "training for pass@`k`, by `threshold`"),
     "quantile": Target(quantile, "QRPO, the posterior of the reward's quantile"),
 }

@@ -1,11 +1,10 @@
-"""Targets by a threshold of the reward: filtering, one probability for all modes, pass@k."""
+"""Targets by a threshold of the reward: filtering, one probability for all modes."""
 
 import torch
 from torch import Tensor
 
-from inference.roots import root
-from inference.targets.fixed_points.problem import Problem, by_prompt
-from model.common.checks import finite, whole_number
+from inference.targets.fixed_points.problem import Problem
+from model.common.checks import finite
 
 
 def filtering(problem: Problem, threshold: float) -> Tensor:
@@ -34,35 +33,6 @@ def mode_anchored(problem: Problem, threshold: float) -> Tensor:
     anchor = log_prior.masked_fill(~is_mode, -torch.inf).argmax(0, keepdim=True)
     log_joint = log_prior + problem.reward / problem.beta
     return torch.where(is_mode, log_joint.gather(0, anchor), log_joint).log_softmax(0)
-
-
-def pass_at_k_target(problem: Problem, k: int, threshold: float) -> Tensor:
-    """Training for pass@k: log q, `[S, N]`, nats; a reward of at least the threshold is a success.
-
-        objective   1 - (1 - p)^k - beta KL(q || p0),     p = q(r >= threshold)
-        target      q(x) prop. to p0(x) exp(s 1[r(x) >= threshold] / beta),   s = k (1 - p)^(k - 1)
-
-    The gradient of pass@k is s times the gradient of p (Walder and Karkhanis 2025, arXiv
-    2505.15201, estimate it without bias from n draws). The target is therefore the posterior of the
-    0/1 reward at beta/s, with s the slope at the target itself: the ratios among successes, and
-    among failures, are the prior's for every k (derived here, and enumerated in the tests). For k
-    above 1 a prompt that succeeds often has a small s, a prompt that rarely succeeds one up to k.
-    """
-    k, threshold = whole_number("k", k), finite("threshold", threshold)
-
-    def target(log_prior: Tensor, reward: Tensor) -> Tensor:
-        success = (reward >= threshold).double()
-
-        def log_guide(slope: float) -> Tensor:
-            return (log_prior + slope / problem.beta * success).log_softmax(0)
-
-        def excess(slope: float) -> float:
-            failure = ((1 - success) @ log_guide(slope).exp()).item()
-            return k * min(1.0, failure) ** (k - 1) - slope  # a sum may exceed 1 by rounding
-
-        return log_guide(root(excess, 0.0, float(k)))
-
-    return by_prompt(target, problem.log_prior, problem.reward)
 
 
 def _reaches(problem: Problem, threshold: float) -> Tensor:

@@ -15,7 +15,7 @@ from inference import (
     SquaredResidual,
     log_guide_at,
 )
-from inference.objectives import Proximal_ELBO
+from inference.objectives import MaxAtK_ELBO, Proximal_ELBO
 from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.leave_one_out import leave_one_out
 from inference.objectives.parts.draws import matrices
@@ -48,6 +48,7 @@ def in_proportion(log_law):
         "wake-phi",
         "log-variance",
         "contrastive-twist",
+        "max-at-k",
     ],
 )
 def test_a_loss_is_the_quantity_that_is_descended(name):
@@ -63,10 +64,22 @@ def test_a_loss_is_the_quantity_that_is_descended(name):
         "wake-phi": -truth.log_z.item(),
         "log-variance": 0.5 * (q * (log_weight - elbo).square()).sum().item(),
         "contrastive-twist": None,
+        "max-at-k": None,
     }.get(name, -elbo)
     if expected is None:
         expected = exact_loss(name, model, guide, ONE, None).item()
     assert loss == pytest.approx(expected, abs=5e-3)
+
+
+def test_the_best_of_one_draw_is_leave_one_out():
+    model, guide = Target(), Table(1)
+    response = guide.distribution(TWO).sample((6,))
+    numbers = [
+        gradient(objective, model, guide, TWO, response)
+        for objective in (MaxAtK_ELBO(6, k=1), OBJECTIVES["leave-one-out"](num_particles=6))
+    ]
+    for one, other in zip(*numbers, strict=True):
+        torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other))
 
 
 @pytest.mark.parametrize("name", ["multi-sample", "best-of-n-distillation"])

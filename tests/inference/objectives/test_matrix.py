@@ -78,13 +78,14 @@ DESCENDS = {
     "rloo": "reverse-kl",
     "reinforce++": "reverse-kl",
     "self-play": "nash",
+    "max-at-k": "max-at-k",
 }
 """Quantity that each objective descends."""
 
 UNBIASED = {
     name
     for name, what in DESCENDS.items()
-    if what in ("reverse-kl", "multi-sample", "best-of-n", "quantile", "nash")
+    if what in ("reverse-kl", "multi-sample", "best-of-n", "quantile", "nash", "max-at-k")
     and name not in ("gauss-newton", "reinforce++")
 } | set(DIVERGENCES)
 """The gradient's mean is exact, for the f-divergences given log Z."""
@@ -204,6 +205,8 @@ def exact_loss(name, model, guide, prompts, num_particles):
         ).sum()
     if name in TRAINERS:
         return -UPDATES[what](log_q, problem_of(truth))
+    if what == "max-at-k":
+        return -UPDATES[what](log_q, replace(problem_of(truth), beta=1.0))
     if what == "nash":
         weight = OBJECTIVES[name]().kl_weight
         return -UPDATES[what](log_q, replace(problem_of(truth), beta=weight)) / weight
@@ -228,7 +231,7 @@ def test_every_objective_has_a_claim():
     assert DESCENDS.keys() == OBJECTIVES.keys()
     others = {name: entry.target for name, entry in OBJECTIVES.items()}
     del others["best-of-n-distillation"]
-    trainers = TRAINERS | {"qrpo", "self-play"}
+    trainers = TRAINERS | {"qrpo", "self-play", "max-at-k"}
     assert {name for name, target in others.items() if target != "posterior"} == trainers
     assert all(DESCENDS[name] == others[name] for name in trainers)
     others = {"trajectory-balance", "gauss-newton"}  # test_gauss_newton.py
@@ -239,7 +242,7 @@ def test_every_objective_has_a_claim():
 def test_mean_gradient_over_all_draws_is_exact(name):
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
-    num = 2
+    num = max(2, OBJECTIVES[name].min_particles)
 
     def make():
         pyro.set_rng_seed(3)  # best-of-n draws from the prior
@@ -353,16 +356,18 @@ def test_reaches_its_target_through_plain_svi(name):
         for _ in range(120):
             svi.step(prompts)
             schedule.step()
-    target = truth.log_posterior
+    target, limit = truth.log_posterior, 0.02
     if isinstance(objective, BestOfN_ELBO):
         target = truth.log_prior + objective.log_ratio(prompts, truth.log_likelihood)
     elif OBJECTIVES[name].target != "posterior":
-        target = TARGETS[OBJECTIVES[name].target](problem_of(truth))
+        weight = 1.0 if name == "max-at-k" else WEIGHT  # its penalty is that of the ELBO
+        target = TARGETS[OBJECTIVES[name].target](replace(problem_of(truth), beta=weight))
         apart = (target.exp() * (target - truth.log_posterior)).sum(0)
-        assert (apart > 0.05).all()
+        assert (apart > 0.01).all()
+        limit = (apart / 3).clamp(max=limit)
     log_guide = truth.log_guide(guide)
     left = (log_guide.exp() * (log_guide - target.log_softmax(0))).sum(0)
-    assert left.max() < 0.02
+    assert (left < limit).all()
 
 
 @pytest.mark.parametrize("name", dict.fromkeys([*ONE_OF_EACH_USE, "forward-kl-adaptive", "qrpo"]))

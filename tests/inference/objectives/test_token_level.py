@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import TraceGraph_ELBO
+from torch import nn
 
 from guides import FineTuned
 from inference import (
@@ -31,6 +32,7 @@ from tests.inference.objectives.table import (
     autograd,
     gradient,
     gradient_variance,
+    mean_gradient,
     posterior_guide,
 )
 
@@ -182,6 +184,45 @@ def test_the_regression_of_the_value_is_of_mean_squares_and_leaves_the_guide_alo
     assert torch.equal(error, (to_go - objective.value(hidden)).detach())
     assert loss.item() == pytest.approx(0.5 * error.square().sum().item() / 4)
     assert torch.autograd.grad(loss, hidden, allow_unused=True) == (None,)
+
+
+class Values(nn.Module):
+    """V of the prefix before each token, by its last word, `[T, 3]`."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self, hidden):
+        return (hidden * self.table).sum(-1)
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.6, 1.0])
+def test_the_mean_gradient_of_gae_is_exact_where_the_values_are(gae_lambda):
+    """And with other values for lambda 1 alone."""
+    model, guide = Target(), Table(1)
+    truth = Enumeration(model, ONE)
+    response, log_guide = truth.support, truth.log_guide(guide)
+    tokens = [
+        table.distribution(ONE).log_prob_per_token(response)[:, 0].detach()
+        for table in (model.prior, guide)
+    ]
+    to_go = truth.log_likelihood + (tokens[0] - tokens[1]).flip(-1).cumsum(-1).flip(-1)  # [S, T]
+    prob, first = log_guide[:, 0].exp().detach(), response[:, 0, 0]
+    last = [(prob * (first == word)) / prob[first == word].sum() @ to_go[:, 1] for word in range(3)]
+    exact = torch.stack([(prob @ to_go[:, 0]).expand(3), torch.stack(last)])
+    exact_loss = -(log_guide_at(guide, ONE, response).exp() * (truth.log_joint - log_guide)).sum()
+    expected, errors = autograd(exact_loss, guide), []
+    for table in (exact, 0 * exact):
+
+        def make(table=table):
+            objective = RewardToGo_ELBO(1, baseline="value", gae_lambda=gae_lambda)
+            objective.value = Values(table)
+            return objective
+
+        errors.append((mean_gradient(make, model, guide, ONE, 1) - expected).norm())
+    assert errors[0] < 1e-9
+    assert (errors[1] > 0.1).item() == (gae_lambda < 1)
 
 
 def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():

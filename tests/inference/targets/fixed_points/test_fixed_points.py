@@ -222,6 +222,16 @@ def test_pass_at_1_is_the_posterior_and_pass_at_k_lifts_prompts_that_rarely_succ
         assert_close(shift, 4 * four[:1].exp() ** 3, rtol=1e-9, atol=0)
 
 
+def test_best_of_one_is_the_posterior_and_best_of_k_gains_less_at_the_top(problem) -> None:
+    """The slope of log q/p0 by the reward rises to k/beta at the largest reward of all."""
+    one, four = (TARGETS["max-at-k"](problem, k=k) for k in (1, 4))
+    assert_close(one, TARGETS["posterior"](problem), rtol=0, atol=1e-12)
+    order = problem.reward[:, 0].argsort()
+    reward, ratio, q = (x[order, 0] for x in (problem.reward, four - problem.log_prior, four.exp()))
+    slope = 4 * q.cumsum(0)[:-1] ** 3 / BETA
+    assert_close(ratio.diff() / reward.diff(), slope, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("threshold", [-99.0, 99.0])
 def test_pass_at_k_leaves_the_prior_where_all_or_none_succeed(threshold, problem) -> None:
     for k in (1, 4):

@@ -11,6 +11,7 @@ OPTIONS = {
     "mode-anchored": {"threshold": 0.8},
     "filtering": {"threshold": 0.8},
     "squared-residual": {"log_z": -0.5},
+    "max-at-k": {"k": 3},
     "pass-at-k": {"k": 4, "threshold": 0.8},
 }
 """Options of targets that need some."""
@@ -148,6 +149,15 @@ def filtering_update(log_q: Tensor, p: Problem) -> Tensor:
     return (accepted * log_q.masked_fill(~is_accepted, 0.0)).sum()
 
 
+def max_at_k_update(log_q: Tensor, p: Problem) -> Tensor:
+    """Mean of the largest by the distribution function of the reward."""
+    k, q = OPTIONS["max-at-k"]["k"], log_q.exp()
+    lower, equal = (p.reward[:, None] > p.reward), (p.reward[:, None] == p.reward)
+    below, level = ((q * each).sum(1) for each in (lower, equal))  # [S, N]
+    best = q / level * ((below + level) ** k - below**k)
+    return (best * p.reward - p.beta * q * (log_q - p.log_prior)).sum()
+
+
 def pass_at_k_update(log_q: Tensor, p: Problem) -> Tensor:
     k, threshold = OPTIONS["pass-at-k"].values()
     failure = (log_q.exp() * (p.reward < threshold)).sum(0)
@@ -171,6 +181,7 @@ UPDATES: dict[str, Update] = {
     "length-normalised": length_normalised_update,
     "mode-anchored": regularised(anchored_reward),
     "filtering": filtering_update,
+    "max-at-k": max_at_k_update,
     "pass-at-k": pass_at_k_update,
     "quantile": regularised(quantiles),
     "nash": nash_update,
