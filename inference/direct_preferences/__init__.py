@@ -14,5 +14,6 @@ from inference.direct_preferences.likelihoods import (
     smoothed,
     with_chosen,
 )
+from inference.direct_preferences.of_batch import robust_mean
 from inference.direct_preferences.program import LINKS, PreferenceProgram, alpha_divergence
 from inference.direct_preferences.training import fit_preferences

@@ -18,6 +18,15 @@ Likelihood = Callable[[Tensor, Tensor, float], Tensor]
 R is 2 for pairs, and 1 for labelled responses."""
 
 
+def pair(rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Both rewards over beta of pairs, `[C]` each, from `[2, C]`."""
+    if len(rewards) != 2:
+        raise ValueError(
+            "the likelihood compares pairs, got labelled responses: use `kto` or `bco`"
+        )
+    return rewards[0], rewards[1]
+
+
 def mean_reward(rewards: Tensor) -> float:
     """Mean of r/beta = log q/p0 over the responses of a step, at least 0, without gradient."""
     return max(0.0, rewards.detach().mean().item())

@@ -17,6 +17,7 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `discopop` | log sigmoid(beta h) below h = 0, -exp(-beta h) above, blended | arXiv 2406.08414 |
 | `orpo` | log P(first) + beta log sigmoid(difference of log-odds of P), see `odds` | 2403.07691 |
 | `nca` | log sigmoid(r(first)) + log sigmoid(-r)/2 of both, see `noise_contrast` | 2402.05369 |
+| `dr-dpo`, `aot` | of all pairs of a step together, see `of_batch.py` | 2407.07880, 2406.05882 |
 | `with_chosen(...)` | log sigmoid(beta h) + weight r(first)/beta, RPO and CPO | see there |
 | `kto` | sigmoid(beta (r/beta - z)) - 1 of a desirable response, see `kto` | arXiv 2402.01306 |
 | `bco` | log sigmoid(r - d) of a desirable response, see `bco` | arXiv 2404.04656 |
@@ -32,7 +33,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from inference.direct_preferences.labels import Likelihood, bco, kto
+from inference.direct_preferences.labels import Likelihood, bco, kto, pair
+from inference.direct_preferences.of_batch import OfBatch, quantiles, robust_mean
 from model.common.checks import finite
 from model.preferences import FIRST, TIE, log_outcome
 
@@ -44,15 +46,6 @@ TAU = 0.05
 """Temperature of the blend of `discopop`."""
 EXPONENT = 80.0
 """Largest exponent of a reward or score, nats. Above, a response has no gradient, and not NaN."""
-
-
-def pair(rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Both rewards over beta of pairs, `[C]` each, from `[2, C]`."""
-    if len(rewards) != 2:
-        raise ValueError(
-            "the likelihood compares pairs, got labelled responses: use `kto` or `bco`"
-        )
-    return rewards[0], rewards[1]
 
 
 @dataclass(frozen=True)
@@ -240,6 +233,8 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "apo-down": of_chosen(anchored_down),
     "discopop": of_preference(discovered),
     "orpo": of_chosen(odds),
+    "dr-dpo": robust_mean(),
+    "aot": OfBatch(quantiles),
     "kto": kto(),
     "bco": bco(),
 }

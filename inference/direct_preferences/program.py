@@ -34,6 +34,7 @@ from guides import Guide
 from guides.prior_match import kl_per_token
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import EXPONENT, LIKELIHOODS, Likelihood, OfDifference
+from inference.direct_preferences.of_batch import OfBatch
 from inference.programs import autoregressive
 from model import LanguageModel
 from model.common.checks import as_given, boolean, finite, function, instance, one_of, positive
@@ -135,7 +136,8 @@ class PreferenceProgram:
                 raise ValueError(f"the pairs have an offset, expected {expected}")
             side = torch.where(pairs.outcome == TIE, 0.0, 0.5 - pairs.outcome.to(rewards))
             rewards = rewards - torch.stack([side, -side]) * pairs.offset / self.beta
-        log_likelihood = self.likelihood(rewards, pairs.outcome, self.beta)
+        weight = (pairs.weight,) if isinstance(self.likelihood, OfBatch) else ()
+        log_likelihood = self.likelihood(rewards, pairs.outcome, self.beta, *weight)
         return as_given(
             "the likelihood of outcomes", log_likelihood, rewards.sum(0), is_finite=True
         )

@@ -28,6 +28,7 @@ from inference.direct_preferences import (
     margin,
     positive_dpo,
     robust,
+    robust_mean,
     smoothed,
     with_chosen,
 )
@@ -238,9 +239,10 @@ def test_label_noise_of_the_judge_belongs_into_the_likelihood(
 
 
 OF_LABELS = {"kto", "bco"}
+OF_BATCH = {"dr-dpo", "aot"}
 
 
-@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - OF_LABELS))
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - OF_LABELS - OF_BATCH))
 def test_likelihoods_are_those_of_their_papers(name):
     rewards = torch.tensor([[-0.5, -2.0, -1.0], [-1.5, -0.1, -0.3]]).double()
     outcome, beta, e = torch.tensor([FIRST, SECOND, TIE]), 0.3, 0.1
@@ -270,6 +272,49 @@ def test_likelihoods_are_those_of_their_papers(name):
     tie = (preferred(-1.0, -0.3) + preferred(-0.3, -1.0)) / 2
     expected = torch.tensor([preferred(-0.5, -1.5), preferred(-0.1, -2.0), tie]).double()
     assert_close(LIKELIHOODS[name](rewards, outcome, beta), expected)
+
+
+def test_likelihoods_of_a_batch_are_those_of_their_papers():
+    """A weight of 2 is the pair twice, and a tie half a pair each way."""
+    rewards = torch.tensor([[0.7, 0.4, 1.0], [-1.5, 2.0, 0.3]]).double()
+    outcome, weight = torch.tensor([FIRST, SECOND, TIE]), torch.tensor([2.0, 1.0, 2.0]).double()
+    chosen = torch.tensor([0.7, 0.7, 2.0, 1.0, 0.3]).double()
+    rejected = torch.tensor([-1.5, -1.5, 0.4, 0.3, 1.0]).double()
+    log_prob = logsigmoid(0.3 * (chosen - rejected))
+    distance = chosen.sort().values - rejected.sort().values
+    for name, mean in {
+        "dr-dpo": 2 * (log_prob / 2).exp().mean().log(),
+        "aot": logsigmoid(0.3 * distance).mean(),
+    }.items():
+        actual = LIKELIHOODS[name](rewards, outcome, 0.3, weight)
+        assert_close(actual, mean.expand(3), rtol=1e-12, atol=0)
+        same = LIKELIHOODS[name](rewards[:, [0, 0, 1, 2, 2]], outcome[[0, 0, 1, 2, 2]], 0.3)
+        assert_close(same, mean.expand(5), rtol=1e-12, atol=0)
+
+
+def test_dr_dpo_has_the_posterior_at_a_smaller_beta(all_pairs, prior, prompts, truth, reward):
+    choices = {"pairs": all_pairs, "prior": prior, "prompts": prompts, "truth": truth}
+    log_prior = truth.log_prior[:, 0]
+    for size in (1.5, 2.0, 10.0):
+        log_q = (log_prior + reward / BETA * size / (size - 1)).log_softmax(0)
+        assert gradient(log_q, **choices, likelihood=robust_mean(size)) < 1e-8
+        assert gradient(truth.log_posterior[:, 0], **choices, likelihood=robust_mean(size)) > 1e-4
+
+
+def test_aot_and_dr_dpo_at_one_have_no_optimum(all_pairs, prior, prompts, truth, reward):
+    """The log-likelihood rises along p0 exp(t r), where that of DPO falls beyond t = 1/beta."""
+    gains = {}
+    for name, likelihood in {"dpo": "dpo", "aot": "aot", "dr-dpo": robust_mean(1.0)}.items():
+        values = []
+        for t in (0.5, 1.0, 2.0, 4.0, 8.0):
+            log_q = (truth.log_prior[:, 0] + t * reward / BETA).log_softmax(0)
+            guide = guide_of(log_q, prior, prompts, truth)
+            program = PreferenceProgram(guide, prior, BETA, likelihood=likelihood)
+            values.append((all_pairs.weight @ program.log_likelihood(all_pairs)).item())
+        gains[name] = torch.tensor(values).diff()
+    assert (gains["dpo"] > 0).tolist() == [True, False, False, False]
+    assert (gains["aot"] > 1e-3).all()
+    assert (gains["dr-dpo"] > 1e-4).all()
 
 
 def test_a_term_of_the_chosen_response_is_added():
