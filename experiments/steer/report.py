@@ -208,12 +208,14 @@ class Report:
         columns: dict[str, list[str]] = {}
         for column, measured in ((self.start, self.before), ("guide", self.after)):
             own = measured.diagnostics
-            for source, suffix in ((own, ""), (own.prior_alone, ", prior draws alone,")):
+            for source, alone in ((own, ""), (own.prior_alone, ", prior draws alone,")):
                 reasons = {name: source.warnings_of(name) for name in SYMBOLS}
                 for warning in dict.fromkeys(chain(*reasons.values())):
                     names = [name for name, others in reasons.items() if warning in others]
                     shown_names = ["log_z"] if "log_z" in names else names
                     symbols = " and ".join(SYMBOLS[name] for name in shown_names)
+                    of_accepted = shown_names == ["kl_posterior_guide"]
+                    suffix = alone.replace("prior", "accepted") if of_accepted else alone
                     text = f"{warning}: {symbols}{suffix} may be far off"
                     columns.setdefault(text, []).append(column)
         notes = [f"{text} (column {', '.join(names)})." for text, names in columns.items()]

@@ -35,7 +35,8 @@ def importance_sampling(
         chunk: Largest number of draws computed at a time, for each prompt.
 
     Returns:
-        exp(log_z) is unbiased for Z. Means are consistent, with bias O(1/M). Diagnostics:
+        exp(log_z) is unbiased for Z (`NoSupportError`, if all draws to a prompt are impossible,
+        counts as 0). Means are consistent, with bias O(1/M). Diagnostics:
         `effective_sample_size`, out of M; `pareto_k`, above 0.7 of which no estimate is reliable.
     """
     response, log_weight = draw_and_weigh(model, prompts, guide, num_samples, chunk=chunk)

@@ -48,7 +48,7 @@ def quasi_rejection_sampling(
 
     Returns:
         All M draws after the pilot, with `log_weight` 0 if accepted and -inf if rejected; accepted
-        draws are independent draws from p_b given b. exp(log_z), from all draws, is unbiased for Z.
+        draws are independent draws from p_b given b. exp(log_z) is as of `rejection_sampling`.
         Diagnostics: `log_bound`, and the fields of `QuasiRejection`, estimated from the M weights:
         consistent, and blind to weights that no draw has.
     """

@@ -46,11 +46,12 @@ def rejection_sampling(
 
     Returns:
         All draws, with `log_weight` 0 if accepted and -inf if rejected; accepted draws are
-        independent draws from p*. exp(log_z), from all draws, is unbiased for Z. Diagnostics:
-        `acceptance`, unbiased for Z/b.
+        independent draws from p*. exp(log_z), from all draws, is unbiased for Z but for runs that
+        accept no draw and raise. Diagnostics: `acceptance`, unbiased for Z/b with 0 in such runs.
 
     Raises:
         LooseBoundError: If a weight exceeds the bound.
+        NoSupportError: If no draw to a prompt is accepted.
     """
     check_arguments(model, prompts, "model")
     if log_bound is None:

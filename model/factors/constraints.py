@@ -105,12 +105,17 @@ def _rounded_as(value: Tensor, limit: float) -> Tensor:
 def contains(
     words: str | Iterable[str], language_model: LanguageModel, *, whole: bool = False
 ) -> Constraint:
-    """Constraint: the response, or with `whole` the whole text, contains one of some words."""
+    """Constraint: the response, or with `whole` prompt and response, contains one of some words.
+
+        model = AlignmentModel(prior, {}, 1.0, factors={"topic": contains("music", prior)})
+
+    Each is a whole word or phrase, in upper or lower case; a string is one of them.
+    """
     return _pattern_constraint(Pattern.of_words(words), language_model, whole)
 
 
 def matches(pattern: str, language_model: LanguageModel, *, whole: bool = False) -> Constraint:
-    """Constraint: a regular expression matches somewhere in the response; see `contains`."""
+    """Constraint: a regular expression, case-sensitive, matches in the response; see `contains`."""
     return _pattern_constraint(Pattern(pattern, ignore_case=False), language_model, whole)
 
 

@@ -187,8 +187,8 @@ def test_few_accepted_and_few_effective_prior_draws_are_marked(report):
     rows = {name: cells for name, *cells in doubtful.rows()}
     assert rows["KL(p* || .), accepted draws alone"][0] == f"{Estimate(32.0, 0.5)} (?)"
     assert doubtful.notes() == [
-        "(?) 12 accepted draws of the prior, fewer than 30: KL(p* || .), prior draws alone, may be "
-        "far off (column prior)."
+        "(?) 12 accepted draws of the prior, fewer than 30: KL(p* || .), accepted draws alone, may "
+        "be far off (column prior)."
     ]
     unbounded = alone._replace(num_accepted=None, kl_posterior_guide=None)
     both = (changed(each, prior_alone=unbounded) for each in (report.before, report.after))
