@@ -63,24 +63,19 @@ def maximum_a_posteriori(
 def start(
     model: Callable[[Comparisons], Any], comparisons: Comparisons
 ) -> Callable[[dict[str, Any]], Tensor]:
-    """Start of each site: a prior draw; with a latent flip probability, the maximum without it.
+    """Start of each site: a prior draw; with sites that the model holds, the maximum beside these.
 
-    Weights of the reversed reward and a probability above 1/2 are a second, lower maximum, the end
-    of a third to a half of the starts at a prior draw. The weights are maximised first, from a
-    prior draw, with the probability held at half its prior mean, below 1/2.
+    The attribute `held` of a model has the first values of such sites, by name.
     """
-    # the trace draws from the prior, and leaves the later draws as they are
-    with random_state.isolated(0, comparisons.first.device):
-        site = poutine.trace(model).get_trace(comparisons).nodes.get("flip")
-    if site is None or site["is_observed"]:
+    held = {n: comparisons.first.new_tensor(v) for n, v in getattr(model, "held", {}).items()}
+    if not held:
         return init_to_sample
-    flip = site["fn"].mean / 2
-    held = poutine.condition(model, {"flip": flip})
-    guide = AutoLaplaceApproximation(held, init_loc_fn=init_to_sample)
+    conditioned = poutine.condition(model, held)
+    guide = AutoLaplaceApproximation(conditioned, init_loc_fn=init_to_sample)
     with pyro.get_param_store().scope():
-        maximise(held, guide, comparisons)
+        maximise(conditioned, guide, comparisons)
         values = {name: value.detach() for name, value in guide(comparisons).items()}
-    return init_to_value(values={**values, "flip": flip})
+    return init_to_value(values={**values, **held})
 
 
 def point_mass(
@@ -136,12 +131,9 @@ def laplace(
 ) -> Tensor:
     """Draw `[S, P]` from N(w_MAP, H^-1), H the Hessian of minus the log joint at the maximum.
 
-    One maximum, that of `maximum_a_posteriori` with the same seed.
-
-    Exact in the limit of many comparisons, where the posterior is Gaussian (MacKay 1992). Pyro's
-    AutoLaplaceApproximation.
-
-    A latent flip probability is part of the Gaussian, in unconstrained space, and not returned.
+    The maximum is that of `maximum_a_posteriori` with the same seed. Exact in the limit of many
+    comparisons, where the posterior is Gaussian (MacKay 1992). A latent flip probability is part of
+    the Gaussian, in unconstrained space, and not returned.
 
     Args:
         model, comparisons, num_samples, seed: See `RewardInference`.

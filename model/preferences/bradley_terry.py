@@ -61,6 +61,15 @@ class BradleyTerry:
             if shape != (num_weights,):
                 raise ValueError(f"prior_mean has shape {shape}, expected [{num_weights}]")
 
+    @property
+    def held(self) -> dict[str, float]:
+        """First values of sites, which a search for the most probable weights leaves as they are.
+
+        Weights of the reversed reward and a `flip` above 1/2 are a second, lower maximum, the end
+        of a third to a half of the starts at a prior draw. Half the prior mean is below 1/2.
+        """
+        return {"flip": self.flip[0] / sum(self.flip) / 2} if isinstance(self.flip, tuple) else {}
+
     def __call__(self, comparisons: Comparisons) -> Tensor:
         """Run the program. Returns the outcomes, `[..., C]`. Refuses ties at `tie_strength` 0."""
         outcome = comparisons.outcome
