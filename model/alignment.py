@@ -19,7 +19,7 @@ from model.likelihood import (
     Factor,
     HardConstraintSupport,
     Reward,
-    applies_to,
+    any_applies,
     bound_at,
     check_made_for,
     check_made_for_beta,
@@ -40,15 +40,13 @@ class Term(NamedTuple):
     Attributes:
         name: name of the reward or the factor.
         log_value: r(x)/beta of a reward, log f(x) of a factor; `[..., N]`, nats, float64.
-        bound: largest possible value, one number or `[N]`, nats; None if unknown.
         applies: `[N]`, False for a prompt to which the reward or the factor does not apply. There
-            the value and the bound are 0, those of no factor.
+            the value is 0.
         is_partial: True if `applies` may have a False.
     """
 
     name: str
     log_value: Tensor
-    bound: float | Tensor | None
     applies: Tensor
     is_partial: bool
 
@@ -144,19 +142,26 @@ class AlignmentModel:
         response = for_each_prompt(prompts, response)
         for name, label, piece, divisor in self._pieces(self.beta_at(prompts)):
             value, applies = values_of(label, piece, prompts, response, divisor)
+            yield Term(name, value / divisor, applies, is_partial(piece))
+
+    def log_bounds(self, prompts: Prompts) -> dict[str, float | Tensor | None]:
+        """Largest value of each term, by name, one number or `[N]`, nats; None if unknown.
+
+        0 for a prompt to which the reward or the factor does not apply.
+        """
+        bounds: dict[str, float | Tensor | None] = {}
+        for name, label, piece, divisor in self._pieces(self.beta_at(prompts)):
             bound = bound_at(label, piece, prompts)
-            bound = None if bound is None else bound / divisor
-            yield Term(name, value / divisor, bound, applies, is_partial(piece))
+            bounds[name] = None if bound is None else bound / divisor
+        return bounds
 
     def log_likelihood_bound(self, prompts: Prompts) -> float | Tensor | None:
         """Largest log likelihood, one number or `[N]`, nats; None if a bound is unknown."""
-        beta = self.beta_at(prompts)
-        total = 0.0 / beta
-        for _, label, piece, divisor in self._pieces(beta):
-            bound = bound_at(label, piece, prompts)
+        total = 0.0 / self.beta_at(prompts)
+        for bound in self.log_bounds(prompts).values():
             if bound is None:
                 return None
-            total = total + bound / divisor
+            total = total + bound
         return total
 
     @torch.no_grad()
@@ -178,10 +183,7 @@ class AlignmentModel:
 
         A mean of `reward` over prompts leaves the other prompts out.
         """
-        labels = [(f"reward {name!r}", reward) for name, reward in self.rewards.items()]
-        of_rewards = [applies_to(label, reward, prompts) for label, reward in labels]
-        everywhere = torch.ones(len(prompts), dtype=torch.bool, device=prompts.ids.device)
-        return torch.stack(of_rewards).any(0) if of_rewards else everywhere
+        return any_applies(self.rewards, prompts)
 
     @property
     def beta(self) -> float:

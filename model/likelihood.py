@@ -125,6 +125,12 @@ def applies_to(label: str, piece: object, prompts: Prompts) -> Tensor:
     return applies.to(everywhere.device)
 
 
+def any_applies(rewards: Mapping[str, Reward], prompts: Prompts) -> Tensor:
+    """True for the prompts to which one of some rewards applies, `[N]`; all without rewards."""
+    each = [applies_to(f"reward {name!r}", reward, prompts) for name, reward in rewards.items()]
+    return torch.stack(each or [applies_to("no reward", None, prompts)]).any(0)
+
+
 def check_values(
     label: str,
     value: object,

@@ -16,13 +16,12 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from model.alignment import AlignmentModel, Term, site_of
+from model.alignment import AlignmentModel, site_of
 from model.common.checks import instance
 from model.likelihood import LikelihoodError
 from model.prior.prompts import Prompts
 
-ROUNDING = 1e-6
-"""Relative excess of a reward over its bound that is rounding, as in float32."""
+ROUNDING = 1e-6  # relative excess of a reward over its bound that is rounding, as in float32
 
 
 class OptimalityModel:
@@ -38,15 +37,17 @@ class OptimalityModel:
     def __call__(self, prompts: Prompts) -> Tensor:
         """Run the program. Refuses unknown or wrong bounds. Returns `[..., N, T]`."""
         with self.model.sampled_response(prompts) as response:
-            for term in self.model.terms(prompts, response):
+            terms = list(self.model.terms(prompts, response))
+            bounds = self.model.log_bounds(prompts)
+            for term in terms:
+                optimality = _optimality(term.name, term.log_value, bounds[term.name])
                 with site_of(term):
-                    pyro.sample(term.name, _optimality(term), obs=torch.ones_like(term.log_value))
+                    pyro.sample(term.name, optimality, obs=torch.ones_like(term.log_value))
         return response
 
 
-def _optimality(term: Term) -> LogBernoulli:
+def _optimality(name: str, log_value: Tensor, bound: float | Tensor | None) -> LogBernoulli:
     """Distribution of O: 1 with probability exp((r - r_max)/beta), or f / f_max."""
-    name, log_value, bound, *_ = term
     if bound is None:
         fix = "state the bound, or use `AlignmentModel`, without one"
         raise ValueError(f"{name!r} has no `upper_bound`: {fix}")

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from model.common.checks import finite, instance
 from model.common.texts import quoted
 from model.likelihood import (
     Reward,
-    applies_to,
+    any_applies,
     bound_at,
     check_product,
     check_reward,
@@ -57,8 +56,7 @@ class WeightedSum:
 
     def applies(self, prompts: Prompts) -> Tensor:
         """True for the prompts to which a part applies, `[N]`."""
-        labels = [(f"reward {name!r}", reward) for name, (_, reward) in self.parts.items()]
-        return torch.stack([applies_to(*each, prompts) for each in labels]).any(0)
+        return any_applies({name: reward for name, (_, reward) in self.parts.items()}, prompts)
 
     def bound_at(self, prompts: Prompts) -> float | Tensor | None:
         """The upper bound at each prompt, over the parts that apply, one number or `[N]`; or None.
