@@ -115,18 +115,15 @@ def encode(
 
 def _encoded(texts: Sequence[str], language_model: LanguageModel, places: Sequence[str]) -> Tensor:
     """Token ids of M responses with their end, `[M, T]`."""
-    space, limit = language_model.space, language_model.max_new_tokens
+    limit = language_model.max_new_tokens
     rows = language_model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    response = torch.full((len(rows), limit), space.pad_id)
-    for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
+    for row, text, place in zip(rows, texts, places, strict=True):
         if len(row) > limit:
             raise PreferenceError(
-                f"{places[number]}: the response {quoted(text)} has {len(row)} tokens, more "
+                f"{place}: the response {quoted(text)} has {len(row)} tokens, more "
                 f"than max_new_tokens={limit}: make the language model with more, or leave it out"
             )
-        whole = [*row, int(space.end_ids[0])][:limit]
-        response[number, : len(whole)] = torch.tensor(whole)
-    return response
+    return language_model.space.of_rows(rows)
 
 
 @dataclass(frozen=True, eq=False)

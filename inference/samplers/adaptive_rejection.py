@@ -179,14 +179,7 @@ def adaptive_rejection_sampling(
 
 @dataclass(frozen=True)
 class Search:
-    """Draws outside the tries of N prompts, which the draws then extend.
-
-    Attributes:
-        allowed, prompts, every_token: See `adaptive_rejection_sampling`.
-        tries: one of each prompt.
-        num_tests: `[N]`, number of tests so far.
-        space: set of responses.
-    """
+    """Draws outside the tries of N prompts, which the draws then extend, with counts of tests."""
 
     allowed: Allowed
     prompts: Prompts
@@ -237,8 +230,7 @@ class Search:
             stream.extend(particles.response[..., t - 1], None)
         for n, tokens in reversed(visited):
             self.tries[n].update(tokens)
-        nothing = torch.full_like(particles.response[0, 0], self.space.pad_id)
-        nothing[0] = self.space.end_ids[0]
+        nothing = self.space.of_rows([[]])
         response = torch.where(is_allowed[..., None], particles.response, nothing)
         return response, is_allowed, log_ratio
 

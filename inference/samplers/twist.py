@@ -52,8 +52,7 @@ class LikelihoodTwist:
         closed = response.clone()
         closed[..., t] = torch.where(unfinished, end_ids[0], response[..., t])
         log_psi = self._scaled(prompts, closed)
-        empty = torch.full_like(response[:1], self._space.pad_id)
-        empty[..., 0] = end_ids[0]
+        empty = self._space.of_rows([[]] * len(prompts))[None]
         log_psi_empty = self._scaled(prompts, empty)
         lowest = torch.where(log_psi_empty.isneginf(), 0.0, log_psi_empty) - self.floor  # [1, N]
         return torch.where(unfinished, torch.maximum(log_psi, lowest), log_psi)

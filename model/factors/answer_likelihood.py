@@ -106,7 +106,7 @@ class AnswerLikelihood:
         space = replace(model.space, max_new_tokens=answer.shape[1])
         distribution = ResponseDistribution(model, given, space, temperature=model.temperature)
         times = len(flat) // size
-        per_token = distribution.log_prob_per_token(answer.repeat(times, 1).to(model.device))
+        per_token = distribution.log_prob_per_token(answer.repeat(times, 1))
         is_scored = torch.arange(answer.shape[1]) < length.repeat(times)[:, None]  # [B, L]
         total = per_token.double().where(is_scored.to(per_token.device), 0.0).sum(-1)
         return total.view(response.shape[:-1]).to(response.device)
@@ -124,11 +124,7 @@ class AnswerLikelihood:
                 raise LikelihoodError(f"the answer {text!r} {fault}")
             rows.append(row)
         lengths = torch.tensor([len(row) for row in rows])
-        answer = torch.full((len(rows), int(lengths.max())), space.pad_id)
-        for n, row in enumerate(rows):
-            ended = [*row, end_ids[0]][: answer.shape[1]]
-            answer[n, : len(ended)] = torch.tensor(ended)
-        return answer, lengths
+        return replace(space, max_new_tokens=int(lengths.max())).of_rows(rows), lengths
 
     def _column_of(self, prompts: Prompts) -> Sequence[object]:
         """The answers of N prompts."""

@@ -4,6 +4,7 @@ A response is its tokens up to and including the first end id, then padding; or 
 id among them, a truncated response. The padding id may be an end id or a word.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,8 +15,7 @@ from torch.nn.functional import pad
 from model.common.checks import instance
 from model.prior.prompts import Prompts, check_prompts
 
-MAX_ENUMERABLE = 1_000_000
-"""Largest number of responses that are enumerated."""
+MAX_ENUMERABLE = 1_000_000  # largest number of responses that are enumerated
 
 
 class NotEnumerableError(ValueError):
@@ -91,6 +91,15 @@ class ResponseSpace:
             got = f"the responses have {num} positions"
             expected = f"those of the language model have {self.max_new_tokens}"
             raise OtherLanguageModelError(f"{got} where {expected}")
+
+    def of_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """M rows of token ids as responses `[M, T]`, with an end where there is room."""
+        end = int(self.end_ids[0])
+        response = torch.full((len(rows), self.max_new_tokens), self.pad_id)
+        for number, row in enumerate(rows):
+            whole = [*row, end][: self.max_new_tokens]
+            response[number, : len(whole)] = torch.tensor(whole)
+        return response.to(self.end_ids.device)
 
     @property
     def num_responses(self) -> int:

@@ -20,8 +20,7 @@ from model.prior.prompts import Prompts, check_prompts
 from model.rewards.exchange import Exchange, answered, checked_numbers, exchanges, settled
 from model.rewards.signatures import ForeignFunction
 
-NUM_REPEATED = 16
-"""Number of texts that are scored twice to tell whether a function repeats itself."""
+NUM_REPEATED = 16  # number of texts that are scored twice to tell whether a function repeats itself
 ROUNDING = 0.02
 """Share of the largest reward that networks in half precision may differ by in another batch."""
 
@@ -114,9 +113,7 @@ class TextReward:
             return applies
         names, space = prompts.names(), self.language_model.space
         if new := [n for n, name in enumerate(names) if name not in self._applied]:
-            empty = torch.full((len(new), space.max_new_tokens), space.pad_id)
-            empty[:, 0] = space.end_ids[0]
-            self(prompts[new], empty.to(prompts.ids.device))
+            self(prompts[new], space.of_rows([[]] * len(new)))
         return applies.new_tensor([self._applied[name] for name in names])
 
     def repeat_difference(self, prompts: Prompts, response: Tensor) -> float:
