@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.common.texts import table_cell
+
 CARD = "README.md"
-MOST_PROMPTS = 5
-"""Largest number of prompts that a card quotes."""
+MOST_PROMPTS = 5  # largest number of prompts that a card quotes
 TAGS = ("elbo-rl", "pyro", "variational-inference", "alignment")
 CARD_TEXT = """---
 {base}library_name: {library}
@@ -121,7 +122,7 @@ class ModelCard:
             library=json.dumps(library),
             tags="\n".join(f"- {json.dumps(tag)}" for tag in [*TAGS, name]),
             title=self.title,
-            rows="\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows),
+            rows="\n".join(f"| {table_cell(key)} | {table_cell(value)} |" for key, value in rows),
             code=code.format(prior=prior, folder=folder, prompt=prompts[0], options=options),
             other_format=OTHER_FORMATS.get(library, "").format(
                 folder=folder, temperature=self.loading.get("temperature", "...")
@@ -136,7 +137,3 @@ class ModelCard:
         rows = {"guide q": name, "prior p0": self.prior, **self.facts}
         rows |= {f"prompts ({len(prompts)})": listed, "versions": versions}
         return {key: value for key, value in rows.items() if value}
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

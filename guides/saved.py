@@ -10,10 +10,9 @@ from guides.guide import Guide, Options, OtherGuideError, check_prior
 from guides.model_card import CARD, ModelCard
 from model import LanguageModel, Prompts
 from model.common.checks import folder_path
-from model.common.files import check_digests, saved_together
+from model.common.files import check_digests, read_record, saved_together
 
-GUIDE_FILE = "guide.json"
-"""Name of the record beside a saved guide."""
+GUIDE_FILE = "guide.json"  # name of the record beside a saved guide
 
 
 def save_guide(
@@ -109,14 +108,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
     check_digests(folder)
     if not (folder / GUIDE_FILE).is_file():
         raise OtherGuideError(f"{folder} has no {GUIDE_FILE}, expected a folder of `save_guide`")
-    try:
-        record = json.loads((folder / GUIDE_FILE).read_bytes())
-        types = {"options": dict, "prompts": list}
-        is_whole = all(isinstance(record[name], kind) for name, kind in types.items())
-        is_whole = is_whole and isinstance(record["guide"], str)
-    except (ValueError, KeyError, TypeError):
-        is_whole = False
-    if not is_whole:
+    kinds = {"guide": str, "options": dict, "prompts": list}
+    if (record := read_record(folder / GUIDE_FILE, kinds)) is None:
         expected = "expected name, options and prompts of a guide as JSON"
         raise OtherGuideError(f"{folder / GUIDE_FILE} is damaged: {expected}")
     if (name := record["guide"]) not in GUIDES:

@@ -13,37 +13,37 @@ import torch
 from torch import Tensor
 
 from model.common import checks
-from model.common.devices import accelerators
+from model.common.devices import accelerators, generator_state, set_generator_state
 from model.common.thread_lock import THREAD_LOCK
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state: tensors, and values that JSON can hold."""
-    tensors = {"cpu": torch.get_rng_state()}
-    for device in accelerators():
-        tensors[str(device)] = torch.get_device_module(device).get_rng_state(device)
+    tensors = {name: generator_state(device) for name, device in _devices().items()}
     kind, keys, *rest = np.random.get_state(legacy=True)
     return tensors, {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
 
 
 def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     """Put back a state from `capture`. Warns of devices that this machine lacks."""
-    torch.set_rng_state(tensors["cpu"].cpu())
-    devices = {str(device): device for device in accelerators()}
-    missing = sorted(tensors.keys() - devices.keys() - {"cpu"})
-    if missing:
+    devices = _devices()
+    if missing := sorted(tensors.keys() - devices.keys()):
         warnings.warn(
             f"the generators of {', '.join(missing)} were not restored: this machine has "
-            f"{', '.join(devices) or 'the CPU alone'}. Draws will differ",
+            f"{', '.join([*devices][1:]) or 'the CPU alone'}. Draws will differ",
             stacklevel=2,
         )
-    for name, device in devices.items():
-        if name in tensors:
-            torch.get_device_module(device).set_rng_state(tensors[name].cpu(), device)
+    for name in devices.keys() & tensors.keys():
+        set_generator_state(devices[name], tensors[name].cpu())
     version, internal, gauss = plain["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = plain["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
+
+
+def _devices() -> dict[str, torch.device]:
+    """Devices with a generator, by name, the CPU first."""
+    return {str(device): device for device in (torch.device("cpu"), *accelerators())}
 
 
 def is_still(state: tuple[dict[str, Tensor], dict[str, Any]]) -> bool:

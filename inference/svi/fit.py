@@ -5,6 +5,7 @@ The arguments are checked (`options.py`, `fit_checks.py`), and a loop (`loop.py`
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pyro
@@ -27,9 +28,6 @@ from model import Prompts
 from model.common import ranks
 from model.common.thread_lock import THREAD_LOCK
 from model.prior.division import Axis
-
-PARTS = {"model", "guide", "prompts", "objective", "optimizer"}
-"""Arguments of `fit` that are no options."""
 
 
 def fit(
@@ -134,8 +132,8 @@ def fit(
     Any error of a step, also a `KeyboardInterrupt`, is raised after a checkpoint of the last whole
     step. The error has a note about the checkpoint, and the `Fit` so far as attribute `fit`.
     """
-    given = dict(locals())  # a debugger may add to `locals()` during a comprehension
-    options = FitOptions(**{k: v for k, v in given.items() if k not in PARTS})
+    given = locals()
+    options = FitOptions(**{each.name: given[each.name] for each in fields(FitOptions)})
     check_programs(model, guide, prompts)
     state = new_state(guide, objective, optimizer, options)
     budget = new_budget(options, state.objective.num_particles, len(prompts))

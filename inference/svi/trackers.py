@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 from inference.svi.response_metrics import Metrics
+from model.common.texts import table_cell
 
 PROJECT = "elbo-rl"
 Rows = Sequence[Sequence[Any]]
@@ -72,7 +73,7 @@ class TensorBoard:
 
     def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
         lines = [columns, ["---"] * len(columns), *rows]
-        text = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+        text = "\n".join(f"| {' | '.join(map(table_cell, line))} |" for line in lines)
         self._open(step).add_text(name, text, step)
 
     def close(self) -> None:
@@ -203,7 +204,3 @@ class Trackers:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")

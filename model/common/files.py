@@ -10,9 +10,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, strided, uint8
 
@@ -20,8 +21,7 @@ from model.common.checks import folder_path
 from model.common.sharded_tensors import whole
 
 MANIFEST = "digests.json"
-SAVING = ".saving-"
-"""Start of the name of a folder whose files wait for their places."""
+SAVING = ".saving-"  # start of the name of a folder whose files wait for their places
 
 
 class DamagedFileError(ValueError):
@@ -151,6 +151,16 @@ def check_digests(folder: str | Path, *, links: bool = True) -> None:
                 f"{path} is not as it was saved: it differs from its digest in {MANIFEST}. Save it "
                 f"again; or, if it was changed on purpose, delete {MANIFEST}"
             )
+
+
+def read_record(file: Path, kinds: Mapping[str, type]) -> dict[str, Any] | None:
+    """A JSON object that has values of these kinds by name; None if the file has no such object."""
+    try:
+        record = json.loads(file.read_bytes())
+        is_whole = all(isinstance(record[name], kind) for name, kind in kinds.items())
+    except (ValueError, KeyError, TypeError):
+        return None
+    return record if is_whole else None
 
 
 def _files(folder: Path) -> dict[str, Path]:

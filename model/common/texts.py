@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-SHOWN = 120
-"""Number of characters of a value that an error quotes."""
+SHOWN = 120  # number of characters of a value that an error quotes
 
 
 class TextFileError(ValueError):
@@ -100,6 +99,11 @@ def quoted(value: object) -> str:
     except ValueError:  # Python refuses to write integers of some thousand digits
         return f"a {type(value).__name__} too large to write"
     return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''}"
+
+
+def table_cell(value: object) -> str:
+    """A value as a cell of a table in Markdown."""
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _shown(value: object) -> str:

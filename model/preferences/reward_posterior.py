@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.common.checks import folder_path, function, instance
-from model.common.files import MANIFEST, check_digests, saved_together
+from model.common.files import MANIFEST, check_digests, read_record, saved_together
 from model.common.paths import ELSEWHERE, RUN, portable
 from model.networks.source import read_tensors
 from model.preferences.features import (
@@ -172,12 +172,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             raise OtherRewardError(f"{folder} has no {name}, expected files of a reward")
     check_digests(folder)
     kinds = {"head": str, "settings": dict, "features": dict}
-    try:
-        record = json.loads((folder / SETTINGS).read_bytes())
-        is_whole = all(isinstance(record[name], kind) for name, kind in kinds.items())
-        is_whole = is_whole and "kind" in record["features"]
-    except (ValueError, KeyError, TypeError):
-        is_whole = False
-    if not is_whole:
+    record = read_record(folder / SETTINGS, kinds)
+    if record is None or "kind" not in record["features"]:
         raise OtherRewardError(f"{folder / SETTINGS} is damaged, expected settings as JSON")
     return record
