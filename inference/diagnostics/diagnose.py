@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from inference.diagnostics.prior_alone import PriorAlone, reaches
 from inference.estimate import REFUTED, Estimate, log_mean_exp
 from inference.importance_weights import FEW, WeightQuality
 from inference.prior_sample import PriorSample, sample_prior
-from inference.programs import Joint, Program, log_guide_at, response_distribution
+from inference.programs import Program, log_guide_at, response_distribution
 from inference.response_site import SameResponses, check_arguments
 from inference.samplers.proposal import counted, draw_and_score
 from model import AlignmentModel, Prompts
@@ -199,40 +200,32 @@ def diagnose(
         draw = partial(sample_prior, model, prompts, num_prior_draws, independent=True)
         prior_sample = draw(log_likelihood_bound=log_likelihood_bound, chunk=chunk)
     _check(prior_sample, prompts)
-    response, is_token, log_guide, joint = _draw(model, guide, prompts, num_samples, chunk)
-    log_prior, log_likelihood = joint.log_prior, joint.log_likelihood
-    log_weight = joint.log_joint - log_guide  # [K, N]
-    elbo = Estimate.of_mean(log_weight)
-    own_prior, own_guide = _score(model, guide, prompts, prior_sample, chunk)
-    own_likelihood = prior_sample.log_likelihood.double()
-    mixture = MixtureSample(
-        torch.cat([own_prior, log_prior]),
-        torch.cat([own_likelihood, log_likelihood]),
-        torch.cat([own_guide, log_guide]),
-        num_prior_draws=len(own_prior),
-    )
-    accepted = prior_sample.accepted
+    of_guide, distinct_2 = _of_guide(model, guide, prompts, num_samples, chunk)
+    of_prior = _of_prior(model, guide, prompts, prior_sample, chunk)
+    pairs = zip(of_prior, of_guide, strict=True)
+    log_prior, log_likelihood, log_guide = map(torch.cat, pairs)
+    mixture = MixtureSample(log_prior, log_likelihood, log_guide, len(of_prior.log_prior))
     if log_likelihood_bound is None and isinstance(model, AlignmentModel):
         log_likelihood_bound = model.log_likelihood_bound(prompts)
     reaches_bound = reaches(mixture.log_likelihood, log_likelihood_bound)
-    own_weight = own_prior + own_likelihood - own_guide  # [M, N]
+    elbo, accepted = Estimate.of_mean(of_guide.log_weight), prior_sample.accepted
     return Diagnostics(
         elbo=elbo,
-        log_likelihood=Estimate.of_levels(log_likelihood),
-        kl_guide_prior=Estimate.of_mean(log_guide - log_prior),
-        entropy=Estimate.of_mean(-log_guide),
-        log_z_bound=log_mean_exp(log_weight),
+        log_likelihood=Estimate.of_levels(of_guide.log_likelihood),
+        kl_guide_prior=Estimate.of_mean(of_guide.log_guide - of_guide.log_prior),
+        entropy=Estimate.of_mean(-of_guide.log_guide),
+        log_z_bound=log_mean_exp(of_guide.log_weight),
         log_z=mixture.log_z(),
         kl_guide_posterior=mixture.kl_guide_posterior(),
         kl_posterior_guide=mixture.kl_posterior_guide(),
         kl_posterior_prior=mixture.kl_posterior_prior(),
         posterior_log_likelihood=mixture.mean(mixture.log_likelihood),
         posterior_log_ratio=mixture.mean(mixture.log_guide - mixture.log_prior),
-        prior_alone=PriorAlone.of(prior_sample, own_weight, elbo, log_likelihood_bound),
+        prior_alone=PriorAlone.of(prior_sample, of_prior.log_weight, elbo, log_likelihood_bound),
         acceptance=None if accepted is None else accepted.double().mean().item(),
         weights=WeightQuality.of(mixture.log_weight, reaches_bound, "prior and guide"),
-        guide_weights=WeightQuality.of(log_weight, reaches_bound, "the guide"),
-        distinct_2=distinct_n(response, is_token, 2),
+        guide_weights=WeightQuality.of(of_guide.log_weight, reaches_bound, "the guide"),
+        distinct_2=distinct_2,
     )
 
 
@@ -249,10 +242,23 @@ def _check(sample: object, prompts: Prompts) -> None:
         raise ValueError(f"prior_sample lists all responses, expected independent draws: {fix}")
 
 
-def _draw(
+class _Scores(NamedTuple):
+    """Log densities of draws, `[M, N]` each, nats, float64."""
+
+    log_prior: Tensor
+    log_likelihood: Tensor
+    log_guide: Tensor
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log w, `[M, N]`, nats."""
+        return self.log_prior + self.log_likelihood - self.log_guide
+
+
+def _of_guide(
     model: Program, guide: Program, prompts: Prompts, num_samples: int, chunk: int
-) -> tuple[Tensor, Tensor, Tensor, Joint]:
-    """Draws of the guide `[K, N, T]`, their tokens, and log q and joint `[K, N]`, float64."""
+) -> tuple[_Scores, float]:
+    """Draws of the guide, and distinct-2 of them."""
     with SameResponses() as same, random_state.measuring(prompts.ids.device):
         draws = draw_and_score(model, guide, prompts, num_samples, chunk=chunk)
         responses, log_guides, joints = zip(*draws, strict=True)
@@ -261,13 +267,14 @@ def _draw(
     if same.space is not None:  # without, there is no padding
         is_token = same.space.is_token(response)
     log_prior, log_likelihood = map(torch.cat, zip(*joints, strict=True))
-    return response, is_token, torch.cat(log_guides), Joint(log_prior.double(), log_likelihood)
+    of_guide = _Scores(log_prior.double(), log_likelihood, torch.cat(log_guides))
+    return of_guide, distinct_n(response, is_token, 2)
 
 
-def _score(
+def _of_prior(
     model: Program, guide: Program, prompts: Prompts, sample: PriorSample, chunk: int
-) -> tuple[Tensor, Tensor]:
-    """log p0 and log q of prior draws, `[M, N]` each, nats, float64."""
+) -> _Scores:
+    """Draws of the prior, scored where that has not been done."""
     with SameResponses():
         prior = response_distribution(model, prompts, role="model")
         parts, log_prior = sample.response.split(chunk), sample.log_prior
@@ -277,4 +284,4 @@ def _score(
             log_prior = torch.cat([prior.log_prob(part) for part in every])
         every = counted("guide scores of the prior's draws", parts, sizes)
         log_guide = torch.cat([log_guide_at(guide, prompts, part) for part in every])
-    return log_prior.double(), log_guide.double()
+    return _Scores(log_prior.double(), sample.log_likelihood.double(), log_guide.double())

@@ -85,10 +85,7 @@ def sequential_monte_carlo(
                 token = proposal.sample()
             if retained is not None:
                 token[0] = retained[:, t - 1]
-            if proposal is not target:
-                log_ratio = target.log_prob(token) - proposal.log_prob(token)
-                particles.weigh(log_ratio.masked_fill(particles.ended, 0.0))
-            particles.write(token, t)
+            write_token(particles, token, t, proposal, target)
             if t == num_tokens or bool(particles.ended.all()):
                 break
             if twist is not None:
@@ -100,10 +97,8 @@ def sequential_monte_carlo(
                 stream.extend(particles.response[..., t - 1], ancestors)
         particles.weigh(log_likelihood_at(model, prompts, particles.response) - particles.log_psi)
     check_support(particles.log_weight, prompts.texts)
-    diagnostics = {"num_resamplings": particles.num_resamplings}
-    if rejection is not None:
-        diagnostics["num_tests"] = particles.num_tests
-    return particles.posterior(diagnostics)
+    tests = {} if rejection is None else {"num_tests": particles.num_tests}
+    return particles.posterior({"num_resamplings": particles.num_resamplings} | tests)
 
 
 def check_options(
@@ -120,6 +115,16 @@ def check_options(
             raise ValueError("got retained and rejection, expected one: W is not conditional")
         if scheme is not multinomial:
             raise ValueError("retained needs resampling='multinomial', got another scheme")
+
+
+def write_token(
+    particles: Particles, token: Tensor, t: int, proposal: Stream, target: Stream
+) -> None:
+    """Write token t, `[K, N]`, of unfinished responses, and weigh it by p0/q."""
+    if proposal is not target:
+        log_ratio = target.log_prob(token) - proposal.log_prob(token)
+        particles.weigh(log_ratio.masked_fill(particles.ended, 0.0))
+    particles.write(token, t)
 
 
 def weigh_by_twist(particles: Particles, twist: Twist, prompts: Prompts, t: int) -> None:

@@ -10,7 +10,7 @@ prior: all responses if they can be enumerated, otherwise draws.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -112,32 +112,18 @@ def solve_beta(
     target = finite(name, target)
     instance("prior", prior, LanguageModel)
     boolean("per_prompt", per_prompt)
-    if factors is not None:
-        instance("factors", factors, Mapping)  # type: ignore[type-abstract]
-    for name, factor in (factors or {}).items():
-        if any(isinstance(getattr(part, "beta", None), int | float) for part in parts_of(factor)):
-            fault = f"factor {name!r} was made for one beta, and beta is solved for"
-            raise OtherBetaError(f"{fault}: leave the factor out")
+    _check_factors(factors)
     path = _Path.of(AlignmentModel(prior, reward, 1.0, factors), prompts, num_draws)
-
-    def solve(path: _Path) -> float:
-        if max_kl is not None:
-            return _beta_at(path, path.sample.kl, target, "KL(p || p0)", "nats")
-        return _beta_at(path, path.mean_reward, target, "E[r]", "of reward")
-
     beta: float | dict[str, float]
     if per_prompt:
-        betas = []
-        for n, text in enumerate(prompts.texts):
-            try:
-                betas.append(solve(path.at_prompt(n)))
-            except BudgetError as error:
-                raise BudgetError(f"prompt {n}, {quoted(text)}: {error}") from error
+        betas = [
+            _beta_of_prompt(path, n, text, name, target) for n, text in enumerate(prompts.texts)
+        ]
         beta = dict(zip(prompts.names(), betas, strict=True))
         column = torch.tensor(betas, dtype=torch.float64)
         log_weight = path.log_weight(column.to(path.reward.device))
     else:
-        beta = solve(path)
+        beta = _beta_at(path, name, target)
         log_weight = path.log_weight(beta)
     size = path.sample.effective_sample_size(log_weight)
     kl, mean_reward = path.sample.kl(log_weight), path.mean_reward(log_weight)
@@ -145,6 +131,16 @@ def solve_beta(
     for warning in budget.warnings:
         warnings.warn(warning, stacklevel=2)
     return budget
+
+
+def _check_factors(factors: Mapping[str, Factor] | None) -> None:
+    """Refuse factors that were made for one beta."""
+    if factors is not None:
+        instance("factors", factors, Mapping)  # type: ignore[type-abstract]
+    for name, factor in (factors or {}).items():
+        if any(isinstance(getattr(part, "beta", None), int | float) for part in parts_of(factor)):
+            fault = f"factor {name!r} was made for one beta, and beta is solved for"
+            raise OtherBetaError(f"{fault}: leave the factor out")
 
 
 @dataclass(frozen=True)
@@ -202,10 +198,18 @@ class _Path:
         return log_factors, log_factors.masked_fill(~is_best, -torch.inf)
 
 
-def _beta_at(
-    path: _Path, measure: Callable[[Tensor], Estimate], target: float, name: str, unit: str
-) -> float:
-    """beta at which a measure of log weights, which falls as beta grows, equals the target."""
+def _beta_of_prompt(path: _Path, n: int, text: str, name: str, target: float) -> float:
+    """beta of one prompt, whose error names the prompt."""
+    try:
+        return _beta_at(path.at_prompt(n), name, target)
+    except BudgetError as error:
+        raise BudgetError(f"prompt {n}, {quoted(text)}: {error}") from error
+
+
+def _beta_at(path: _Path, budget: str, target: float) -> float:
+    """beta at which the KL or the reward, which fall as beta grows, equals the target."""
+    is_kl = budget == "max_kl"
+    measure = path.sample.kl if is_kl else path.mean_reward
 
     def at(log_beta: float) -> float:
         return measure(path.log_weight(math.exp(log_beta))).value
@@ -224,6 +228,7 @@ def _beta_at(
         high += STEP
     if not at(high) < target < at(low):
         exact, num_draws = path.sample.exact, len(path.reward)
+        name, unit = ("KL(p || p0)", "nats") if is_kl else ("E[r]", "of reward")
         where = "exactly" if exact else f"on {num_draws} draws of the prior"
         if target <= least:
             fix = "Every posterior is beyond it: ask for more"

@@ -133,18 +133,7 @@ def match_moments(
         NoSupportError: if all responses to a prompt are impossible.
         RuntimeError: if the multipliers of attainable targets do not converge.
     """
-    instance("features", features, Mapping)  # type: ignore[type-abstract]
-    instance("targets", targets, Mapping)  # type: ignore[type-abstract]
-    if not features or features.keys() != targets.keys():
-        got = f"features are {sorted(features)} and targets {sorted(targets)}"
-        raise ValueError(f"{got}, expected the same names, at least one")
-    prior = response_distribution(model, prompts, role="model")
-    for name, feature in features.items():
-        function(f"the feature {name!r} of features", feature, why="of prompts and responses")
-        finite(f"the target of {name!r}", targets[name], why="it is a mean")
-        if isinstance(prior, ResponseDistribution):
-            check_made_for(f"feature {name!r}", feature, prior.space)
-    targets = {name: float(targets[name]) for name in features}
+    targets = _checked_targets(model, prompts, features, targets)
     sample = sample_prior(model, prompts, num_draws, purpose="matching moments")
     log_likelihood, device = sample.log_likelihood, sample.log_likelihood.device
     check_support(log_likelihood, prompts.texts, "draw more, or loosen the constraint")
@@ -173,6 +162,26 @@ def match_moments(
     for warning in match.warnings:
         warnings.warn(warning, stacklevel=2)
     return match
+
+
+def _checked_targets(
+    model: Program, prompts: Prompts, features: Mapping[str, Reward], targets: Mapping[str, float]
+) -> dict[str, float]:
+    """Targets in the order of the features, which are checked too."""
+    instance("features", features, Mapping)  # type: ignore[type-abstract]
+    instance("targets", targets, Mapping)  # type: ignore[type-abstract]
+    if not features or features.keys() != targets.keys():
+        got = f"features are {sorted(features)} and targets {sorted(targets)}"
+        raise ValueError(f"{got}, expected the same names, at least one")
+    prior = response_distribution(model, prompts, role="model")
+    for name, feature in features.items():
+        function(f"the feature {name!r} of features", feature, why="of prompts and responses")
+        if isinstance(prior, ResponseDistribution):
+            check_made_for(f"feature {name!r}", feature, prior.space)
+    return {
+        name: finite(f"the target of {name!r}", targets[name], why="it is a mean")
+        for name in features
+    }
 
 
 def _values(name: str, feature: Reward, prompts: Prompts, response: Tensor) -> Values:
