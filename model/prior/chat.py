@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -173,22 +173,44 @@ def text_of(
             f"{type(error).__name__}: {error}"
         ) from error
     text = listed_texts(f"the chat template, for {place},", [text])[0]
-    for number, message in enumerate(prompt):
-        content, role = message.get("content", "").strip(), message["role"]
-        # a template may leave out what the assistant thought before
-        if not content or role == "assistant":
-            continue
-        changed = {**message, "content": f"{content} x"}
+    _check_all_read(written, prompt, text, place)
+    return text
+
+
+def _check_all_read(
+    written: Callable[[Iterable[Mapping[str, Any]]], str], prompt: Messages, text: str, place: str
+) -> None:
+    """Refuse a template that leaves out a message that the assistant answers.
+
+    A mark in each of the messages shows the messages that are read. A message whose mark does not
+    show is written alone with the mark: the text changes if the template reads the message.
+    """
+    marks = {n: f"mark-{n}." for n, message in enumerate(prompt) if _is_answered(message)}
+    marked = [
+        {**message, "content": f"{message['content'].strip()} {marks[n]}"}
+        if n in marks
+        else message
+        for n, message in enumerate(prompt)
+    ]
+    whole = ""
+    with suppress(Exception):
+        whole = written(marked)
+    for number in [n for n, mark in marks.items() if mark in text or mark not in whole]:
         try:
-            other = written((*prompt[:number], changed, *prompt[number + 1 :]))
+            other = written((*prompt[:number], marked[number], *prompt[number + 1 :]))
         except Exception:  # a template that refuses a content reads the content
             continue
         if other == text:
             raise ValueError(
                 f"the chat template of the tokenizer leaves out message {number} of {place}, of "
-                f"the role {role!r}: leave it out, or write its text into another message"
+                f"the role {prompt[number]['role']!r}: leave it out, or write its text into "
+                "another message"
             )
-    return text
+
+
+def _is_answered(message: Mapping[str, Any]) -> bool:
+    """True for a text that the assistant has to read; its own thoughts before may be left out."""
+    return message["role"] != "assistant" and bool(message.get("content", "").strip())
 
 
 def _check_template_reads(
