@@ -38,12 +38,9 @@ from inference.direct_preferences.of_batch import OfBatch, quantiles, robust_mea
 from model.common.checks import finite
 from model.preferences import FIRST, TIE, log_outcome
 
-SMOOTHING = 0.1
-"""Default share of reversed labels of `cdpo` and `rdpo`, and of the judge of `exo`."""
-MARGIN = 0.5
-"""Default gamma of `margin`, nats."""
-TAU = 0.05
-"""Temperature of the blend of `discopop`."""
+SMOOTHING = 0.1  # default share of reversed labels of `cdpo` and `rdpo`, and of the judge of `exo`
+MARGIN = 0.5  # default gamma of `margin`, nats
+TAU = 0.05  # temperature of the blend of `discopop`
 EXPONENT = 80.0
 """Largest exponent of a reward or score, nats. Above, a response has no gradient, and not NaN."""
 

@@ -42,7 +42,7 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
 from inference.objectives.parts.response_objective import Losses
-from inference.objectives.parts.surrogates import SURROGATES, Gain, Tokens, surrogate_of
+from inference.objectives.parts.surrogates import SURROGATES, Gain, Surrogate, Tokens, surrogate_of
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts, ResponseDistribution
 from model.common.checks import as_given, finite, function, one_of, positive
@@ -53,12 +53,10 @@ Baseline = Literal["mean", "leave-one-out", "length", "greedy", "batch"]
 Place = Literal["loss", "reward"]
 Average = Literal["none", "response", "batch"]
 
-EPSILON = 1e-4
-"""Added to the standard deviation of a group's rewards, nats, as trainers do."""
+EPSILON = 1e-4  # added to the standard deviation of a group's rewards, nats, as trainers do
 GREEDY = 1e-6
 """Temperature of the greedy response. Equal logits, common in half precision, draw at random."""
-CLIP = 0.2
-"""PPO's limit of the ratio of a token."""
+CLIP = 0.2  # PPO's limit of the ratio of a token
 
 
 class GRPO(RepeatedBatchObjective):
@@ -131,23 +129,12 @@ class GRPO(RepeatedBatchObjective):
         self.kl_weight = finite("kl_weight", kl_weight, at_least=0)
         self.average = one_of("average", average, get_args(Average))
         self.ratio = ratio
-        self.surrogate = (
-            SURROGATES[one_of("ratio", ratio, SURROGATES)]
-            if isinstance(ratio, str)
-            else surrogate_of(function("ratio", ratio, takes=2))
-        )
+        self.surrogate = _surrogate(ratio, clip, dual_clip)
         self.clip = None if clip is None else _limits(clip)
         self.dual_clip = None if dual_clip is None else finite("dual_clip", dual_clip, above=1)
         self.off_policy_mask = (
             None if off_policy_mask is None else finite("off_policy_mask", off_policy_mask, above=0)
         )
-        if not self.surrogate.has_limits and clip not in (None, CLIP):
-            why = f"ratio={quoted(ratio)} has no limits"
-            raise ValueError(f"clip is {clip}, expected None: {why}")
-        if not self.surrogate.is_ratio and dual_clip is not None:
-            ratios = ", ".join(name for name, each in SURROGATES.items() if each.is_ratio)
-            why = f"ratio={quoted(ratio)} has no ratio to limit, and one of {ratios} has"
-            raise ValueError(f"dual_clip is {dual_clip}, expected None: {why}")
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         batch, distribution = self.next_batch(model, guide, prompts)
@@ -226,6 +213,22 @@ class GRPO(RepeatedBatchObjective):
     def _penalty(self, log_ratio: Tensor) -> Tensor:
         """Estimate of the KL of each token, `[K, N, T]`, nats, from log q/p0."""
         return KL_ESTIMATORS[self.estimator](log_ratio)
+
+
+def _surrogate(ratio: str | Gain, clip: object, dual_clip: object) -> Surrogate:
+    """Surrogate of a ratio, refused beside limits that would have no effect."""
+    if isinstance(ratio, str):
+        surrogate = SURROGATES[one_of("ratio", ratio, SURROGATES)]
+    else:
+        surrogate = surrogate_of(function("ratio", ratio, takes=2))
+    if not surrogate.has_limits and clip not in (None, CLIP):
+        why = f"ratio={quoted(ratio)} has no limits"
+        raise ValueError(f"clip is {clip}, expected None: {why}")
+    if not surrogate.is_ratio and dual_clip is not None:
+        ratios = ", ".join(name for name, each in SURROGATES.items() if each.is_ratio)
+        why = f"ratio={quoted(ratio)} has no ratio to limit, and one of {ratios} has"
+        raise ValueError(f"dual_clip is {dual_clip}, expected None: {why}")
+    return surrogate
 
 
 def _limits(clip: float | tuple[float, float]) -> tuple[float, float]:

@@ -29,8 +29,7 @@ from model import Prompts
 from model.common import ranks
 from model.common.checks import whole_number
 
-SILENT = 3.0
-"""Number of seconds before a bar appears: short loops stay silent."""
+SILENT = 3.0  # number of seconds before a bar appears: short loops stay silent
 Chunk = TypeVar("Chunk")
 
 

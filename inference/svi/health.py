@@ -14,8 +14,7 @@ from torch import Tensor
 from inference.estimate import Estimate
 from inference.svi.step_numbers import DrawNumbers
 
-WINDOW = 10
-"""Number of steps behind a mean."""
+WINDOW = 10  # number of steps behind a mean
 SURE = 3.0  # standard errors between the ELBO and its start, above which `fit` warns
 COLLAPSE = 0.5  # share of the entropy at the start, below which `fit` warns
 PATIENCE = 80  # smallest number of steps without gain that ends a fit

@@ -74,15 +74,7 @@ class Fit:
 
 @dataclass
 class Loop:
-    """The steps of a fit.
-
-    Attributes:
-        result: result of the fit, whose state each step advances.
-        stepper: takes a step.
-        minibatches: the prompts of each step.
-        budget: ends the loop, and has the progress bar.
-        options: options of the fit.
-    """
+    """The steps of a fit, whose result each step advances, until the budget ends the loop."""
 
     result: Fit
     stepper: Stepper

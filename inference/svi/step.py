@@ -29,14 +29,7 @@ from model.prior.division import divided
 
 
 class Stepper:
-    """The steps of a fit, each on some of its prompts.
-
-    Args:
-        model: a Pyro program over prompts.
-        state: state of the fit, which each step advances.
-        num_prompts: number of prompts of the fit.
-        options: options of the fit.
-    """
+    """The steps of a fit, each on some of its `num_prompts` prompts. A step advances the state."""
 
     def __init__(
         self, model: Program, state: FitState, num_prompts: int, options: FitOptions
@@ -53,13 +46,7 @@ class Stepper:
         self._svi = SVI(*programs, state.optimizer, loss=gradient, loss_and_grads=gradient)
 
     def take(self, prompts: Prompts) -> Metrics:
-        """Take one step, and return the metrics. After a failure the state is as before the step.
-
-        Raises:
-            NonFiniteLossError: if the loss is NaN or infinite.
-            NonFiniteGuideError: if the step before left a guide that gives NaN; both are undone.
-            NothingToTrainError: if the first gradient reaches no parameter.
-        """
+        """Take one step, and return the metrics; see `Rollback.step` for a failure."""
         layers = checkpointed_layers(self._options.checkpoint_activations)
         with self._rollback.step(prompts), layers, divided(self._options.divide):
             return self._take(prompts)

@@ -27,8 +27,7 @@ from inference.svi.fit_objective import FitObjective, elbo_of
 from inference.svi.response_metrics import Metrics, read, response_numbers, with_kl
 from model import ResponseSpace
 
-ELBO = "elbo of the objective"
-"""Name of the objective's own estimate, beside that from the draws."""
+ELBO = "elbo of the objective"  # name of the objective's own estimate, beside that from the draws
 MOST = 32
 """Largest number of responses behind a size, whose standard error is then a quarter of the size."""
 
@@ -50,10 +49,7 @@ class DrawNumbers(NamedTuple):
 class StepLimits(NamedTuple):
     """Numbers from the draws of one step that limit the step, see `LimitedSteps`.
 
-    Attributes:
-        distance: mean of `distances_left` over prompts, nats.
-        share: `effective_share`.
-        slope_error: `slope_error`, nats.
+    They are the mean of `distances_left`, `effective_share` and `slope_error`.
     """
 
     distance: float

@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 
-NOT_COMPILED = "leave compile_decode out"
-"""The fix of errors of graphs."""
-SMALLEST = 16
-"""Size of the graph of the fewest tokens."""
+NOT_COMPILED = "leave compile_decode out"  # the fix of errors of graphs
+SMALLEST = 16  # size of the graph of the fewest tokens
 
 
 def has_graphs(device: torch.device) -> bool:

@@ -13,8 +13,7 @@ from torch import Tensor, distributed
 from model.common.exchange import exchange, in_step
 
 T = TypeVar("T")
-BATCH = 1 << 24
-"""Largest number of elements of tensors that are copied together."""
+BATCH = 1 << 24  # largest number of elements of tensors that are copied together
 
 
 def is_sharded(tensor: Tensor) -> bool:

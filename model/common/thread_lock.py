@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-PATIENCE = 60.0
-"""Seconds of waiting after which a thread says for what it may wait in vain."""
+PATIENCE = 60.0  # seconds of waiting after which a thread says for what it may wait in vain
 
 
 class ThreadLock:

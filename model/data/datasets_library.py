@@ -12,8 +12,7 @@ from typing import Any
 
 from model.data.record import DataError, Record
 
-SAVED = ("dataset_dict.json", "state.json")
-"""Files that mark a folder as written by `save_to_disk`."""
+SAVED = ("dataset_dict.json", "state.json")  # files that mark a folder as written by `save_to_disk`
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -55,9 +54,7 @@ def read_dataset(
     Args:
         source: folder that `save_to_disk` wrote, folder of data files, or name on the hub.
         columns: names of the columns to read; None for all.
-        split: name of a split; None for the only one, or `train`.
-        config: name of a configuration of data files or of a data set on the hub.
-        revision: branch, tag or commit on the hub.
+        split: see `read_prompts`, as for config and revision.
     """
     datasets = library("datasets", source)
     is_saved = any((Path(source) / name).is_file() for name in SAVED)

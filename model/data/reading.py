@@ -42,10 +42,7 @@ def read_records(
     Args:
         source: see the table of this file.
         columns: names of the columns to read; None for all. Others may be in the result.
-        split: split of a folder or of a data set on the hub; default the only one, or `train`.
-        config: configuration of a folder or of a data set on the hub, such as a language.
-        revision: branch, tag or commit on the hub.
-        limit: largest number of records, the first ones; None for all.
+        split: see `read_prompts`, as for config, revision and limit.
 
     Raises:
         DataError: with file and line or row.

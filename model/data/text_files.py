@@ -10,8 +10,7 @@ from typing import Any
 from model.common.texts import SHOWN, quoted, read_text, split_lines
 from model.data.record import DataError, Record
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""Delimiter of cells, by the end of the file's name."""
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # delimiter of cells, by the end of the file's name
 
 
 def read_json(path: Path) -> Iterator[Record]:

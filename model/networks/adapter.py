@@ -18,8 +18,7 @@ from torch import Tensor
 from model.networks.source import PretrainedError, find_checkpoint, hub_name, refused_by_name
 
 CONFIG, PREFIX = "adapter_config.json", "base_model.model."
-NAME = "default"
-"""Name that `transformers` gives to the adapter of a checkpoint."""
+NAME = "default"  # name that `transformers` gives to the adapter of a checkpoint
 
 STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Initialisations of LoRA that leave the network's own weights as they are."""

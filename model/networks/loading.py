@@ -173,8 +173,7 @@ def _load_adapted(
     return base
 
 
-SHOWN = 4
-"""Number of weights that an error names."""
+SHOWN = 4  # number of weights that an error names
 
 TASKS = {"SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice"}
 """Ends of the names of classes of `transformers` that write no text."""

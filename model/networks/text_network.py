@@ -20,8 +20,7 @@ Chat = list[dict[str, Any]]
 Text = str | Chat
 """A text, or the messages of a chat, each with a `role` and a `content`."""
 
-NO_LIMIT = 1_000_000
-"""Smallest `model_max_length` of a tokenizer that means no limit."""
+NO_LIMIT = 1_000_000  # smallest `model_max_length` of a tokenizer that means no limit
 
 
 class TextNetwork:
@@ -67,9 +66,7 @@ class TextNetwork:
         Args:
             name_or_path: folder, or name on the hub.
             args: arguments of the class after network and tokenizer.
-            dtype: floating-point type of the weights in memory.
-            device: device of the weights; by default a GPU if there is one.
-            trust_remote_code: run modelling code that comes with the checkpoint.
+            dtype: see `load_pretrained`, as for device and trust_remote_code.
             options: keyword arguments of the class.
         """
         flags: dict[str, Any] = {"trust_remote_code": trust_remote_code, "unread": cls.unread}

@@ -19,8 +19,7 @@ from model.prior.chat import Messages, text_of
 WHOLE = {"add_generation_prompt": False, "continue_final_message": False}
 """Options of a template that writes a chat to the end of its last message."""
 TextOrChat = TypeVar("TextOrChat", str, Messages)
-MARK = "ANSWER"
-"""Content of a message whose end is looked up in the text by the template."""
+MARK = "ANSWER"  # content of a message whose end is looked up in the text by the template
 
 
 def with_prompt(

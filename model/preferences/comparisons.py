@@ -11,8 +11,7 @@ from model.common.checks import function, instance
 from model.preferences.data import Preference
 from model.preferences.features import Features
 
-FIRST, SECOND, TIE = 0, 1, 2
-"""Outcomes of a comparison."""
+FIRST, SECOND, TIE = 0, 1, 2  # outcomes of a comparison
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from model.prior.language_model import LanguageModel
     from model.prior.prompts import Prompts
 
-KEYS = ("prompt", "chosen", "rejected", "tie")
-"""Columns of a file that `write_preferences` writes."""
+KEYS = ("prompt", "chosen", "rejected", "tie")  # columns of a file that `write_preferences` writes
 OTHER_PROMPTS = ("question", "instruction", "query", "input")
 """Columns in which other data have the prompt."""
 

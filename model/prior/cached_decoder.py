@@ -37,8 +37,7 @@ from model.prior.recorded_pass import recorded_passes
 
 ROOM = 1 << 28
 """Smallest memory, in bytes, for the keys and values of responses that are read together."""
-SHARE = 1 / 8
-"""Share of a GPU's memory for the keys and values of responses that are read together."""
+SHARE = 1 / 8  # share of a GPU's memory for the keys and values of responses that are read together
 LITTLE_WORK = 1e12
 """Largest number of weights times tokens of a pass that a GPU runs faster than it starts."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -71,18 +70,19 @@ class CachedDecoder(Decoder):
         super().__init__()
         network = checked_network(network)
         kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
-        for config in getattr(network, "peft_config", {}).values():
-            check_settings(f"the network {kind}", config.to_dict())
+        for adapter in getattr(network, "peft_config", {}).values():
+            check_settings(f"the network {kind}", adapter.to_dict())
         names = [name for name in CACHE if name in arguments]
         if not names:
             expected = f"expected {' or '.join(CACHE)}, the keys and values of attention"
             fix = "recurrent networks, such as Mamba and RWKV, are not supported as prior"
             raise ValueError(f"{kind}.forward takes {', '.join(arguments)}: {expected}; {fix}")
-        layers = getattr(network.config.get_text_config(), "layer_types", None) or ()
-        if others := set(layers) - ATTENTION:
+        config = network.config.get_text_config()
+        if others := set(getattr(config, "layer_types", None) or ()) - ATTENTION:
             expected = "expected layers of attention alone"
             raise ValueError(f"{kind} has layers of kind {sorted(others)}, {expected}")
-        if network.dtype == torch.float64 and _experts(network) == "grouped_mm":
+        experts = getattr(config, "_experts_implementation", None)
+        if network.dtype == torch.float64 and experts == "grouped_mm":
             network.set_experts_implementation("eager")  # torch has no such product in float64
         check_causal(network.eval())
         if any(hasattr(module, "lora_A") for module in network.modules()):
@@ -98,7 +98,7 @@ class CachedDecoder(Decoder):
         self.network = network
         self._cache = names[0]
         # networks with ALiBi count positions by the mask `[B, C]`
-        is_alibi = getattr(network.config.get_text_config(), "alibi", False)
+        is_alibi = getattr(config, "alibi", False)
         self._takes_positions = "position_ids" in arguments and not is_alibi
         self.max_new_tokens = max_new_tokens
         self._keeps_last_logits = "logits_to_keep" in arguments
@@ -337,11 +337,6 @@ class CachedDecoder(Decoder):
         cache = getattr(cache, "self_attention_cache", cache)
         new = CachedState(cache, end, state.mask, positions, state.is_padded, hidden[0])
         return out.logits, new
-
-
-def _experts(network: "transformers.PreTrainedModel") -> str | None:
-    """Implementation of the layers of experts; None without such layers."""
-    return getattr(network.config.get_text_config(), "_experts_implementation", None)
 
 
 def _no_warning(*_: Any) -> None:

@@ -45,9 +45,7 @@ class CompiledStep:
         step.response[:, 0]
 
     Args:
-        decoder: the autoregressive model.
-        space: the set of responses.
-        temperature: divides the logits.
+        decoder, space, temperature: see `Decode`.
         logits: `[N, V]`, logits whose data type the buffers copy.
         state: state after the prompts, whose layers the buffers copy in shape.
         num_rows: B, number of responses.

@@ -25,12 +25,9 @@ from model.prior.prompts import Prompts
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2}
 """Largest difference that is rounding, in standard deviations of the logits; else 1. Some networks,
 such as GPT-Neo, compute attention in float32 whatever their type."""
-LENGTHS = (9, 3, 1)
-"""Number of tokens of each prompt that the check reads."""
-STEPS = 3
-"""Largest number of tokens of each response that the check reads."""
-WINDOW = 4
-"""Largest window of attention in the check."""
+LENGTHS = (9, 3, 1)  # number of tokens of each prompt that the check reads
+STEPS = 3  # largest number of tokens of each response that the check reads
+WINDOW = 4  # largest window of attention in the check
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """Names of windows in configurations and layers of `transformers`."""
 _NUM_DRAWS: Counter[type[Decoder]] = Counter()

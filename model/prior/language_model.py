@@ -83,13 +83,7 @@ class LanguageModel(CachedDecoder):
         self.tokenizer = instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         network = self.network
         self.vocab_size = network.get_output_embeddings().weight.shape[0]
-        num_read = network.get_input_embeddings().weight.shape[0]
-        if tokenizer.vocab_size > num_read:
-            warnings.warn(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, and {type(network).__name__} "
-                f"reads {num_read}: is the tokenizer of another network?",
-                stacklevel=2,
-            )
+        _warn_of_size(network, tokenizer)
         named = default_end_ids(network, tokenizer, self.vocab_size) if end_ids is None else end_ids
         self.end_ids = checked_ids("end_ids", named, self.vocab_size)
         if not self.end_ids:
@@ -135,9 +129,6 @@ class LanguageModel(CachedDecoder):
             gguf_file: name of a GGUF file in the folder, for a model in that format.
             revision: branch, tag or commit on the hub.
             dtype: see `load_pretrained`, as for device, trust_remote_code and base.
-            device: device of the weights; by default a GPU if there is one.
-            trust_remote_code: run modelling code that comes with the checkpoint.
-            base: network of an adapter of `peft`; by default the network that the adapter names.
             max_new_tokens: see the class, as for temperature, end_ids, pad_id and compile_decode.
 
         Raises:
@@ -302,6 +293,19 @@ class LanguageModel(CachedDecoder):
             if low < 0 or high >= self.network.get_input_embeddings().weight.shape[0]:
                 raise ValueError(f"the prompts have token ids from {low} to {high}, not all known")
         return ResponseDistribution(self, prompts, self.space, temperature=self.temperature)
+
+
+def _warn_of_size(
+    network: "transformers.PreTrainedModel", tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Warn of a tokenizer with more tokens than the network reads."""
+    num_read = network.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > num_read:
+        warnings.warn(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, and {type(network).__name__} reads "
+            f"{num_read}: is the tokenizer of another network?",
+            stacklevel=3,
+        )
 
 
 def _range(ids: Tensor) -> tuple[int, int]:

@@ -12,10 +12,8 @@ from model.prior.recomputation import Grads, add_gradients, deferred, leaves_of
 
 CHUNK = 1 << 22
 """Number of logits at a time, 16 MiB in float32: computed from hidden states, or widened."""
-GIB = 1 << 30
-"""Memory of a GPU, bytes, for each chunk that it computes at once."""
-BLOCK = 256
-"""Number of tokens of a block, in which a token of a large vocabulary is drawn."""
+GIB = 1 << 30  # memory of a GPU, bytes, for each chunk that it computes at once
+BLOCK = 256  # number of tokens of a block, in which a token of a large vocabulary is drawn
 NAN_LOGITS = (
     "the network's logits are NaN: its weights are, or its half-precision type overflows "
     "(try float32), or its attention reads padding"

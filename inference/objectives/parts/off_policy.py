@@ -20,10 +20,8 @@ from inference.programs import autoregressive
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, whole_number
 
-START = 1.05
-"""Temperature of the first batch, before a size is measured."""
-LARGEST = 2.0
-"""Largest temperature, of a guide that is nearly uniform or deterministic."""
+START = 1.05  # temperature of the first batch, before a size is measured
+LARGEST = 2.0  # largest temperature, of a guide that is nearly uniform or deterministic
 GROWTH = 2.0  # largest factor of temperature - 1 from batch to batch
 DECAY = 0.25  # smallest factor
 

@@ -60,15 +60,10 @@ class DrawnBatch:
 
 
 class RepeatedBatchObjective(ResponseObjective, ABC):
-    """An objective that takes `epochs` steps on each batch.
+    """An objective that takes `epochs` steps on each batch, which the guide or an engine draws.
 
     Each call is one step. A call draws a new batch after `epochs` steps. Other calls continue with
     the prompts of the batch, and ignore the prompts that are passed.
-
-    Args:
-        num_particles: K, number of responses to each prompt in a batch.
-        epochs: Number of steps on each batch.
-        engine: Other program that draws the batches; None for the guide.
     """
 
     def __init__(self, num_particles: int, epochs: int, engine: Engine | None = None) -> None:
@@ -86,8 +81,7 @@ class RepeatedBatchObjective(ResponseObjective, ABC):
     ) -> tuple[DrawnBatch, TorchDistribution]:
         """Batch of this step, whose `num_steps` is 1 if the batch is new, and the guide's q.
 
-        Args:
-            temperature: Number that divides the guide's logits in drawing.
+        In drawing, the guide's logits are divided by a temperature.
         """
         batch = self._batch
         if batch is None or not self.reuses_draws:

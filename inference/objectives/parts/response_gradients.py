@@ -24,8 +24,7 @@ from model.networks.checks import evaluating
 from model.prior.division import Block
 from model.prior.logits import CHUNK, scaled
 
-AT_ONCE = 32
-"""Number of responses whose gradients are computed together."""
+AT_ONCE = 32  # number of responses whose gradients are computed together
 
 
 def response_gradients(

@@ -178,15 +178,7 @@ class ResponseObjective(SurrogateLoss):
         raise NotImplementedError("objectives over one site do not run model and guide in pairs")
 
     def draw(self, guide: Program, prompts: Prompts) -> tuple[TorchDistribution, Tensor]:
-        """Run the guide and draw K responses.
-
-        Args:
-            guide: Pyro program with the site `response` and no other.
-            prompts: N prompts.
-
-        Returns:
-            The guide's own distribution, batch shape `[N]`, and the responses `[K, N, T]`.
-        """
+        """Run the guide and draw K responses: its distribution, and the responses `[K, N, T]`."""
         return self._run(guide, prompts, lambda q: q.sample((self.num_particles,)))
 
     def draw_by(
@@ -195,16 +187,13 @@ class ResponseObjective(SurrogateLoss):
         prompts: Prompts,
         sample: Callable[[TorchDistribution], tuple[Tensor, Tensor]],
     ) -> tuple[TorchDistribution, Tensor, Tensor]:
-        """Run the guide with draws of a function, whose log densities are known.
+        """`draw` by a function whose log densities are known; with these as a third result.
 
         Args:
             guide, prompts: See `draw`.
             sample: Function of the guide's distribution that returns responses `[K, N, T]`, and the
                 log densities that they were drawn from, without gradient: `[K, N]` of responses, as
                 by `sample_and_log_prob`, or `[K, N, T]` of tokens, as by an engine.
-
-        Returns:
-            Distribution and responses of `draw`, and the log densities.
         """
         log_probs = []
 

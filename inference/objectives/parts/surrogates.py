@@ -39,18 +39,14 @@ from model.common.checks import finite, one_of
 
 Limits = tuple[float, float]
 """Largest size, below and above, of the number in the column "limits of"."""
-TEMPERATURES = 1.0, 1.05
-"""SAPO's tau for advantages above 0, and for others."""
+TEMPERATURES = 1.0, 1.05  # SAPO's tau for advantages above 0, and for others
 KERNELS = (2.0, 3.0), (3.0, 2.0)
 """VESPO's power k and rate lambda for advantages of 0 and above, and for others."""
 SHARE = 2e-4
 """Share of the tokens of a step that `clip-cov` drops and `kl-cov` holds; at least one token."""
-COVARIANCES = 1.0, 5.0
-"""Covariances between which `clip-cov` chooses the tokens."""
-ROUNDING = 1e-9
-"""Size below which a covariance is 0 for `kl-cov`."""
-RARE = -1e4
-"""log rho_t in a covariance, nats, of a token of an engine that the guide cannot draw."""
+COVARIANCES = 1.0, 5.0  # covariances between which `clip-cov` chooses the tokens
+ROUNDING = 1e-9  # size below which a covariance is 0 for `kl-cov`
+RARE = -1e4  # log rho_t in a covariance, nats, of a token of an engine that the guide cannot draw
 
 
 class Tokens(NamedTuple):

@@ -52,13 +52,11 @@ RISE = 10.0
 """Largest multiple of the first rate whose step came near the limit. Parameters before a
 normalisation only turn the guide: a longer step makes them longer, the next step turns them less,
 and the rate would rise without end."""
-NEAR = 0.5
-"""Distance left, nats, below which the limit falls in proportion to the distance."""
+NEAR = 0.5  # distance left, nats, below which the limit falls in proportion to the distance
 FAR = 4.0
 """Multiple of the limit above which the square no longer holds: a shortened step is measured again.
 log q of a likely response falls along a step as a square at first, and then no further."""
-MOST_SHORTENINGS = 8
-"""Largest number of times that a step is shortened."""
+MOST_SHORTENINGS = 8  # largest number of times that a step is shortened
 WHOLE_STEP_KL = 0.2
 """Default limit of the first step, nats. Directions from all responses so far have less noise than
 those of Adam. Limits of 0.1 and 0.2 left 1.21 and 1.20 nats on film reviews after 40 steps."""

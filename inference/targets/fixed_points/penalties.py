@@ -22,8 +22,7 @@ from torch import Tensor
 from inference.roots import bisect, root
 from inference.targets.fixed_points.problem import Problem, by_prompt
 
-HALVINGS = 70
-"""Number of bisections; each halves the bracket of log(Lambda - max r)."""
+HALVINGS = 70  # number of bisections; each halves the bracket of log(Lambda - max r)
 
 
 def forward_kl(problem: Problem) -> Tensor:

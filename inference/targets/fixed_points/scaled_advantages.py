@@ -24,12 +24,10 @@ from inference.roots import root
 from inference.targets.fixed_points.problem import NoFixedPointError
 from model.common.checks import whole_number
 
-EPSILON = 1e-4
-"""Added by trainers to the standard deviation of a group's rewards."""
+EPSILON = 1e-4  # added by trainers to the standard deviation of a group's rewards
 MAX_TERMS, MAX_STEPS, TOLERANCE = 30_000_000, 2_000, 1e-13
 """Largest number of terms of A and of iterations; largest last change of a probability."""
-SPAN = 1e-12
-"""Smallest D of the search, as a share of the largest possible D."""
+SPAN = 1e-12  # smallest D of the search, as a share of the largest possible D
 
 
 def at_own_scale(

@@ -35,8 +35,7 @@ from inference.targets.fixed_points.scaled_advantages import at_own_scale, of_gr
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 """log q of the children of M prefixes, `[C, M]`, from log p0, Q and the penalty, `[C, M]` each."""
-GRID = 100
-"""Number of values of D between which a root is bracketed, where Lambda takes bisections."""
+GRID = 100  # number of values of D between which a root is bracketed, where Lambda takes bisections
 
 
 def token_forward_kl(problem: Problem, group_size: int | None = None) -> Tensor:
