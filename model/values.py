@@ -19,15 +19,10 @@ from model.prior.prompts import Prompts
 
 
 class Values(NamedTuple):
-    """Checked values of a reward or a factor.
+    """Checked values of a reward or a factor."""
 
-    Attributes:
-        value: `[..., N]`, float64; 0 where the reward or factor does not apply.
-        applies: `[N]`, True for the prompts to which the reward or factor applies.
-    """
-
-    value: Tensor
-    applies: Tensor
+    value: Tensor  # `[..., N]`, float64; 0 where the reward or factor does not apply
+    applies: Tensor  # `[N]`, True for the prompts to which the reward or factor applies
 
     @property
     def missing(self) -> Tensor:

@@ -39,18 +39,12 @@ class MixtureSample:
 
     Estimates are consistent with bias O(1/n). Standard errors are by the delta method, within the
     draws of prior and guide.
-
-    Attributes:
-        log_prior: `[M + K, N]`, nats, float64; -inf if only the guide draws the response.
-        log_likelihood: `[M + K, N]`, nats; -inf for an impossible response.
-        log_guide: `[M + K, N]`, nats; -inf if only the prior draws the response.
-        num_prior_draws: M.
     """
 
-    log_prior: Tensor
-    log_likelihood: Tensor
-    log_guide: Tensor
-    num_prior_draws: int
+    log_prior: Tensor  # `[M + K, N]`, nats, float64; -inf if only the guide draws the response
+    log_likelihood: Tensor  # `[M + K, N]`, nats; -inf for an impossible response
+    log_guide: Tensor  # `[M + K, N]`, nats; -inf if only the prior draws the response
+    num_prior_draws: int  # M
 
     @property
     def log_joint(self) -> Tensor:

@@ -27,15 +27,10 @@ from model.preferences import Comparisons
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of the true quantities among the draws.
+    """Ranks of the true quantities among the draws."""
 
-    Attributes:
-        rank: `[R, Q]`, from 0 to S, for Q quantities in each of R simulations.
-        num_samples: S, number of draws in a simulation.
-    """
-
-    rank: Tensor
-    num_samples: int
+    rank: Tensor  # `[R, Q]`, from 0 to S, for Q quantities in each of R simulations
+    num_samples: int  # S, number of draws in a simulation
 
     def __post_init__(self) -> None:
         whole_number("num_samples", self.num_samples)

@@ -37,21 +37,13 @@ from model.common.checks import as_given, finite, one_of, whole_number
 
 
 class Divergence(NamedTuple):
-    """An f, as functions of log u = log p*/q = -log t, which is -inf at impossible responses.
+    """An f, as functions of log u = log p*/q = -log t, which is -inf at impossible responses."""
 
-    Attributes:
-        slope: log u -> f'(t).
-        value: log u -> u f(t), whose mean under q is D_f.
-        supports_hard_constraints: True if both functions are finite at u = 0.
-        ascends_elbo: True for KL(q || p*).
-        weight_power: a, where f'(t) grows as t^-a.
-    """
-
-    slope: Callable[[Tensor], Tensor]
-    value: Callable[[Tensor], Tensor]
-    supports_hard_constraints: bool = True
-    ascends_elbo: bool = False
-    weight_power: float = 0.0
+    slope: Callable[[Tensor], Tensor]  # log u -> f'(t)
+    value: Callable[[Tensor], Tensor]  # log u -> u f(t), whose mean under q is D_f
+    supports_hard_constraints: bool = True  # True if both functions are finite at u = 0
+    ascends_elbo: bool = False  # True for KL(q || p*)
+    weight_power: float = 0.0  # a, where f'(t) grows as t^-a
 
 
 def _u_log_u(log_u: Tensor) -> Tensor:

@@ -79,19 +79,12 @@ def quasi_rejection_sampling(
 
 
 class QuasiRejection(NamedTuple):
-    """Cost and error of a bound b, `[N]` each.
+    """Cost and error of a bound b, `[N]` each."""
 
-    Attributes:
-        acceptance: Z_b/b, the probability to accept a draw.
-        total_variation: TV(p*, p_b), between 0 and 1.
-        total_variation_bound: 1 - Z_b/Z, an upper bound on `total_variation`.
-        kl: KL(p* || p_b), nats.
-    """
-
-    acceptance: Tensor
-    total_variation: Tensor
-    total_variation_bound: Tensor
-    kl: Tensor
+    acceptance: Tensor  # Z_b/b, the probability to accept a draw
+    total_variation: Tensor  # TV(p*, p_b), between 0 and 1
+    total_variation_bound: Tensor  # 1 - Z_b/Z, an upper bound on `total_variation`
+    kl: Tensor  # KL(p* || p_b), nats
 
 
 @one_thread

@@ -80,17 +80,11 @@ def soften(model: Program, penalty: float) -> Program:
 
 @dataclass(frozen=True)
 class Stage:
-    """Result of the fit at one penalty.
+    """Result of the fit at one penalty."""
 
-    Attributes:
-        penalty: c, nats.
-        forbidden: share of forbidden responses among the guide's draws, averaged over prompts.
-        fit: result of the stage; its ELBO is the ELBO of the softened model.
-    """
-
-    penalty: float
-    forbidden: float
-    fit: Fit
+    penalty: float  # c, nats
+    forbidden: float  # share of forbidden responses among the guide's draws, averaged over prompts
+    fit: Fit  # result of the stage; its ELBO is the ELBO of the softened model
 
 
 def anneal(

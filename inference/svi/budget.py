@@ -20,18 +20,12 @@ class Budget(ABC):
 
     Args:
         amount: size of the budget.
-
-    Attributes:
-        name: argument of `fit` that sets the budget.
-        unit: unit of the amount.
-        counter: attribute of `FitState` that counts the amount that is spent.
-        limits_resumes: True if a checkpoint that has spent more is refused.
     """
 
-    name: ClassVar[str]
-    unit: ClassVar[str]
-    counter: ClassVar[str]
-    limits_resumes: ClassVar[bool] = True
+    name: ClassVar[str]  # argument of `fit` that sets the budget
+    unit: ClassVar[str]  # unit of the amount
+    counter: ClassVar[str]  # attribute of `FitState` that counts the amount that is spent
+    limits_resumes: ClassVar[bool] = True  # True if a checkpoint that has spent more is refused
 
     def __init__(self, amount: float) -> None:
         self.amount = amount

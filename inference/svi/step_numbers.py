@@ -62,19 +62,12 @@ class NoDrawsError(ValueError):
 
 
 class StepNumbers(NamedTuple):
-    """All numbers of a step.
+    """All numbers of a step."""
 
-    Attributes:
-        loss: the loss, summed over prompts.
-        of_draws: numbers of the guide.
-        limits: limits of the step; None if the step has no size in nats.
-        metrics: `elbo`, `log_likelihood`, `entropy`, and the metrics of the responses.
-    """
-
-    loss: float
-    of_draws: DrawNumbers
-    limits: StepLimits | None
-    metrics: Metrics
+    loss: float  # the loss, summed over prompts
+    of_draws: DrawNumbers  # numbers of the guide
+    limits: StepLimits | None  # limits of the step; None if the step has no size in nats
+    metrics: Metrics  # `elbo`, `log_likelihood`, `entropy`, and the metrics of the responses
 
 
 def step_numbers(

@@ -36,19 +36,12 @@ class Tracker(Protocol):
 
 
 class Run(NamedTuple):
-    """Description of a run for a tracker.
+    """Description of a run for a tracker."""
 
-    Attributes:
-        name: name of the run, by which a resume finds the run again.
-        folder: folder of the run, for trackers that write files there.
-        config: arguments of the run, by name.
-        is_resumed: True if the run goes on after an interrupt.
-    """
-
-    name: str
-    folder: Path
-    config: Mapping[str, Any]
-    is_resumed: bool
+    name: str  # name of the run, by which a resume finds the run again
+    folder: Path  # folder of the run, for trackers that write files there
+    config: Mapping[str, Any]  # arguments of the run, by name
+    is_resumed: bool  # True if the run goes on after an interrupt
 
 
 class TensorBoard:

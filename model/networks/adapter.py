@@ -41,21 +41,14 @@ UNSUPPORTED = ["alora_invocation_tokens", "arrow_config", "layer_replication", "
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that is still in its folder.
+    """An adapter that is still in its folder."""
 
-    Attributes:
-        source: folder, or name on the hub.
-        base: the network of the adapter, a folder or a name on the hub.
-        weights: tensors by the names that `peft` gives them on disk.
-        base_options: options of `transformers` that load the base alone.
-    """
-
-    source: str
+    source: str  # folder, or name on the hub
     config: Any
-    base: str
-    weights: dict[str, Tensor]
+    base: str  # the network of the adapter, a folder or a name on the hub
+    weights: dict[str, Tensor]  # tensors by the names that `peft` gives them on disk
     has_tokenizer: bool
-    base_options: dict[str, Any]
+    base_options: dict[str, Any]  # options of `transformers` that load the base alone
 
     @property
     def replaced(self) -> tuple[str, ...]:

@@ -33,17 +33,11 @@ from model.networks.source import (
 
 
 class _Checkpoint(NamedTuple):
-    """A checkpoint in its place.
+    """A checkpoint in its place."""
 
-    Attributes:
-        source: folder, or name on the hub.
-        options: options of `transformers`.
-        adapter: the adapter, if the checkpoint is one of `peft`.
-    """
-
-    source: str
-    options: dict[str, Any]
-    adapter: Adapter | None
+    source: str  # folder, or name on the hub
+    options: dict[str, Any]  # options of `transformers`
+    adapter: Adapter | None  # the adapter, if the checkpoint is one of `peft`
 
 
 def load_pretrained(

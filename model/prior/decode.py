@@ -31,15 +31,10 @@ Dropping copies the cache of the others."""
 
 
 class Prefix(NamedTuple):
-    """Tokens of B responses that are given.
+    """Tokens of B responses that are given."""
 
-    Attributes:
-        value: `[B, T]`, token ids.
-        length: `[B]`, number of tokens of each response that are given.
-    """
-
-    value: Tensor
-    length: Tensor
+    value: Tensor  # `[B, T]`, token ids
+    length: Tensor  # `[B]`, number of tokens of each response that are given
 
 
 class Decode:

@@ -14,21 +14,13 @@ from model.prior.response_space import ResponseSpace
 
 
 class _Draws(NamedTuple):
-    """Responses of one draw, contiguous in memory.
-
-    Attributes:
-        memory: weak reference to the memory.
-        start: place of the first number in the memory.
-        version: number of changes in place at the time.
-        space: the set of responses.
-        lengths: number of tokens of each response.
-    """
+    """Responses of one draw, contiguous in memory."""
 
     memory: StorageWeakRef
-    start: int
-    version: int
-    space: ResponseSpace
-    lengths: list[int]
+    start: int  # place of the first number in the memory
+    version: int  # number of changes in place at the time
+    space: ResponseSpace  # the set of responses
+    lengths: list[int]  # number of tokens of each response
 
 
 _last: list[_Draws] = []  # the last draw, if any

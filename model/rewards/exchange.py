@@ -28,23 +28,14 @@ _STARTING = threading.Lock()
 
 
 class Exchange(NamedTuple):
-    """A prompt with one response.
+    """A prompt with one response."""
 
-    Attributes:
-        name: name of the prompt, see `Prompts.names`.
-        text: the response as a text, without its end.
-        ids: token ids of the response, its end included.
-        prompt: messages of a chat, otherwise a text.
-        completion: message of the assistant in a list for a chat, otherwise a text.
-        columns: data of the prompt, by name.
-    """
-
-    name: str
-    text: str
-    ids: tuple[int, ...]
-    prompt: str | Chat
-    completion: str | Chat
-    columns: Mapping[str, Any]
+    name: str  # name of the prompt, see `Prompts.names`
+    text: str  # the response as a text, without its end
+    ids: tuple[int, ...]  # token ids of the response, its end included
+    prompt: str | Chat  # messages of a chat, otherwise a text
+    completion: str | Chat  # message of the assistant in a list for a chat, otherwise a text
+    columns: Mapping[str, Any]  # data of the prompt, by name
 
 
 def exchanges(language_model: LanguageModel, prompts: Prompts, response: Tensor) -> list[Exchange]:

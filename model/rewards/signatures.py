@@ -171,19 +171,12 @@ def _score(result: Any) -> Any:
 
 
 class Parameters(NamedTuple):
-    """Parameters of a function that keywords can fill.
+    """Parameters of a function that keywords can fill."""
 
-    Attributes:
-        names: all names, in order.
-        required: names without a default.
-        takes_any: True if the function takes further keywords.
-        takes_texts: True if the function can be called with texts alone.
-    """
-
-    names: tuple[str, ...]
-    required: frozenset[str]
-    takes_any: bool
-    takes_texts: bool
+    names: tuple[str, ...]  # all names, in order
+    required: frozenset[str]  # names without a default
+    takes_any: bool  # True if the function takes further keywords
+    takes_texts: bool  # True if the function can be called with texts alone
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Self:

@@ -29,19 +29,12 @@ class Draws(NamedTuple):
 
 
 class DrawMatrices(NamedTuple):
-    """All draws of one step, `[K, N]`, float64.
+    """All draws of one step, `[K, N]`, float64."""
 
-    Attributes:
-        log_weight: log-weight of each draw, nats.
-        log_guide: log q of each draw, nats.
-        share: share of each draw in a mean under q.
-        every: True if the draws are all values, which Pyro enumerated.
-    """
-
-    log_weight: Tensor
-    log_guide: Tensor
-    share: Tensor
-    every: bool
+    log_weight: Tensor  # log-weight of each draw, nats
+    log_guide: Tensor  # log q of each draw, nats
+    share: Tensor  # share of each draw in a mean under q
+    every: bool  # True if the draws are all values, which Pyro enumerated
 
 
 def matrices(draws: list[Draws]) -> DrawMatrices:

@@ -12,21 +12,13 @@ from model import Prompts
 
 @dataclass(frozen=True)
 class Observed:
-    """K responses to each of N prompts, drawn by one guide of D parameters.
+    """K responses to each of N prompts, drawn by one guide of D parameters."""
 
-    Attributes:
-        point: parameters of the guide, `[D]`.
-        gradient: gradient of log q, `[K N, D]`.
-        log_target: log of the target, not normalised, `[K N]`, nats, float64.
-        log_drawn: log q, `[K N]`, nats, float64.
-        prompt: number of the response's prompt, `[K N]`.
-    """
-
-    point: Tensor
-    gradient: Tensor
-    log_target: Tensor
-    log_drawn: Tensor
-    prompt: Tensor
+    point: Tensor  # parameters of the guide, `[D]`
+    gradient: Tensor  # gradient of log q, `[K N, D]`
+    log_target: Tensor  # log of the target, not normalised, `[K N]`, nats, float64
+    log_drawn: Tensor  # log q, `[K N]`, nats, float64
+    prompt: Tensor  # number of the response's prompt, `[K N]`
 
 
 class ResponseMemory:

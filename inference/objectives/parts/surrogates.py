@@ -50,19 +50,12 @@ RARE = -1e4  # log rho_t in a covariance, nats, of a token of an engine that the
 
 
 class Tokens(NamedTuple):
-    """Tokens of responses, `[K, N, T]`.
+    """Tokens of responses, `[K, N, T]`."""
 
-    Attributes:
-        log_ratio: log q - log a, nats, with gradient, 0 at padding.
-        log_proposal: log a, nats.
-        advantage: A, `[K, N, 1]`.
-        is_token: False at padding.
-    """
-
-    log_ratio: Tensor
-    log_proposal: Tensor
-    advantage: Tensor
-    is_token: Tensor
+    log_ratio: Tensor  # log q - log a, nats, with gradient, 0 at padding
+    log_proposal: Tensor  # log a, nats
+    advantage: Tensor  # A, `[K, N, 1]`
+    is_token: Tensor  # False at padding
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean over the tokens of each response, at every token."""
@@ -105,17 +98,11 @@ Gain = Callable[[Tokens, Limits | None], Tensor]
 
 
 class Surrogate(NamedTuple):
-    """Entry of `SURROGATES`.
-
-    Attributes:
-        gain: the function.
-        has_limits: False if the gain ignores the limits.
-        is_ratio: True if the gain is a ratio times A, on which a dual clip is a bound.
-    """
+    """Entry of `SURROGATES`."""
 
     gain: Gain
-    has_limits: bool = True
-    is_ratio: bool = True
+    has_limits: bool = True  # False if the gain ignores the limits
+    is_ratio: bool = True  # if the gain is a ratio times A, on which a dual clip is a bound
 
 
 def token(tokens: Tokens, clip: Limits | None) -> Tensor:
