@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from experiments.identities import (
     adaptive_rejection,
+    batch_losses,
     chains,
     classifiers,
     credit,
@@ -137,6 +138,8 @@ CHECKS: dict[str, Callable[[World], list[Finding]]] = {
     "discopop": preference_losses.discovered,
     "displacement": preferences.displacement,
     "rdpo": preferences.noisy_labels,
+    "dr-dpo": batch_losses.robust_pairs,
+    "aot": batch_losses.transport,
     "spin": references.imitation,
     "tr-dpo": references.moving,
     "simpo": references.none,
