@@ -492,7 +492,7 @@ import pyro.distributions as dist
 from inference import FusedOptimizer, LeaveOneOut_ELBO, fit
 from tests.inference.conftest import quiet
 from tests.model.tiny import tiny
-prior, WEIGHT, NAMES = tiny(), float(sys.argv[2]), {"good", "bad", "fine", "dull"}
+prior, WEIGHT, NAMES = tiny(max_new_tokens=1), float(sys.argv[2]), {"good", "bad", "fine", "dull"}
 class Word:
     def __init__(self, text): self.names = {text, text + "s", text * 2}
 PAIRS = {frozenset(("good", "fine")), frozenset(("bad", "dull")), ("good", frozenset(NAMES))}
@@ -504,7 +504,7 @@ def model(prompts):
         response = pyro.sample("response", prior(prompts))
         pyro.factor("reward", helper(response) if PAIRS and WORDS and TABLE else 0)
 def guide(prompts):
-    logits = pyro.param("logits", torch.zeros(3, 5, dtype=torch.float64))
+    logits = pyro.param("logits", torch.zeros(1, 5, dtype=torch.float64))
     with pyro.plate("prompts", len(prompts), dim=-1):
         rows = dist.Categorical(logits=logits).to_event(1).expand([len(prompts)])
         return pyro.sample("response", rows)
