@@ -32,6 +32,7 @@ from model import (
     grammar_prior,
     vader_sentiment,
 )
+from tests.inference.conftest import moved_guide
 
 
 def bounded(model, guide, prompts, num_samples, num_prior_draws):
@@ -73,8 +74,10 @@ def test_estimates_are_within_their_errors(measured: Diagnostics, truth: Enumera
     assert measured.acceptance == pytest.approx(acceptance, rel=0.1)
 
 
-def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch):
-    """Values and standard errors on the same draws, to the last digits."""
+def test_every_number_follows_the_definition(prior, prompts, monkeypatch):
+    """Values and standard errors on the same draws, to the last digits; some draws end early."""
+    reward, guide = TextReward(vader_sentiment, prior, upper_bound=1.0), moved_guide(prior, 0.02)
+    model = AlignmentModel(prior, reward, beta=0.3)
     sample, drawn = ResponseDistribution.sample_and_log_prob, []
 
     def recorded(self, sample_shape=()):
@@ -111,7 +114,9 @@ def test_every_number_follows_the_definition(model, guide, prompts, monkeypatch)
         math.hypot(alone.log_z.standard_error, measured.elbo.standard_error)
     )
     assert measured.acceptance == draws.accepted.double().mean().item()
-    assert measured.distinct_2 == distinct_n(response, model.prior.space.is_token(response), 2)
+    is_token = prior.space.is_token(response)
+    assert measured.distinct_2 == distinct_n(response, is_token, 2)
+    assert measured.distinct_2 != distinct_n(response, torch.ones_like(is_token), 2)
     exact = []
     for n in range(2):
         accepted = draws.response[draws.accepted[:, n]][:, [n]]

@@ -68,10 +68,14 @@ class ListedWorld:
 
 
 def near(world: ListedWorld, noise: float = 1.0) -> Tensor:
-    """A trained guide: the posterior with Gaussian noise on the log probabilities."""
+    """A trained guide: the posterior with Gaussian noise on the log probabilities above 0.5%.
+
+    Noise on all starves a rare response on one prior of four, and KL(p* || q) is too low.
+    """
     generator = torch.Generator().manual_seed(1)
     shift = torch.randn(world.log_prior.shape, generator=generator, dtype=torch.float64)
-    return (world.log_posterior + noise * shift).log_softmax(0)
+    is_common = world.log_posterior > math.log(0.005)
+    return (world.log_posterior + noise * shift * is_common).log_softmax(0)
 
 
 def half_way(world: ListedWorld) -> Tensor:
@@ -125,9 +129,9 @@ def repeated(world, num_prior, num_guide, num_runs, names=NAMES):
     return {name: torch.tensor([getattr(run, name)() for run in runs]) for name in names}
 
 
-LOWEST = {(0.1, "narrow"): 0.89}
-"""Coverage of the intervals of a guide so narrow that draws of the posterior miss some large
-weights: 0.91 to 0.96 over four seeds, where the standard errors are a tenth too small."""
+LIMITS = {(0.1, "narrow"): (0.89, 0.25)}
+"""Lowest coverage, and largest relative fault of the standard errors, of a guide so narrow that
+draws of the posterior miss some large weights: 0.92 to 0.95, and 0.05 to 0.15, on four priors."""
 RARE = {(0.1, "narrow"): {"kl_posterior_guide"}}
 """Estimates that hang on responses which neither prior nor guide draws often enough."""
 
@@ -145,9 +149,9 @@ def test_intervals_of_95_percent_hold_92_to_98_percent_of_the_time(make, beta, g
     for name, estimates in repeated(world, 512, 512, num_runs, names).items():
         value, error = estimates.T
         is_inside = (value - truth[name]).abs() < 1.96 * error
-        lowest = LOWEST.get((beta, guide), 0.92)
+        lowest, fault = LIMITS.get((beta, guide), (0.92, 0.12))
         assert lowest <= is_inside.double().mean().item() <= 0.98, name
-        assert error.mean().item() == pytest.approx(value.std().item(), rel=0.16), name
+        assert error.mean().item() == pytest.approx(value.std().item(), rel=fault), name
 
 
 def test_intervals_of_kl_posterior_guide_lie_low_where_the_guide_starves_rare_responses(make):

@@ -566,6 +566,7 @@ def test_preferences_that_do_not_fit_are_refused_by_number(prior):
         ResponsePairs.of([], prior)
     pairs = ResponsePairs.of([fits, fits], prior)
     numbers, one, lora = torch.ones(2), torch.ones(1, 2), LoRA(prior, rank=2)
+    replace(pairs, weight=0 * numbers, offset=-numbers)  # both are possible
     for name, value in {"weight": -numbers, "offset": math.nan * numbers, "log_prior": one}.items():
         with pytest.raises(ValueError, match=f"^{name} (is|has shape) .*, expected"):
             replace(pairs, **{name: value})
@@ -606,8 +607,9 @@ def test_preferences_that_do_not_fit_are_refused_by_number(prior):
 def test_choices_that_do_not_exist_are_refused(choices, message, prior):
     with pytest.raises(ValueError, match=message):
         PreferenceProgram(LoRA(prior, rank=2), prior, **{"beta": 0.1, **choices})
-    with pytest.raises(ValueError, match="smoothing is 0"):
-        exo(0.0)
+    for share in (0.0, 0.5):
+        with pytest.raises(ValueError, match=f"smoothing is {share:g}"):
+            exo(share)
     with pytest.raises(ValueError, match=r"flip is 0\.5"):
         robust(0.5)
     with pytest.raises(TypeError, match=r"link is .*, expected a function of 1 argument"):
