@@ -217,8 +217,8 @@ def _():
     mo.md(r"""
     ## Exercise 2: Bayes' rule for a reward with uncertainty
 
-    The likelihood of a response is the mean over the posterior of the reward. Write its logarithm
-    from S draws of the rewards of M responses, `[S, M]`, and beta.
+    The likelihood of a response is its posterior predictive, the mean over the posterior of the
+    reward. Write its logarithm from S draws of the rewards of M responses, `[S, M]`, and beta.
     """)
     return
 
