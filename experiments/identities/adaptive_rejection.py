@@ -24,7 +24,7 @@ def allowed(_: Prompts, response: Tensor, t: int) -> Tensor:
     return (response[..., :t] != 3).all(-1) & ~follows.any(-1)
 
 
-def adaptive_rejection(world: World) -> list[Finding]:
+def cars(world: World) -> list[Finding]:
     """Draws of p0 less what earlier draws have ruled out (CARS, arXiv 2510.01902).
 
     The probability of each response is computed token by token, with the trie, after each update.

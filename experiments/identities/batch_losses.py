@@ -19,7 +19,7 @@ STEPS = 1.0, 2.0, 4.0, 8.0
 """Exponents t beta of p0 exp(t r): from the posterior on towards the best response."""
 
 
-def robust_pairs(world: World) -> list[Finding]:
+def dr_dpo(world: World) -> list[Finding]:
     """Dr. DPO, less weight for pairs that the guide contradicts (arXiv 2407.07880).
 
     With b the target is the posterior at (b - 1)/b of beta. Reversed labels alone flatten the
@@ -44,7 +44,7 @@ def robust_pairs(world: World) -> list[Finding]:
     ]
 
 
-def transport(world: World) -> list[Finding]:
+def aot(world: World) -> list[Finding]:
     """Quantiles of the chosen and of the rejected log q/p0, unpaired (AOT, arXiv 2406.05882)."""
     weight = won(world, judged(world)[0])
     log_ratio = world.log_ratio(world.log_posterior)

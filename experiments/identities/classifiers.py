@@ -17,7 +17,7 @@ from inference.targets.fixed_points import TARGETS
 from model.preferences import FIRST, SECOND
 
 
-def classifier(world: World) -> list[Finding]:
+def bco_check(world: World) -> list[Finding]:
     """A logistic classifier of good responses, with a shift of the reward (BCO, 2404.04656)."""
     _, beta = judged(world)
     nats, prior = 4.0 * world.reward, world.log_prior.exp()
@@ -75,7 +75,7 @@ def _mean_as_shift(prior: Tensor, is_good: Tensor, beta: float, low: float) -> f
     return root(excess, low + 1e-9, 0.0)
 
 
-def noise_contrast(world: World) -> list[Finding]:
+def nca_check(world: World) -> list[Finding]:
     """InfoNCA and NCA for K draws of p0 with labels softmax(r/beta) (arXiv 2402.05369).
 
         InfoNCA   - sum_i label_i log softmax(h)_i                                h = log q/p0

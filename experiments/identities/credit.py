@@ -17,7 +17,7 @@ NETWORKS = 24
 """Number of cases with gradients by the parameters of a network."""
 
 
-def rollouts(world: World) -> list[Finding]:
+def vine_ppo(world: World) -> list[Finding]:
     """Advantages by values of prefixes, each a mean of draws (VinePPO, arXiv 2410.01679).
 
     The error of a value multiplies the score of the token before less that of the token after. The
@@ -67,7 +67,7 @@ def _moments(prob: Tensor, advantage: Tensor, steps: Tensor) -> tuple[Tensor, fl
     return mean, (prob @ gain.square().sum(-1) - mean.square().sum()).item()
 
 
-def token_rewards(world: World) -> list[Finding]:
+def rto(world: World) -> list[Finding]:
     """Token rewards beta log p*/p0 of a DPO model in place of r at the end (RTO, arXiv 2404.18922).
 
     Both with the KL of each token in the reward, and with the rewards from a token on as its
@@ -115,7 +115,7 @@ def _advantages(world: World, log_guide: Tensor) -> tuple[Tensor, Tensor]:
     return by_tokens, by_end + world.reward / world.model.beta
 
 
-def optimal_baseline(world: World) -> list[Finding]:
+def opo(world: World) -> list[Finding]:
     """Mean of rewards weighed by length, or by squared scores (OPO, arXiv 2505.23585).
 
     Scores are gradients of log q by the parameters of the network.

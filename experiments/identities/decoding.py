@@ -18,7 +18,7 @@ Parts = list[tuple[float, Tensor]]
 """Powers, and logs of distributions `[S]`."""
 
 
-def realignment(_: World) -> list[Finding]:
+def dera(_: World) -> list[Finding]:
     """p0^(1 - lam) p*^lam is the posterior at beta/lam (DeRa, arXiv 2402.02992)."""
     share = 0.5
 
@@ -43,7 +43,7 @@ def emulated(_: World) -> list[Finding]:
     return product_of_experts(parts, below=0.1)
 
 
-def objectives(world: World) -> list[Finding]:
+def multi_objective(world: World) -> list[Finding]:
     """p1^w p2^(1 - w) of two posteriors, the posterior of the mixed reward (arXiv 2406.18853)."""
     share = 0.5
 
@@ -124,7 +124,7 @@ def _guided(
     return token_by_token(world, score)
 
 
-def particles(world: World) -> list[Finding]:
+def particle_filter(world: World) -> list[Finding]:
     """Particles weighed by a process reward after every token (arXiv 2502.01618).
 
     The process reward is exact: psi_t = log E_p0[exp(r/beta)] given t tokens. Its weights at every

@@ -17,7 +17,7 @@ STEPS = 300
 """Largest number of steps of a descent."""
 
 
-def on_policy(world: World) -> list[Finding]:
+def gkd(world: World) -> list[Finding]:
     """KL of each next token, on the student's own responses held fixed (GKD, arXiv 2306.13649).
 
     The gradient leaves out how the student's responses change. It is 0 at a student equal to the

@@ -49,7 +49,7 @@ def _entropy(log_prob: Tensor) -> Tensor:
     return -(log_prob.exp() * log_prob).sum(-1)
 
 
-def dynamic_fine_tuning(world: World) -> list[Finding]:
+def dft_check(world: World) -> list[Finding]:
     """Log-likelihood of data, each scaled by its own probability (DFT, arXiv 2508.05629).
 
     Each response is one token here. The data are draws of the prior, the training begins away.
@@ -74,7 +74,7 @@ def dynamic_fine_tuning(world: World) -> list[Finding]:
     ]
 
 
-def shaped_demonstrations(world: World) -> list[Finding]:
+def luffy(world: World) -> list[Finding]:
     """Demonstrations with the weight f(q) = q/(q + gamma) of a token (LUFFY, arXiv 2504.14945).
 
     The gradient of f(q) is gamma q/(q + gamma)^2 grad log q, that of q without shaping q grad log q

@@ -17,7 +17,7 @@ ORDERS = (0.0, 0.25, 0.5, 0.75)
 """Orders of the Renyi bound below 1, where the bound is the ELBO."""
 
 
-def approximating(_: World) -> list[Finding]:
+def kl_estimators_check(_: World) -> list[Finding]:
     """k1, k2 and k3 for N(0, 1) and N(mu, 1), by quadrature (Schulman 2020).
 
     Bias and standard deviation over the KL. Published: k2 and k3 have a deviation of 1.42 at
@@ -97,7 +97,7 @@ def _bias(world: World, size: int) -> float:
     return ((log_weight.softmax(0) * along[draws]).sum(0).mean() - 1).item()
 
 
-def self_normalised_baseline(world: World) -> list[Finding]:
+def brain(world: World) -> list[Finding]:
     """Weights of a pair of draws less their mean, in the place of weights (BRAIn, 2402.02479)."""
 
     def moments(log_guide: Tensor, baseline: float) -> tuple[Tensor, float]:

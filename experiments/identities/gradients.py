@@ -45,7 +45,7 @@ def elbo_of(world: World) -> Tensor:
     )
 
 
-def baseline_for_free(world: World) -> list[Finding]:
+def leave_one_out_check(world: World) -> list[Finding]:
     """Leave-one-out: mean over pairs, noise for K draws (Kool, van Hoof and Welling 2019).
 
     For K draws the estimate is the mean of h(x, y) = (log w(x) - log w(y)) (s(x) - s(y))/2 over
@@ -125,7 +125,7 @@ def landing(world: World) -> list[Finding]:
     ]
 
 
-def f_divergences(world: World) -> list[Finding]:
+def f_dpg(world: World) -> list[Finding]:
     """E_q[f'(q/p*) grad log q] against autograd of D_f (f-DPG, arXiv 2302.08215)."""
     errors = []
     for divergence in DIVERGENCES.values():
@@ -141,7 +141,7 @@ def f_divergences(world: World) -> list[Finding]:
     return [exact(f"mean gradient of {len(errors)} divergences - autograd", *errors)]
 
 
-def matching_baseline(world: World) -> list[Finding]:
+def gdc_plus_plus(world: World) -> list[Finding]:
     """Distributional policy gradient with and without a baseline (GDC++, arXiv 2206.00761)."""
 
     def noises(log_guide: Tensor) -> tuple[float, float]:
@@ -157,7 +157,7 @@ def matching_baseline(world: World) -> list[Finding]:
     ]
 
 
-def likelihood_of_success(world: World) -> list[Finding]:
+def max_rl(world: World) -> list[Finding]:
     """log p(success) as a sum over pass@k (MaxRL, arXiv 2602.02710)."""
     success = world.reward > 0.5
     log_guide = world.log_guide

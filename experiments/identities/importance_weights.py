@@ -135,7 +135,7 @@ masked: Weight = partial(Draws.weights, name="response-masked", clip=(1.0, CAP -
 """Weights of responses, 0 above `CAP`, `[T, S]`."""
 
 
-def engine_weights(world: World) -> list[Finding]:
+def tis(world: World) -> list[Finding]:
     """Weights of tokens and of responses, truncated and masked (TIS, MIS), at a = p0 and q.
 
     TIS truncates the weight of each token, min(w_t, C). IcePop drops tokens outside a range.

@@ -28,7 +28,7 @@ def wins(share: Tensor) -> Tensor:
     return ((after**N - (after - share) ** N) * below / 2).sum()
 
 
-def inference_aware(_: World) -> list[Finding]:
+def inf_align(_: World) -> list[Finding]:
     """q = p0 exp(R/beta)/Z, R the derivative of the wins by q (InfAlign, arXiv 2412.19792).
 
     R depends on q. A substitute is exp(t u), u the rank of the reward under p0. Both rewards, and

@@ -25,7 +25,7 @@ def circular(world: World) -> Tensor:
     return 0.5 + 0.4 * ((ahead == 1).double() - (ahead == 2).double())
 
 
-def equilibrium(world: World) -> list[Finding]:
+def nash_check(world: World) -> list[Finding]:
     """No guide wins against the equilibrium, after the KL to the prior (arXiv 2312.00886)."""
     wins = circular(world)
     log_nash = _nash(world, wins)
@@ -62,7 +62,7 @@ def online_ipo(world: World) -> list[Finding]:
     ]
 
 
-def self_play_steps(world: World) -> list[Finding]:
+def sppo(world: World) -> list[Finding]:
     """Steps q exp(eta P(x beats q))/Z by a regression with log Z = eta/2 (SPPO, arXiv 2405.00675).
 
     The average of the iterates nears an equilibrium without a KL to the prior.

@@ -37,7 +37,7 @@ def ascended(
     return logits.log_softmax(-1)
 
 
-def tapered(world: World) -> list[Finding]:
+def topr_check(world: World) -> list[Finding]:
     """No ratio for successes, a truncated ratio for failures (TOPR, arXiv 2503.14286)."""
     success = torch.stack([case.reward for case in cases()]) >= THRESHOLD  # [C, S]
     sign = torch.where(success, 1.0, -1.0).double()
@@ -64,7 +64,7 @@ def tapered(world: World) -> list[Finding]:
     ]
 
 
-def asymmetric(world: World) -> list[Finding]:
+def asym_re(world: World) -> list[Finding]:
     """Rewards less a baseline V, no ratio, (p0 (r - V) - tau)+ / (E r - V) (arXiv 2506.20520).
 
     The limit for V below the mean reward was derived again: the logits of all responses in its

@@ -31,7 +31,7 @@ ALPHA = 1e-3
 """Weight of XPO's bonus: its effect is seen here."""
 
 
-def bonus(world: World) -> list[Finding]:
+def xpo(world: World) -> list[Finding]:
     """DPO with alpha E_p0[log q] added to the loss (XPO, arXiv 2405.21046), pairs without end.
 
     For the implicit reward s = beta log q/p0, up to a constant, -E_p0[log q/p0] is log E_p0 exp((s
@@ -95,7 +95,7 @@ def _far_out(world: World, loss: Callable[[Tensor], Tensor]) -> list[Finding]:
     ]
 
 
-def anchored(world: World) -> list[Finding]:
+def apo(world: World) -> list[Finding]:
     """APO-zero and APO-down of pairs of prior draws without end (arXiv 2408.06266)."""
     wins, beta = judged(world)
     zero = optimum(world, kto(reference=0.0), wins, beta)
@@ -112,7 +112,7 @@ def anchored(world: World) -> list[Finding]:
     ]
 
 
-def pinned(world: World) -> list[Finding]:
+def cal_dpo(world: World) -> list[Finding]:
     """Squares that pin log q/p0 of a pair to 1/(2 beta), -1/(2 beta) (Cal-DPO, arXiv 2412.14516).
 
     The squares are those of SPPO. The authors' code adds
@@ -152,7 +152,7 @@ def pinned(world: World) -> list[Finding]:
     ]
 
 
-def discovered(world: World) -> list[Finding]:
+def discopop(world: World) -> list[Finding]:
     """DiscoPOP: -log sigmoid(h) below h = 0, exp(-h) above, blended (arXiv 2406.08414).
 
     The loss rises from log 2 to 1 where h passes 0. The descent from p0 ends before the rise.

@@ -28,7 +28,7 @@ from inference.roots import root
 from model.preferences import FIRST
 
 
-def odds_ratio(_: World) -> list[Finding]:
+def orpo(_: World) -> list[Finding]:
     """Log-odds of the mean probability of a token, and the chosen response (ORPO, 2403.07691)."""
     alone = of_chosen(lambda chosen, other, beta: odds(chosen, other, beta) - chosen)
     errors, targets = [], []
@@ -71,7 +71,7 @@ def _of_odds(world: World) -> Tensor:
     return at(root(lambda shift: at(shift).logsumexp(0).item(), -50.0, 50.0))
 
 
-def held_on_to(world: World) -> list[Finding]:
+def rpo_check(world: World) -> list[Finding]:
     """DPO's log-likelihood and that of the chosen response (RPO, arXiv 2404.19733)."""
     wins, beta = judged(world)
     prob = preferred(world, wins)
@@ -89,7 +89,7 @@ def held_on_to(world: World) -> list[Finding]:
     ]
 
 
-def positive(world: World) -> list[Finding]:
+def dpop(world: World) -> list[Finding]:
     """DPO with a penalty for a chosen response that is rarer than under p0 (DPOP, 2402.13228).
 
     The loss has a kink at p0, from which a descent along gradients would not move. It is convex in
@@ -123,7 +123,7 @@ def _side(world: World, likelihood: Likelihood, weight: Tensor, beta: float, sig
     return torch.autograd.grad(loss, head)[0] / world.log_prior.exp()
 
 
-def token_level(world: World) -> list[Finding]:
+def tdpo(world: World) -> list[Finding]:
     """log q/p0 and the KL of each token from the prior as the reward (TDPO_1, arXiv 2404.11999)."""
     wins, beta = judged(world)
     weight = won(world, wins)
@@ -163,7 +163,7 @@ def _by_mean_reward(world: World) -> Tensor:
     return token_by_token(world, score)
 
 
-def offsets(world: World) -> list[Finding]:
+def odpo(world: World) -> list[Finding]:
     """An offset of half the difference of the rewards for each pair (ODPO, arXiv 2402.10571)."""
     wins, beta = judged(world)
     weight = won(world, wins)

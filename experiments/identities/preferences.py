@@ -71,7 +71,7 @@ def judged(world: World) -> tuple[Tensor, float]:
     return (nats[:, None] - nats).sigmoid(), sharpness * world.model.beta
 
 
-def identity(world: World) -> list[Finding]:
+def ipo(world: World) -> list[Finding]:
     """IPO: p0 exp(P(x beats y)/beta), also for certain preferences (arXiv 2310.12036).
 
     DPO has no optimum for certain preferences: the descent goes on to the best response.
@@ -94,7 +94,7 @@ def identity(world: World) -> list[Finding]:
     return findings
 
 
-def calibrated(world: World) -> list[Finding]:
+def slic(world: World) -> list[Finding]:
     """SLiC's hinge has another optimum than the posterior (arXiv 2305.10425)."""
     wins, beta = judged(world)
     distances = [
@@ -106,7 +106,7 @@ def calibrated(world: World) -> list[Finding]:
     ]
 
 
-def efficient(world: World) -> list[Finding]:
+def exo_check(world: World) -> list[Finding]:
     """Reverse KL from the preferences of q to labels of pairs (EXO, arXiv 2402.00856).
 
     Labels of the rewards are P(x beats y). A label of one comparison is 1 - e or e, and the mean of
@@ -133,7 +133,7 @@ def efficient(world: World) -> list[Finding]:
     ]
 
 
-def prospects(world: World) -> list[Finding]:
+def kto_check(world: World) -> list[Finding]:
     """KTO on draws of p0, of which the preferred is desirable (arXiv 2402.01306).
 
     The paper's reference point z is KL(q || p0). The authors' code estimates z by the mean of log
@@ -210,7 +210,7 @@ def displacement(world: World) -> list[Finding]:
     ]
 
 
-def noisy_labels(world: World) -> list[Finding]:
+def rdpo(world: World) -> list[Finding]:
     """Labels reversed with a known probability: rDPO, cDPO, the likelihood (arXiv 2403.00409)."""
     flip = 0.2
     wins, beta = judged(world)

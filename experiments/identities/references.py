@@ -20,7 +20,7 @@ ROUNDS = 4
 """Number of rounds of self-play."""
 
 
-def imitation(world: World) -> list[Finding]:
+def spin(world: World) -> list[Finding]:
     """DPO of data against draws of the last guide, the reference (SPIN, arXiv 2401.01335).
 
     The optimum of a round is q_old (p_data/q_old)^(1/lam), so that log q/p_data, up to a constant,
@@ -56,7 +56,7 @@ def _round(log_old: Tensor, log_data: Tensor, lam: float) -> Tensor:
     return (log_old + (log_data - log_old) / lam).log_softmax(0)
 
 
-def moving(world: World) -> list[Finding]:
+def tr_dpo(world: World) -> list[Finding]:
     """DPO whose reference becomes the guide after each round, at its optimum (TR-DPO, 2404.09656).
 
     The optimum of a round is q_old exp(r/beta)/Z: the exponents add up, as in mirror descent.
@@ -77,7 +77,7 @@ def moving(world: World) -> list[Finding]:
     return [exact(of_rounds, *errors), within(last, of_all, above=of_one)]
 
 
-def none(_: World) -> list[Finding]:
+def simpo(_: World) -> list[Finding]:
     """beta log q per token as the reward, without a reference (SimPO, arXiv 2405.14734).
 
     The target is that of a balance per token, with all tokens equally likely in place of p0.
@@ -109,7 +109,7 @@ def _per_token(world: World) -> Tensor:
     return TARGETS["length-normalised"](replace(problem, log_prior=uniform))[:, 0]
 
 
-def sources(world: World) -> list[Finding]:
+def rso(world: World) -> list[Finding]:
     """Pairs of draws of p*, of p0 and of all responses alike, for DPO (RSO, arXiv 2309.06657).
 
     With n independent pairs, n large, E[KL(p* || q)] is tr(H_KL H^-1)/(2n), for the second

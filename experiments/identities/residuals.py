@@ -33,7 +33,7 @@ def vargrad(world: World) -> list[Finding]:
     return [exact("gradient of half Var[log w] - leave-one-out, draw by draw", *errors)]
 
 
-def off_policy(world: World) -> list[Finding]:
+def off_policy_balance(world: World) -> list[Finding]:
     """Minimum of Var_a[log w] for draws from other distributions than q (arXiv 2503.18929)."""
     findings = []
     for name, log_draw in _draws(world).items():
@@ -52,11 +52,11 @@ def _draws(world: World) -> dict[str, Tensor]:
     return {"prior": world.log_prior, "old guide": world.log_guide, "uniform": world.uniform}
 
 
-def single_trajectory(world: World) -> list[Finding]:
+def dro(world: World) -> list[Finding]:
     """(r - V - beta log q/p0)^2 of one response a prompt, over q and V (DRO, arXiv 2405.19107).
 
-    The minimum over V is the variance of `off_policy`. With V held at the mean reward of the draws,
-    which is not beta log Z, no q has the residual 0 everywhere.
+    The minimum over V is the variance of `off_policy_balance`. With V held at the mean reward of
+    the draws, which is not beta log Z, no q has the residual 0 everywhere.
     """
     draws, least_squares, fixed = _draws(world), [], []
     value = torch.tensor(world.model.beta * world.log_z, dtype=torch.float64)
@@ -106,7 +106,7 @@ def descend(loss: Callable[[], Tensor], parameters: Iterable[Parameter], num_ste
         schedule.step()
 
 
-def sub_trajectories(world: World) -> list[Finding]:
+def sub_tb(world: World) -> list[Finding]:
     """Balance of every part of a draw (SubTB as in arXiv 2310.04363, by the authors' code).
 
     A draw of n tokens has n + 1 beginnings, each of which is a response if an end follows. The
@@ -145,7 +145,7 @@ def _beginnings(world: World, row: Tensor) -> Tensor:
     return (ended[:, None] == world.truth.support[:, 0]).all(-1).int().argmax(-1)
 
 
-def relative_rewards(world: World) -> list[Finding]:
+def rebel(world: World) -> list[Finding]:
     """Squared residual of a pair against half the variance of two (REBEL, arXiv 2404.16767)."""
     beta, log_ratio = world.model.beta, world.log_guide - world.log_prior
     residual = beta * log_ratio - world.reward
@@ -156,7 +156,7 @@ def relative_rewards(world: World) -> list[Finding]:
     return [exact("loss of a pair - 4 beta^2 half the variance of log w", error)]
 
 
-def group_variance(world: World) -> list[Finding]:
+def gvpo(world: World) -> list[Finding]:
     """Rewards less implicit rewards, centred in their group (GVPO, arXiv 2504.19599)."""
     size, beta = 8, world.model.beta
     logits = world.log_guide.clone().requires_grad_()

@@ -23,7 +23,7 @@ def target(alpha: float, nats: Tensor, length: Tensor) -> Tensor:
     return at(root(lambda value: at(value).logsumexp(0).item(), -1e4, -nats.max().item()))
 
 
-def powers(_: World) -> list[Finding]:
+def alpha_po_check(_: World) -> list[Finding]:
     """(1 - P^-alpha)/alpha in place of SimPO's log P (AlphaPO, arXiv 2501.03884), no margin.
 
     The reward is the link of an alpha divergence of f-DPO, as a function of P in place of q/p0.

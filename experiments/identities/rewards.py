@@ -18,7 +18,7 @@ EPSILON = 1e-4
 """Added to deviations, as trainers do."""
 
 
-def decoupled(world: World) -> list[Finding]:
+def gdpo(world: World) -> list[Finding]:
     """Each reward scaled by its own deviation, then the sum by its deviation (GDPO, 2601.05242).
 
     With an exact KL penalty p0 exp(sum_j r_j/(beta s sd_j))/Z is a fixed point, sd_j the deviations
@@ -81,7 +81,7 @@ def _fixed_point(
     return log_q, advantage, (scales[1] / scales[0]).item()
 
 
-def answers(world: World) -> list[Finding]:
+def verifree(world: World) -> list[Finding]:
     """p(y given z) of the right answer y as the reward of z (VeriFree, arXiv 2505.21493).
 
     A verifier that reads an answer drawn from p(. given z) pays the same in the mean. The weights
@@ -104,7 +104,7 @@ def answers(world: World) -> list[Finding]:
     ]
 
 
-def rationale(world: World) -> list[Finding]:
+def latro(world: World) -> list[Finding]:
     """A known answer y: log Z = log p(y), its ELBO, a tighter bound (LaTRO, arXiv 2411.04282)."""
     truth, log_guide = _answered(world), world.log_guide
     log_answer, log_weight = truth.log_likelihood[:, 0], truth.log_joint[:, 0] - log_guide

@@ -27,7 +27,7 @@ FORBIDDEN = 3
 """Token id of the word that a constraint rules out."""
 
 
-def importance_bound(world: World) -> list[Finding]:
+def iwae(world: World) -> list[Finding]:
     """E[log mean of K weights] grows with K, to log Z (IWAE, arXiv 1509.00519)."""
     log_weight, prob = world.log_joint - world.log_guide, world.log_guide.exp()
     two = bound_of_two(log_weight, prob)
@@ -73,7 +73,7 @@ def likely(world: World) -> Twist:
     return twist_of(world, lambda t: 0.5 * soft_value(world, world.log_joint, t))
 
 
-def steering(world: World) -> list[Finding]:
+def smc_steering(world: World) -> list[Finding]:
     """A hard constraint: masking tokens is not the posterior, SMC is (arXiv 2306.03081).
 
     The word 3 is forbidden. Masked decoding draws from p0 of the allowed tokens at each prefix.
@@ -145,7 +145,7 @@ def pareto(_: World) -> list[Finding]:
     return findings
 
 
-def trade_off(_: World) -> list[Finding]:
+def quasi_rejection_check(_: World) -> list[Finding]:
     """Quasi-rejection from Poisson(10) to Poisson(11), bound b (arXiv 2112.05702)."""
     counts = torch.arange(200, dtype=torch.float64)
     log_target, log_proposal = (
@@ -168,7 +168,7 @@ def trade_off(_: World) -> list[Finding]:
     ]
 
 
-def guarantee(world: World) -> list[Finding]:
+def guard(world: World) -> list[Finding]:
     """KL(g || a) = KL(g || filtered a) - log(acceptance) (GUARD, arXiv 2410.06716)."""
     is_good = world.reward > 0.5
     log_g, log_a_f = (

@@ -23,7 +23,7 @@ SIZES = (2, 4, 16, 64)
 """Numbers of draws n."""
 
 
-def bounds(_: World) -> list[Finding]:
+def best_of_n(_: World) -> list[Finding]:
     """KL at most log n - (n - 1)/n, win rate at most n/(n + 1) (arXiv 2401.01879)."""
     findings = []
     for levels in (10, 10_000):
@@ -43,7 +43,7 @@ def bounds(_: World) -> list[Finding]:
     return findings
 
 
-def frontier(_: World) -> list[Finding]:
+def best_of_poisson(_: World) -> list[Finding]:
     """Win rate of best of 8 against the optimum at its KL, for ranks u in (0, 1).
 
     Gui et al. 2024, arXiv 2406.00832. Best of a Poisson number of draws (arXiv 2506.19248) has the
@@ -81,7 +81,7 @@ def kl_of(log_density: Tensor) -> float:
     return (log_density.exp() * log_density).mean().item()
 
 
-def soft(world: World) -> list[Finding]:
+def soft_best_of_n(world: World) -> list[Finding]:
     """KL(p* || soft best of n) at most log(1 + CV^2/n) (arXiv 2505.03156)."""
     weight, prob = (world.reward / world.model.beta).exp(), world.log_prior.exp()
     mean = (prob * weight).sum()

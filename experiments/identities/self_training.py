@@ -13,7 +13,7 @@ ROUNDS = 300
 """Number of rounds of self-training."""
 
 
-def rounds(world: World) -> list[Finding]:
+def star(world: World) -> list[Finding]:
     """Fits of correct draws, all of them or as many for each prompt (STaR, 2203.14465; ReST-EM).
 
     Three prompts share a guide that is blind to the prompt, so that they compete. The correct

@@ -13,7 +13,7 @@ STEPS = 60
 """Number of steps of a fit by the exact gradient."""
 
 
-def mean_of_weights(_: World) -> list[Finding]:
+def rewarded_soups(_: World) -> list[Finding]:
     """The mean of the weights of two guides, for the mean of their rewards (arXiv 2306.04488).
 
     The prior is that of the grammar, a trained network, with 820 responses. Fits of two rates end

@@ -26,7 +26,7 @@ RARE = 0.01
 """Share of successes under the prior of a hard prompt."""
 
 
-def training(world: World) -> list[Finding]:
+def pass_at_k_check(world: World) -> list[Finding]:
     """Rewards whose policy gradient is that of pass@k, and its target (arXiv 2505.15201).
 
     A success has the reward k/n, a failure k/n times the estimate of pass@(k - 1) from the other

@@ -45,7 +45,7 @@ def chi_po(world: World) -> list[Finding]:
     ]
 
 
-def flow(world: World) -> list[Finding]:
+def flow_rl(world: World) -> list[Finding]:
     """Balance per token against balance per response (FlowRL, arXiv 2509.15207)."""
     problem, log_target = world.problem, of(world, "length-normalised")
     assert problem.length is not None
@@ -59,7 +59,7 @@ def flow(world: World) -> list[Finding]:
     ]
 
 
-def modes(world: World) -> list[Finding]:
+def mode_anchored(world: World) -> list[Finding]:
     """Forward-KL penalty, and equal mass above a threshold (MARA; arXiv 2510.20817)."""
     log_forward = of(world, "forward-kl")
     ceiling = world.reward + world.model.beta * (world.log_prior - log_forward).exp()
@@ -74,7 +74,7 @@ def modes(world: World) -> list[Finding]:
     ]
 
 
-def quantile(world: World) -> list[Finding]:
+def qrpo(world: World) -> list[Finding]:
     """Z of the reward's quantile in closed form (QRPO, arXiv 2507.08068)."""
     beta = 0.1
     log_formula = math.log(beta * math.expm1(1 / beta))
@@ -97,7 +97,7 @@ def quantile(world: World) -> list[Finding]:
     ]
 
 
-def mirror(world: World) -> list[Finding]:
+def mirror_descent(world: World) -> list[Finding]:
     """Exact steps q prop. to q_old exp(r/tau) average the rewards (arXiv 2003.14089)."""
     num_steps = 4
     log_guide = world.log_prior
@@ -107,7 +107,7 @@ def mirror(world: World) -> list[Finding]:
     return [exact(f"{num_steps} steps at tau = {num_steps} beta, log q - log p*", error)]
 
 
-def rounds(world: World) -> list[Finding]:
+def reward_weighted(world: World) -> list[Finding]:
     """Fits of draws weighed by exp(r/beta), round by round (reward-weighted regression).
 
     Dayan and Hinton 1997, Peters and Schaal 2007: EM on log E_q[exp(r/beta)]. The guide of a round
@@ -130,7 +130,7 @@ def rounds(world: World) -> list[Finding]:
     ]
 
 
-def mean_reward(world: World) -> list[Finding]:
+def kimi(world: World) -> list[Finding]:
     """A step with the mean reward in place of log Z (Kimi; arXiv 2501.12599, 2602.05933)."""
     log_target = of(world, "mean-mirror-descent")
     ratio = log_target - world.log_prior
@@ -146,7 +146,7 @@ def mean_reward(world: World) -> list[Finding]:
     ]
 
 
-def amplification(world: World) -> list[Finding]:
+def grpo_success(world: World) -> list[Finding]:
     """GRPO on 0/1 rewards: logit p = logit p0 + 1/(beta sqrt(p (1 - p))) (arXiv 2503.06639)."""
     beta = 2.0
     log_prior = torch.tensor([[1 - RATE], [RATE]], dtype=torch.float64).log()
@@ -161,7 +161,7 @@ def amplification(world: World) -> list[Finding]:
     ]
 
 
-def aggregation(world: World) -> list[Finding]:
+def grpo_k3(world: World) -> list[Finding]:
     """GRPO with k3 as a loss: q = p0/(1 - A/beta), A from q itself (arXiv 2502.18548)."""
     beta = 4.0
     problem = Problem(world.log_prior[:, None], world.reward[:, None], beta)
@@ -176,7 +176,7 @@ def aggregation(world: World) -> list[Finding]:
     ]
 
 
-def links(world: World) -> list[Finding]:
+def f_dpo(world: World) -> list[Finding]:
     """r = beta f'(q/p0) + c at the optimum of a penalty by any f (f-DPO, arXiv 2309.16240)."""
     targets = {"reverse-kl": "posterior", "forward-kl": "forward-kl", "chi-squared": "chi-squared"}
     errors = [

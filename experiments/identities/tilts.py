@@ -23,7 +23,7 @@ SHARE = 0.5
 """Mean of a binary feature, as a constraint."""
 
 
-def control(world: World) -> list[Finding]:
+def control_as_inference(world: World) -> list[Finding]:
     """p(x given O = 1) = p*, for p(O = 1 given x) = exp((r - 1)/beta) (arXiv 1805.00909)."""
     truth = Enumeration(OptimalityModel(world.model), world.prompts)
     shift = world.log_z - truth.log_z.item() - 1 / world.model.beta
@@ -33,7 +33,7 @@ def control(world: World) -> list[Finding]:
     ]
 
 
-def soft_values(world: World) -> list[Finding]:
+def implicit_prm(world: World) -> list[Finding]:
     """log q/p0 of the tokens so far is a soft value (arXiv 2404.12358, 2412.01981, 2502.01456).
 
     beta log q/p0 of the tokens so far = beta log E_p0[exp(r/beta) | tokens so far], for the reward
@@ -58,7 +58,7 @@ def soft_values(world: World) -> list[Finding]:
     ]
 
 
-def budget(world: World) -> list[Finding]:
+def mpo(world: World) -> list[Finding]:
     """beta of a KL budget by the dual of MPO, and by `solve_beta` (arXiv 1806.06920)."""
     nats = 0.5
 
@@ -155,7 +155,7 @@ def entropy(world: World) -> list[Finding]:
     ]
 
 
-def moments(world: World) -> list[Finding]:
+def gdc(world: World) -> list[Finding]:
     """The distribution nearest to p0 with a given mean of a feature (GDC, arXiv 2012.11635)."""
     is_good = world.reward >= THRESHOLD
     reward = world.model.reward

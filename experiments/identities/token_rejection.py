@@ -23,7 +23,7 @@ PARTICLES = 4000
 """Number of responses in the large world."""
 
 
-def token_rejection(world: World) -> list[Finding]:
+def awrs(world: World) -> list[Finding]:
     """Tokens without replacement until some are allowed (AWRS, arXiv 2504.05410).
 
     The mean of W 1[token] is a sum over all orders of the tokens. In a larger world the draws are

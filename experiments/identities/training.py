@@ -40,17 +40,17 @@ def against_once(name: str, epochs: int) -> list[Finding]:
     return [within(text, more, above=0.0, num_runs=SEEDS)]
 
 
-def balance(_: World) -> list[Finding]:
+def gflownet(_: World) -> list[Finding]:
     """Trajectory balance with replay (arXiv 2310.04363)."""
     return against_once("trajectory-balance", 4)
 
 
-def clipped(_: World) -> list[Finding]:
+def ppo(_: World) -> list[Finding]:
     """Several clipped steps on each batch (PPO, arXiv 1707.06347)."""
     return against_once("proximal", 4)
 
 
-def gaps(world: World) -> list[Finding]:
+def inference_gaps(world: World) -> list[Finding]:
     """KL left by one guide of all prompts = best of the family + shared (arXiv 1801.03558).
 
     The family is bigrams, at the minimum of the exact KL, on three prompts at once and on each
