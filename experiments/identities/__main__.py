@@ -32,7 +32,8 @@ def checks_of(file: Path) -> dict[str, Check]:
 
     The name is that of the function; `_check` at the end is of a function whose name is taken.
     """
-    module, checks = import_module(f"experiments.identities.{file.stem}"), {}
+    module = import_module(f"experiments.identities.{file.stem}")
+    checks: dict[str, Check] = {}
     for name, function in inspect.getmembers(module, inspect.isfunction):
         types = [*inspect.get_annotations(function).values()]
         if types == [World, list[Finding]] and function.__module__ == module.__name__:

@@ -8,11 +8,9 @@ import torch
 from experiments.identities import (
     chains,
     credit,
-    distillation,
     judges,
-    on_policy_pairs,
+    own_draws,
     sampling,
-    soups,
     token_rejection,
     training,
 )
@@ -29,9 +27,9 @@ SLOW = {
     "sppo": (judges, {}),
     "smc-bounds": (sampling, {}),
     "awrs": (token_rejection, {"PARTICLES": 2000}),
-    "gkd": (distillation, {"STEPS": 150}),
-    "rewarded-soups": (soups, {"STEPS": 50}),
-    "on-policy-pairs": (on_policy_pairs, {"STEPS": 150}),
+    "gkd": (own_draws, {"MAX_STEPS": 150}),
+    "rewarded-soups": (training, {"SOUP_STEPS": 50}),
+    "on-policy-pairs": (own_draws, {"STEPS": 150}),
 }
 """Checks that train, or run a sampler many times, with sizes at which each holds by far."""
 
