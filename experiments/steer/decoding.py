@@ -84,7 +84,9 @@ def lines_of(
         scope: words on the prompts behind E[r], if these are not all.
         exact: True if the draws of the target are all responses.
     """
-    texts, names = {}, {"reward": f"E[r{scope}]", "log_z": "log Z, nats"}
+    names = {"reward": f"E[r{scope}]", "log_z": "log Z, nats"}
+    names |= {"kl": "KL to the proposal, nats", "kl_bound": "bound of this KL, nats"}
+    texts: dict[str, str] = {}
     (prior, expectations), (target, every) = numbers.items()
     for name in every:
         symbol = names.get(name, name)

@@ -289,6 +289,7 @@ def test_runs_of_a_sampler_are_compared_by_their_numbers(prior, prompts, tmp_pat
     assert f"{truth.log_z.mean():.3f} ± 0.000 " in printed
     assert [math.isnan(run.numbers["log Z"][1]) for run in runs] == [False, True, False]
     assert "few draws: E[r], log Z may be far off" in page
+    assert "Curves" not in page
 
 
 def test_runs_of_one_name_have_their_parent_folders(make, tmp_path, capsys):
