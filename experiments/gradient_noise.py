@@ -25,9 +25,9 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from experiments.shared.argument_types import DISTINCT, Seed, Threads, count, multiple, number
-from experiments.shared.claims import Finding, conclude, within
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import DISTINCT, Seed, count, multiple, number
+from experiments.shared.claims import ClaimArguments, Finding, conclude, within
+from experiments.shared.command_line import run_script
 from experiments.shared.gradients import loss_gradient, moved_guide
 from experiments.shared.tables import table_of
 from guides import FineTuned
@@ -44,7 +44,7 @@ OBJECTIVES: dict[str, Callable[[int], ELBO]] = {
 
 
 @dataclass(frozen=True)
-class GradientNoise(Arguments):
+class GradientNoise(ClaimArguments):
     """Compare the noise of three gradients of one ELBO."""
 
     lengths: Annotated[
@@ -59,8 +59,6 @@ class GradientNoise(Arguments):
     """Number of responses in each gradient, K."""
     gradients: Annotated[int, count(4), multiple(2)] = 16
     """Number of gradients in each variance, an even number: each pair makes an estimate."""
-    threads: Threads | None = None
-    """Number of CPU threads; default: torch's choice."""
     seed: Seed = 0
     """Random seed."""
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from experiments.shared.argument_types import Seed, count, number
-from experiments.shared.claims import Finding, conclude, largest, within
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.claims import ClaimArguments, Finding, conclude, largest, within
+from experiments.shared.command_line import run_script
 from experiments.shared.gradients import relative_error
 from experiments.shared.tables import table_of
 from inference.objectives.squared_residual import log_z_of_quantile
@@ -42,7 +42,7 @@ BIAS, NOISE, AT_TARGET, KL = "bias", "noise", "noise at target", "KL off-policy"
 
 
 @dataclass(frozen=True)
-class LogZ(Arguments):
+class LogZ(ClaimArguments):
     """Enumerate bias, noise and target of squared residuals for every choice of log Z."""
 
     beta: Annotated[float, number(at_least=0.03, at_most=2, why=OUTSIDE)] = 0.5

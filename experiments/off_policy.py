@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from experiments.shared.argument_types import Count, Positive, Seed, number
-from experiments.shared.claims import Finding, conclude, largest, within
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.claims import ClaimArguments, Finding, conclude, largest, within
+from experiments.shared.command_line import run_script
 from experiments.shared.tables import table_of
 from inference.enumeration import kl
 
@@ -41,7 +41,7 @@ ZERO = 1e-10
 
 
 @dataclass(frozen=True)
-class OffPolicy(Arguments):
+class OffPolicy(ClaimArguments):
     """Enumerate bias and noise of the corrections of the advantage term."""
 
     beta: Positive = 0.5

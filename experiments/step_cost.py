@@ -17,9 +17,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Annotated
 
-from experiments.shared.argument_types import Count, Only, Threads, chosen, count
-from experiments.shared.claims import Finding, conclude, within
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Count, Only, chosen, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude, within
+from experiments.shared.command_line import run_script
 from experiments.shared.cost import SVIStep, ratio_of_means, take_turns
 from experiments.shared.tables import cell, text_table
 from experiments.shared.worlds import WORLDS, WorldName
@@ -31,7 +31,7 @@ CHEAP, MOST = "reward-to-go", 1.3
 
 
 @dataclass(frozen=True)
-class StepCost(Arguments):
+class StepCost(ClaimArguments):
     """Time a step of every objective."""
 
     world: WorldName = "film-reviews"
@@ -42,8 +42,6 @@ class StepCost(Arguments):
     """Number of timed steps of each objective; a multiple of 4 for `proximal`."""
     warm_up: Annotated[int, count(0)] = 4
     """Number of steps before the timed steps; `proximal` draws once in 4."""
-    threads: Threads = 1
-    """Number of CPU threads."""
 
 
 def main(args: StepCost) -> list[Finding]:

@@ -26,9 +26,9 @@ from typing import Annotated
 
 from experiments.equivalence.gradient import expectation_error, reinforce_error
 from experiments.equivalence.trl_gradient import trl_error
-from experiments.shared.argument_types import Positive, Seed, Threads, count
-from experiments.shared.claims import Finding, conclude
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.argument_types import Positive, Seed, count
+from experiments.shared.claims import ClaimArguments, Finding, conclude
+from experiments.shared.command_line import run_script
 from experiments.shared.gradients import moved_guide
 from inference import Enumeration, random_state
 from inference.estimate import expectation
@@ -41,7 +41,7 @@ NO_TRL = "(d) was left out, as TRL is not installed: pip install 'elbo-rl[bench]
 
 
 @dataclass(frozen=True)
-class Equivalence(Arguments):
+class Equivalence(ClaimArguments):
     """Check that KL-regularised RL is ELBO maximisation, exactly."""
 
     beta: Positive = 0.3
@@ -50,8 +50,6 @@ class Equivalence(Arguments):
     """Number of responses to each prompt in (b), and in (d), where at least two are drawn."""
     seed: Seed = 0
     """Random seed of the responses, and of the noise on the guides' weights."""
-    threads: Threads | None = None
-    """Number of CPU threads; default: torch's choice."""
 
 
 def main(args: Equivalence) -> list[Finding]:

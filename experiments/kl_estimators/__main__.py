@@ -26,8 +26,8 @@ from typing import Annotated
 
 from experiments.kl_estimators.gradients import OF_SAMPLER, Gradients, Rows
 from experiments.shared.argument_types import Seed, count, number
-from experiments.shared.claims import Finding, conclude, within
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.claims import ClaimArguments, Finding, conclude, within
+from experiments.shared.command_line import run_script
 from experiments.shared.gradients import moved_guide
 from experiments.shared.tables import table_of
 from guides import FineTuned
@@ -51,7 +51,7 @@ the least `--distance`, and 0.056 at the largest.
 
 
 @dataclass(frozen=True)
-class KLEstimators(Arguments):
+class KLEstimators(ClaimArguments):
     """Enumerate the mean gradient of every way to penalise the KL."""
 
     max_new_tokens: Annotated[int, count(2, 5, "all 9^T are listed")] = 3

@@ -1,13 +1,12 @@
 """Arguments of `experiments.rlhf`, and the models that they name."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 
 from experiments.shared import argument_types as types
-from experiments.shared.command_line import Arguments
+from experiments.shared.claims import FigureArguments
 from experiments.shared.refusals import FAULTS, blamed
 from guides import GUIDES
 from inference.reward_posterior import REWARD_INFERENCE
@@ -26,7 +25,7 @@ FROM_FILE = types.Used(lambda args: args.preferences is not None, "without --pre
 
 
 @dataclass(frozen=True)
-class RLHF(Arguments):
+class RLHF(FigureArguments):
     """Learn a reward from preferences, with its uncertainty, and steer a language model by it."""
 
     preferences: types.Name | None = None
@@ -101,10 +100,6 @@ class RLHF(Arguments):
     """Random seed."""
     device: types.Device | None = None
     """Device, `cpu` or `cuda`. Default: a GPU if there is one."""
-    threads: types.Threads | None = 1
-    """Number of CPU threads; None for torch's choice. More threads slow small networks down."""
-    out: types.Out = Path("runs")
-    """Folder in which the run folder is made."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,12 +33,11 @@ import pyro
 import torch
 
 from experiments.roofline.by_hand import ByHand, phases
-from experiments.roofline.ceilings import Ceilings, seconds_of
-from experiments.roofline.floors import Work
+from experiments.roofline.floors import Ceilings, Work, seconds_of
 from experiments.roofline.networks import load, prompt_of
 from experiments.shared import argument_types as types
-from experiments.shared.claims import Finding, conclude, within
-from experiments.shared.command_line import Arguments, run_script
+from experiments.shared.claims import ClaimArguments, Finding, conclude, within
+from experiments.shared.command_line import run_script
 from experiments.shared.cost import SVIStep, cheap_reward, forget_peak, peak_memory, ratio_of_means
 from experiments.shared.refusals import blamed
 from experiments.shared.tables import cell, text_table
@@ -55,7 +54,7 @@ GUIDES: dict[str, type[LoRA | FineTuned]] = {"lora": LoRA, "fine-tuned": FineTun
 
 
 @dataclass(frozen=True)
-class Roofline(Arguments):
+class Roofline(ClaimArguments):
     """Time a step beside its floor, and beside the same work by hand."""
 
     networks: Annotated[tuple[types.Name, ...], types.SOME] = ("gpt2-tiny",)
@@ -78,8 +77,6 @@ class Roofline(Arguments):
     --compile`."""
     rounds: types.Count = 5
     """Number of timed rounds, of which the median is printed, after one that is not timed."""
-    threads: types.Threads = 1
-    """Number of CPU threads."""
 
 
 def main(args: Roofline) -> list[Finding]:

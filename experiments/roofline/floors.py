@@ -1,4 +1,6 @@
-"""Least time of each phase of a step: its arithmetic, or the bytes it must read, at the ceilings.
+"""Ceilings of a device, measured, and the least time of each phase of a step at the ceilings.
+
+A phase takes at least the time of its arithmetic, or of the bytes that it must read.
 
 A matrix of P weights costs 2 P operations a token forward and 2 P for the gradient of its input,
 and 2 P more where the matrix trains. Attention of width H costs 4 H operations a token, layer and
@@ -7,13 +9,69 @@ token. No pass reads the last token, which nothing follows. Logits and activatio
 fused kernel would neither write nor read them.
 """
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Self
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from experiments.roofline.ceilings import Ceilings
+from experiments.shared.cost import Step, take_turns
+
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Side of the square matrices of the product."""
+BYTES = {"cpu": 2**28, "cuda": 2**31}
+"""Size of the copied buffer, beyond every cache."""
+
+
+class Ceilings(NamedTuple):
+    """Rates of a device that no step exceeds.
+
+    Attributes:
+        flops: floating-point operations a second, of a product of two square matrices.
+        bandwidth: bytes a second, read and written, of a copy.
+    """
+
+    flops: float
+    bandwidth: float
+
+    @classmethod
+    def measured(cls, device: torch.device, dtype: torch.dtype) -> Self:
+        """Ceilings of a device for matrices of one type."""
+        side, size = SIDE.get(device.type, 4096), BYTES.get(device.type, 2**30)
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        source = torch.ones(size, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        product = median_seconds(lambda: left @ right, device, rounds=9)
+        copy = median_seconds(lambda: target.copy_(source), device, rounds=9)
+        return cls(2 * side**3 / product, 2 * size / copy)
+
+
+def median_seconds(function: Step, device: torch.device, rounds: int) -> float:
+    """Median seconds of a function."""
+    return statistics.median(seconds_of([function], device, rounds)[0])
+
+
+def seconds_of(functions: Sequence[Step], device: torch.device, rounds: int) -> list[list[float]]:
+    """Seconds of each function in each round, after one call to warm up, the device waited for.
+
+    Seconds of one CPU thread are CPU seconds, which other load on the machine does not count in.
+    """
+
+    def step(function: Step) -> None:
+        function()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    steps = {str(i): partial(step, function) for i, function in enumerate(functions)}
+    take_turns(steps, 1)
+    by_cpu = device.type == "cpu" and torch.get_num_threads() == 1
+    times = take_turns(steps, rounds).values()
+    return [[cpu if by_cpu else wall for cpu, wall in each] for each in times]
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,7 @@ def prepare(args: Steer) -> tuple[Steer, list[Input]]:
     if args.resume is not None and not args.complete:
         args = own_arguments(args)
     check(args)
-    files = args.prior, args.student, args.prompts_file, args.dataset, args.proposal
-    inputs = inputs_of(*files, args.choices)
+    inputs = inputs_of(args)
     if args.resume is not None:
         check_inputs(RunFolder(args.resume), inputs)
     return args, inputs

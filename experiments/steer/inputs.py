@@ -1,12 +1,12 @@
 """Inputs of a run: files named by arguments. A resume lists the files and refuses changed files."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import model
+from experiments.shared import command_line
 from experiments.shared.refusals import blamed
-from experiments.steer.choices import Choice
 from model.common.files import file_digest
 from model.common.input_files import checkpoint_files
 from model.data.reading import source_files
@@ -29,27 +29,25 @@ class Input(NamedTuple):
     runs: bool = False
 
 
-def inputs_of(
-    prior: str,
-    student: str | None,
-    prompts_file: Path | None,
-    dataset: str | None,
-    proposal: Path | None,
-    choices: Iterable[Choice],
-) -> list[Input]:
-    """Files that the arguments name."""
-    with blamed(f"--prior {prior}"):
-        inputs = [Input(f"--prior {prior}", prior_files(prior))]
-    if student is not None:
-        with blamed(f"--student {student}"):
-            inputs.append(Input(f"--student {student}", prior_files(student)))
-    if prompts_file is not None:
-        inputs.append(Input(f"--prompts-file {prompts_file}", {prompts_file.name: prompts_file}))
-    if dataset is not None:
-        inputs.append(Input(f"--dataset {dataset}", source_files(dataset)))
-    if proposal is not None:
-        inputs.append(Input(f"--proposal {proposal}", checkpoint_files(proposal)))
-    for choice in choices:
+FILES_OF: dict[str, Callable[[Any], dict[str, Path]]] = {
+    "prior": prior_files,
+    "student": prior_files,
+    "prompts_file": lambda path: {path.name: path},
+    "dataset": source_files,
+    "proposal": checkpoint_files,
+}
+"""Functions from the value of an argument to the files that the value names, by argument."""
+
+
+def inputs_of(args: Any) -> list[Input]:
+    """Files that the arguments of a run name."""
+    inputs = []
+    for name, files_of in FILES_OF.items():
+        if (value := getattr(args, name)) is not None:
+            where = f"{command_line.option(name)} {value}"
+            with blamed(where):
+                inputs.append(Input(where, files_of(value)))
+    for choice in args.choices:
         entry = choice.entry
         if entry.files is not None:
             files = entry.files(choice.argument)

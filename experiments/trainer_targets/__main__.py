@@ -20,18 +20,21 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Annotated
 
+from matplotlib.figure import Figure
+
+from experiments.shared import figures
 from experiments.shared.argument_types import Count, Only, Seeds, chosen, count
 from experiments.shared.claims import FigureArguments, Finding, conclude, within
 from experiments.shared.command_line import run_script
-from experiments.shared.figures import save_all
 from experiments.shared.tables import Row, cell, mean_and_error, summary, table_of
-from experiments.trainer_targets.figure import targets_figure
 from experiments.trainer_targets.trainers import OURS, Trainer
 from experiments.trainer_targets.trl_trainers import TRL
 from experiments.trainer_targets.worlds import POSTERIOR, TARGET, World
 
 APART, NEARER, REACHED = 0.2, 10.0, 0.1
 """Distance between two targets, nats; ratio of the distances; largest KL to a target, nats."""
+SAME = 1e-3
+"""Largest KL from a target that equals the posterior to the posterior, nats."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def main(args: TrainerTargets) -> list[Finding]:
     }
     table = table_of("KL by trainer, nats", rows)
     findings = [f for name, each in runs.items() for f in judged(name, each, worlds[name].apart())]
-    save_all(args, "trainer-targets", {"targets": targets_figure(trainers, worlds)})
+    figures.save_all(args, "trainer-targets", {"targets": targets_figure(trainers, worlds)})
     return conclude(__doc__, [table], findings)
 
 
@@ -85,6 +88,36 @@ def judged(name: str, runs: Sequence[Mapping[str, float]], apart: float) -> list
         margin = mean_and_error(less, "margin")
         findings.append(clearly(f"{text} that to its target, nats", margin, above=0.0))
     return findings
+
+
+def targets_figure(trainers: Mapping[str, Trainer], worlds: Mapping[str, World]) -> Figure:
+    """A panel for each different target: the target of a trainer, the prior and the posterior.
+
+    Responses are in the order of their reward, the best at the right. All numbers are exact.
+    """
+    cases: dict[tuple[str, float], str] = {}
+    for name, each in trainers.items():
+        cases.setdefault((each.target, each.beta), name)
+    labels = {"xlabel": "rank by reward, the best last", "ylabel": "probability"}
+    figure, grid = figures.new_grid(len(cases), 1.5, **labels)
+    for axes, ((_, beta), name) in zip(grid, cases.items(), strict=True):
+        world = worlds[name]
+        truth = world.truth
+        order = world.model.reward(world.prompts, truth.support)[:, 0].argsort()
+        places = range(1, len(order) + 1)
+        prior = truth.log_prior[order, 0].exp().numpy()
+        axes.bar(places, prior, color=figures.PRIOR, alpha=0.5, label="prior")
+        columns = {
+            "posterior": (truth.log_posterior, figures.POSTERIOR, "o"),
+            "target": (world.log_target, figures.GUIDE, "x"),
+        }
+        for label, (column, color, marker) in columns.items():
+            axes.plot(places, column[order, 0].exp().numpy(), marker, color=color, label=label)
+        axes.set_title(f"{name}, beta {beta:g}")
+    apart = sum(worlds[name].apart() > SAME for name in cases.values())
+    figure.suptitle(f"{apart} of {len(cases)} targets of trainers differ from the posterior")
+    figures.legend_below(figure, grid[0], 3)
+    return figure
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from experiments.shared.figures import plane_figure, save
 from experiments.shared.training import RL
 from experiments.shared.worlds import eight_tokens, two_modes
 from experiments.steer.figures import elbo_figure, reward_kl_figure
-from experiments.trainer_targets.figure import targets_figure
+from experiments.trainer_targets.__main__ import targets_figure
 from experiments.trainer_targets.trainers import OURS
 from experiments.trainer_targets.worlds import World
 from inference import OBJECTIVES, SAMPLERS, Estimate, PriorSample

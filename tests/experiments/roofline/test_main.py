@@ -9,8 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from experiments.roofline.__main__ import STEP, Roofline, costs_of, main
 from experiments.roofline.by_hand import ByHand
-from experiments.roofline.ceilings import Ceilings, median_seconds
-from experiments.roofline.floors import Work
+from experiments.roofline.floors import Ceilings, Work, median_seconds
 from experiments.roofline.networks import SHAPES
 from guides import LoRA
 from model import LanguageModel
