@@ -21,6 +21,10 @@ Size = Annotated[int, types.count(1, 100_000)]
 SIMULATED = types.Used(
     lambda args: args.preferences is None, "with --preferences, where nothing is simulated"
 )
+UNCERTAIN = types.Used(
+    lambda args: not REWARD_INFERENCE[args.inference].is_point,
+    "with an --inference of one point, without uncertainty",
+)
 FROM_FILE = types.Used(lambda args: args.preferences is not None, "without --preferences")
 
 
@@ -47,9 +51,9 @@ class RLHF(FigureArguments):
     """Prior standard deviation of a typical response's reward, log-odds; gold has 1.1 to 1.5."""
     inference: InferenceName = "laplace"
     """Inference of the reward."""
-    reward_samples: Size = 64
+    reward_samples: Annotated[Size, UNCERTAIN] = 64
     """Number of draws S of the reward."""
-    aggregation: AggregationName = "lower-bound"
+    aggregation: Annotated[AggregationName, UNCERTAIN] = "lower-bound"
     """Aggregation of the S draws into the likelihood that the guide is tuned on."""
     beta: types.Positive = 0.4
     """Reward (log-odds) per nat, for the guide."""

@@ -243,6 +243,7 @@ def test_given_options_are_the_fields_that_were_named():
         ),
         ("rlhf", "--preferences FILE --seeds 2", "--seeds has no effect with --preferences"),
         ("rlhf", "--preferences FILE --num-preferences 30", "--num-preferences has no effect"),
+        ("rlhf", "--inference map --aggregation minimum", "--aggregation has no effect with an"),
         ("rlhf", "--held-out 0.5", "--held-out has no effect without --preferences"),
         (
             "guide_zoo",
