@@ -51,5 +51,6 @@ OURS = {
     "grpo, k2": ours("grpo", 1.0, "grpo-token-kl", estimator="k2", kl_weight=1.0),
     "dr-grpo": ours("dr-grpo", 0.05),
     "best-of-n-distillation": ours("best-of-n-distillation", 0.1, "best-of-n", n=16),
+    "max-at-k": ours("max-at-k", 0.1),
 }
 """Trainers by the names of their objectives. Scaled advantages have the trainer's own beta."""

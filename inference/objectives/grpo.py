@@ -223,7 +223,7 @@ def _surrogate(ratio: str | Gain, clip: object, dual_clip: object) -> Surrogate:
         surrogate = surrogate_of(function("ratio", ratio, takes=2))
     if not surrogate.has_limits and clip not in (None, CLIP):
         why = f"ratio={quoted(ratio)} has no limits"
-        raise ValueError(f"clip is {clip}, expected None: {why}")
+        raise ValueError(f"clip is {quoted(clip)}, expected None: {why}")
     if not surrogate.is_ratio and dual_clip is not None:
         ratios = ", ".join(name for name, each in SURROGATES.items() if each.is_ratio)
         why = f"ratio={quoted(ratio)} has no ratio to limit, and one of {ratios} has"

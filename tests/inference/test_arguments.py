@@ -41,11 +41,16 @@ from inference import (
 )
 from inference.diagnostics.diversity import distinct_n, self_bleu
 from inference.diagnostics.simulation_based_calibration import Ranks, simulation_based_calibration
-from inference.direct_preferences import PreferenceProgram, ResponseLabels, fit_preferences
+from inference.direct_preferences import (
+    PreferenceProgram,
+    ResponseLabels,
+    fit_preferences,
+    robust_mean,
+)
 from inference.enumeration import kl
 from inference.importance_weights import effective_sample_size, pareto_k
 from inference.kl_estimators import KL_ESTIMATORS
-from inference.objectives import Proximal_ELBO
+from inference.objectives import MaxAtK_ELBO, Proximal_ELBO
 from inference.objectives.f_divergence import alpha_divergence
 from inference.objectives.parts.log_z_average import LogZAverage
 from inference.objectives.parts.off_policy import ReplayBuffer
@@ -338,7 +343,13 @@ CALLS: dict[str, Call] = {
     "ReplayBuffer": (ReplayBuffer, {"capacity": 1}, {}),
     "renyi": (renyi, {}, {"alpha": [0.0, 1.0]}),
     "LeaveOneOut_ELBO": (LeaveOneOut_ELBO, {}, {"max_plate_nesting": [-1, NAN, 0.5, "3", None]}),
-    "RewardToGo_ELBO": (RewardToGo_ELBO, {}, {"baseline": NAME}),
+    "RewardToGo_ELBO": (
+        RewardToGo_ELBO,
+        {"baseline": "value"},
+        {"baseline": NAME, "gae_lambda": [-0.1, 1.1, NAN, "1"]},
+    ),
+    "MaxAtK_ELBO": (MaxAtK_ELBO, {}, {"k": COUNT}),
+    "robust_mean": (robust_mean, {}, {"robustness": [0, -1.0, NAN, "2"]}),
     "SquaredResidual": (
         SquaredResidual,
         {},
