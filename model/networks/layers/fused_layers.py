@@ -1,12 +1,14 @@
 """Layers in one kernel, where `transformers` runs up to eight.
 
     gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))     Hendrycks and Gimpel 2016
-    norm(x) = w x / sqrt(mean(x^2) + eps)                       Zhang and Sennrich 2019, on a GPU
+    norm(x) = w x / sqrt(mean(x^2) + eps)                       Zhang and Sennrich 2019, on a GPU;
+                                                                of Gemma with 1 + w, in float32
 
 The gradient needs x alone, and for the norm one number a row, where autograd keeps other tensors.
 In half precision the result is rounded once, where each of the kernels rounds.
 """
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -31,7 +33,6 @@ class FusedNorm(nn.Module):
     """First base of a norm such as `LlamaRMSNorm`, the same up to rounding."""
 
     weight: Tensor
-    variance_epsilon: float
 
     def forward(self, x: Tensor) -> Tensor:
         if is_asynchronous(x.device) and x.dtype == self.weight.dtype:
@@ -39,42 +40,69 @@ class FusedNorm(nn.Module):
         return super().forward(x)
 
 
+class FusedShiftedNorm(nn.Module):
+    """First base of a norm such as `Gemma3RMSNorm`, with weights 1 + w; rounded as there."""
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_asynchronous(x.device):
+            return fused_shifted_norm(self, x)
+        return super().forward(x)
+
+
+def fused_shifted_norm(layer: Any, x: Tensor) -> Tensor:
+    """(1 + w) x / sqrt(mean(x^2) + eps) in float32: five kernels in place of nine."""
+    weight = 1.0 + layer.weight.float()
+    return rms_norm(x.float(), x.shape[-1:], weight, _eps(layer)).type_as(x)
+
+
+def _eps(layer: Any) -> Any:
+    """The number that a norm adds to the mean of squares, by its two names in `transformers`."""
+    return getattr(layer, "variance_epsilon", None) or layer.eps
+
+
 def fused_norm(layer: Any, x: Tensor) -> Tensor:
     """w x / sqrt(mean(x^2) + eps) over the last dimension; torch has one kernel on a GPU."""
-    return rms_norm(x, x.shape[-1:], layer.weight, layer.variance_epsilon)
+    return rms_norm(x, x.shape[-1:], layer.weight, _eps(layer))
 
 
 def fused_layers(network: nn.Module) -> None:
-    """Make the layers of a network that compute one of the two `FusedGELU` or `FusedNorm`."""
+    """Make the layers of a network that compute one of these a fused layer, in place."""
     from transformers.activations import NewGELUActivation  # takes a second without a network
 
     for module in network.modules():
         if type(module) is NewGELUActivation:
             module.__class__ = FusedGELU
-        elif _is_plain_norm(module):
+        elif (base := _base_of_norm(module)) is not None:
             kind: Any = type(module)
-            module.__class__ = _fused_kind(kind)
+            module.__class__ = _fused_kind(base, kind)
 
 
 @cache
-def _fused_kind(kind: Any) -> Any:
-    return type(kind.__name__, (FusedNorm, kind), {})
+def _fused_kind(base: Any, kind: Any) -> Any:
+    return type(kind.__name__, (base, kind), {})
 
 
 @torch.no_grad()
-def _is_plain_norm(module: Any) -> bool:
-    """True for a layer that computes `fused_norm`, and not for example with weights 1 + w."""
-    if not type(module).__name__.endswith("RMSNorm") or isinstance(module, FusedNorm):
-        return False
+def _base_of_norm(module: Any) -> Any:
+    """The fused layer that computes what a norm computes, as its numbers show; None for others."""
+    if not type(module).__name__.endswith("RMSNorm") or isinstance(module, tuple(NORMS)):
+        return None
     weight = getattr(module, "weight", None)
     if type(weight) is not nn.Parameter or weight.is_meta:
-        return False  # such as a shard of the weights
-    if not hasattr(module, "variance_epsilon"):
-        return False
+        return None  # such as a shard of the weights
     x = torch.linspace(-2, 3, 2 * len(weight), device=weight.device).view(2, -1)
     try:
-        expected = module(x)
-        got = rms_norm(x, x.shape[-1:], weight.float(), module.variance_epsilon)
+        other = copy.deepcopy(module)  # weights of 1 are 1 + w of weights of 0, and half of 2 w
+        other.weight += torch.linspace(0.5, 1, len(weight)).to(weight)
+        expected, wide, eps = other(x), other.weight.float(), _eps(module)
+        results = {n: rms_norm(x, x.shape[-1:], wide + shift, eps) for n, shift in NORMS.items()}
     except Exception:  # any error of the layer's own code: the layer stays
-        return False
-    return bool((got - expected).abs().max() <= TOLERANCE * (1 + weight.abs().max()))
+        return None
+    most = TOLERANCE * (1 + wide.abs().max())
+    return next((n for n, own in results.items() if (own - expected).abs().max() <= most), None)
+
+
+NORMS: dict[type[nn.Module], float] = {FusedNorm: 0.0, FusedShiftedNorm: 1.0}
+"""Number added to the weights by each kind of norm."""

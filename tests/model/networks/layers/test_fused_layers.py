@@ -10,10 +10,19 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.activations import NewGELUActivation
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from guides import FineTuned
-from model.networks.layers.fused_layers import FusedGELU, FusedNorm, fused_layers, fused_norm
+from model.networks.layers.fused_layers import (
+    FusedGELU,
+    FusedNorm,
+    FusedShiftedNorm,
+    fused_layers,
+    fused_norm,
+    fused_shifted_norm,
+)
 from tests.model.tiny import tiny
 
 
@@ -99,9 +108,36 @@ def test_other_norms_stay():
         def forward(self, hidden_states: Tensor) -> Tensor:
             return 2 * super().forward(hidden_states)
 
-    layer = nn.Sequential(GemmaRMSNorm(7), DoubledRMSNorm(7))
+    class NoWeightRMSNorm(LlamaRMSNorm):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(hidden_states) / self.weight
+
+    kinds = [DoubledRMSNorm, NoWeightRMSNorm]  # with weights of 1 like other norms
+    layer = nn.Sequential(*(kind(7) for kind in kinds))
     fused_layers(layer)
-    assert [type(part) for part in layer] == [GemmaRMSNorm, DoubledRMSNorm]
+    assert [type(part) for part in layer] == kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "function"),
+    [
+        (GemmaRMSNorm, FusedShiftedNorm, fused_shifted_norm),
+        (Gemma3RMSNorm, FusedShiftedNorm, fused_shifted_norm),
+        (Gemma3nRMSNorm, FusedNorm, fused_norm),
+    ],
+)
+def test_a_norm_of_gemma_is_rounded_as_in_transformers(kind, base, function):
+    x = torch.randn(100, 64).bfloat16()
+    layer = kind(64).to(x)
+    nn.init.normal_(layer.weight)
+    fused = copy.deepcopy(layer)
+    fused_layers(nn.Sequential(fused))
+    assert isinstance(fused, base)
+    kernel = functools.partial(function, fused)
+    # numbers of float32 that differ by their last bit rarely round to two numbers of bfloat16
+    assert (kernel(x) != layer(x)).double().mean() < 1e-3
+    assert_close(gradient(kernel, x), gradient(layer, x), rtol=1e-2, atol=1e-2)
+    assert_close(fused(x), layer(x), rtol=1e-2, atol=1e-2)
 
 
 def test_a_network_keeps_its_norms_where_they_cannot_be_called():
