@@ -9,7 +9,6 @@ for each pass, a copy that takes less than a thousandth of a pass over many toke
 change between passes.
 """
 
-import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from model.common.sharded_tensors import copy_all
 from model.networks.layers.packed_layers import ALIGNMENT, SharedOutputs, weight_of
@@ -26,20 +26,23 @@ Factors = tuple[Tensor, Tensor]
 
 _inputs: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()
 """One object for all layers that read the same tensor in their last pass that was not packed."""
-_last = threading.local()
-"""The last tensor that such a layer has read, in the own thread, and its object."""
+_objects = WeakTensorKeyDictionary()
+"""The object of each tensor that such a layer has read, while the tensor lives."""
 
 
 def note_input(layer: nn.Module, x: Tensor) -> None:
     """Note which layers read the same x, so that the next pass packs them."""
-    if getattr(_last, "x", None) is not x:
-        _last.x, _last.key = x, object()
-    _inputs[layer] = _last.key
+    _inputs[layer] = _objects.setdefault(x, object())
 
 
-def forget_input() -> None:
-    """Free the memory of the last x, after a pass."""
-    _last.x = None
+def note_all_inputs(network: Any, layers: Iterable[nn.Module]) -> None:
+    """Note which layers read the same x, by a pass over one token if that is not known yet."""
+    new = [layer for layer in layers if layer not in _inputs]
+    if new:
+        with torch.no_grad():
+            network(torch.zeros(1, 1, dtype=torch.long, device=network.device))
+    for layer in new:
+        _inputs.setdefault(layer, object())  # of a layer that the token does not reach
 
 
 class PackedGroup(SharedOutputs):
@@ -77,7 +80,7 @@ class PackedGroup(SharedOutputs):
 
 
 def packed_groups(factors: Mapping[Any, Factors]) -> dict[nn.Module, PackedGroup]:
-    """The group of each layer that reads its x together with others, by the last pass."""
+    """The group of each layer that reads its x together with others, as noted."""
     by_input: dict[object, dict[Any, Factors]] = {}
     for layer, pair in factors.items():
         if (key := _inputs.get(layer)) is not None:

@@ -19,6 +19,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
 from model.common.devices import HALF, is_asynchronous, is_half_on_a_cpu
@@ -64,11 +65,12 @@ class SharedOutputs(ABC):
 
     Attributes:
         layers: the layers.
-        x: tensor that was read last.
+        x: tensor that was read last, while outputs of some layers wait; or None.
     """
 
-    def __init__(self, layers: list[Any], x: Tensor | None = None) -> None:
-        self.layers, self.x = layers, x
+    def __init__(self, layers: list[Any]) -> None:
+        self.layers = layers
+        self.x: Tensor | None = None
         self._version = (False, 0)
         self._outputs: dict[nn.Module, Tensor] = {}
 
@@ -124,7 +126,7 @@ class PackedLayers(Decoding):
         self._network = network
         self._layers: list[Any] = []
         self._groups: dict[nn.Module, _Group] = {}
-        self._last: _Group | None = None
+        self._readers = WeakTensorKeyDictionary()  # group of the layers that read a tensor
 
     def __enter__(self) -> Self:
         modules = list(self._network.modules())
@@ -140,7 +142,7 @@ class PackedLayers(Decoding):
     def __exit__(self, *_: object) -> None:
         for layer in self._layers:
             del layer.forward
-        self._layers, self._last = [], None
+        self._layers = []
 
     def _write(self) -> None:
         for group in set(self._groups.values()):
@@ -154,10 +156,10 @@ class PackedLayers(Decoding):
         if group is not None and group.gains:
             return group.output(layer, x)
         if group is None:
-            if self._last is None or self._last.packed or self._last.x is not x:
-                self._last = _Group([], x)
-            self._last.layers.append(layer)
-            self._groups[layer] = self._last
+            if (group := self._readers.get(x)) is None or group.packed:
+                group = self._readers[x] = _Group([])
+            group.layers.append(layer)
+            self._groups[layer] = group
         return type(layer).forward(layer, x)
 
 

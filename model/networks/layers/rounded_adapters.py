@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.common.sharded_tensors import copy_all
 from model.networks.layers import layer_checkpoints
-from model.networks.layers.packed_gradients import PackedGroup, forget_input, packed_groups
+from model.networks.layers.packed_gradients import PackedGroup, note_all_inputs, packed_groups
 from model.networks.layers.packed_layers import Decoding, packs
 
 _own = threading.local()
@@ -71,9 +71,8 @@ def rounded_together(
 ) -> Iterator[None]:
     """Context of one pass, with gradient, for which all adapters are rounded together.
 
-    On a GPU, layers that read the same input are packed, from the second pass on, and so they are
-    in passes over several tokens without gradient. Layers that are computed again in the backward
-    pass round their own.
+    On a GPU, layers that read the same input are packed, and so they are in passes over several
+    tokens without gradient. Layers that are computed again in the backward pass round their own.
     """
     layers: list[Any] = []
     is_packed = (torch.is_grad_enabled() or num_tokens > 1) and packs(network, 0)
@@ -93,13 +92,14 @@ def rounded_together(
         by_layer[layer].append(tuple(pair))
     before = getattr(_own, "factors", {}), getattr(_own, "groups", {})
     factors = {layer: stacked(pairs) for layer, pairs in by_layer.items()}
-    groups = packed_groups(factors) if is_packed else {}
-    _own.factors, _own.groups = factors, groups
+    _own.factors, _own.groups = factors, {}
     try:
+        if is_packed:
+            note_all_inputs(network, layers)
+            _own.groups = packed_groups(factors)
         yield
     finally:
         _own.factors, _own.groups = before
-        forget_input()
 
 
 def stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from transformers import DeepseekV2Config, DeepseekV2ForCausalLM
 
 from model.networks.layers import adapted_linear, packed_gradients, rounded_adapters
 from model.networks.layers.rounded_adapters import rounded_together, shared_factors, shared_group
 from tests.model.networks.layers.test_adapted_linear import Operations, adapted_twice
+from tests.model.tiny import NETWORKS, SPECIAL
 
 PRODUCTS = {"mm", "addmm", "addmm_"}
 
@@ -92,11 +94,38 @@ def test_scores_without_gradient_are_packed_and_the_passes_of_one_token_are_not(
         with torch.no_grad():
             layers[0](x)
             assert_close(layers[1](x.mul_(2.0)), key)
-    assert num_packed == [0, 10, 0]  # of two layers: queries, keys, values; gate and up
+    assert num_packed == [10, 10, 0]  # of two layers: queries, keys, values; gate and up
     for each in logits:
         assert (each - logits[2]).norm() < 0.02 * logits[2].norm()
     assert torch.equal(logits[3], logits[1])
+    assert torch.equal(logits[0], logits[1])
     assert all(shared_group(layer) is None for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "deepseek"])
+def test_the_first_pass_of_a_process_has_the_numbers_of_later_passes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit that goes on in a new process is the same to the last bit. Packed from the start."""
+    monkeypatch.setitem(NETWORKS, "deepseek", deepseek)
+    network = network_of(name, False)
+    monkeypatch.setattr(rounded_adapters, "packs", lambda *_: True)
+    first, *_, last = [results(network) for _ in range(3)]
+    assert torch.equal(first[0], last[0])
+    assert torch.equal(first[1], last[1])
+    with rounded_together(network):
+        groups = dict.fromkeys(filter(None, map(shared_group, _adapted(network))))
+    expected = {"llama": [3, 2, 3, 2], "gpt2": [], "deepseek": [2, 2]}[name]
+    assert [len(group.layers) for group in groups] == expected
+
+
+def deepseek() -> DeepseekV2ForCausalLM:
+    """Two projections of attention read one tensor, and a third reads another in between."""
+    sizes = {"vocab_size": 5, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 8}
+    ranks = {"kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    config = DeepseekV2Config(**sizes, **heads, **ranks, **SPECIAL, first_k_dense_replace=2)
+    return DeepseekV2ForCausalLM(config)
 
 
 def test_a_pass_that_cannot_be_packed_leaves_no_factors(monkeypatch: pytest.MonkeyPatch) -> None:
