@@ -157,6 +157,7 @@ def log_factors(trace: Trace) -> Tensor:
     """
     response = trace.nodes["response"]["value"]
     total = torch.zeros(response.shape[:-1], dtype=torch.float64, device=response.device)
+    factors = {}
     for name, site in trace.nodes.items():
         if name == "response" or not is_sample(site):
             continue
@@ -170,14 +171,21 @@ def log_factors(trace: Trace) -> Tensor:
                 f"factor {name!r} has shape {tuple(factor.shape)}, expected one value for each of "
                 f"{total.shape[-1]} prompts at the end: put it inside the plate over prompts"
             )
-        if (where := first_index(factor.isnan() | factor.isposinf())) is not None:
-            raise LikelihoodError(
-                f"factor {name!r} is {factor[where].item()} at index {where}, expected finite "
-                "numbers, or -inf for an impossible response. A reward in "
-                f"{factor.dtype} over a small beta may overflow: widen it to float64 first"
-            )
+        factors[name] = factor
         total = total + factor
+    if first_index(_no_number(total)) is not None:  # one wait for all factors
+        for name, factor in factors.items():
+            if (where := first_index(_no_number(factor))) is not None:
+                raise LikelihoodError(
+                    f"factor {name!r} is {factor[where].item()} at index {where}, expected finite "
+                    "numbers, or -inf for an impossible response. A reward in "
+                    f"{factor.dtype} over a small beta may overflow: widen it to float64 first"
+                )
     return total
+
+
+def _no_number(log_prob: Tensor) -> Tensor:
+    return log_prob.isnan() | log_prob.isposinf()
 
 
 def check_log_prob(log_prob: Tensor, program: object, role: str) -> Tensor:
@@ -187,7 +195,7 @@ def check_log_prob(log_prob: Tensor, program: object, role: str) -> Tensor:
         NotANumberError: if one is NaN or +inf, with the names of the program and of a parameter
             that is NaN or infinite.
     """
-    bad = log_prob.isnan() | log_prob.isposinf()
+    bad = _no_number(log_prob)
     if (where := first_index(bad)) is not None:
         raise NotANumberError(
             f"the {role} {name_of(program)} has log-probability {log_prob[where].item()} at index "

@@ -133,7 +133,7 @@ class FDivergence(ResponseObjective):
         self.adapt_every = adapt_every
         self.log_z = LogZAverage(decay)
         self.proposal: dict[str, Tensor] | None = None  # parameters of an earlier guide
-        self._gain = 0.0  # E_a[p*/a log(q/a)], summed since the last decision
+        self._gain: Tensor | float = 0.0  # E_a[p*/a log(q/a)], summed since the last decision
         self._steps = 0
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -155,8 +155,8 @@ class FDivergence(ResponseObjective):
         loss = (ratio * as_given("what value returned", value(log_u), log_u)).mean(0).sum()
         if self.adapt_every is not None:
             weight = (log_weight - log_z).where(informed, -torch.inf).exp()
-            self._gain += torch.where(weight == 0, 0.0, weight * log_ratio).mean().item()
-        self.metrics["log_z"] = log_z.mean().item()
+            self._gain = self._gain + torch.where(weight == 0, 0.0, weight * log_ratio).mean()
+        self.metrics["log_z"] = log_z.mean()
         share = None if self.adapt_every is None else ratio / len(ratio)
         draws = (response, log_guide, log_weight - log_ratio, joint.log_likelihood)
         return Losses(loss, surrogate.mean(0).sum(), *draws, share)
@@ -187,13 +187,13 @@ class FDivergence(ResponseObjective):
     def get_state(self) -> dict[str, Tensor]:
         state = with_prefix("log_z/", self.log_z.get_state())
         state |= with_prefix("proposal/", self.proposal or {})
-        gain, steps = torch.tensor(self._gain, dtype=torch.float64), torch.tensor(self._steps)
-        return state | {"gain": gain, "steps": steps}
+        gain = torch.as_tensor(self._gain, dtype=torch.float64)
+        return state | {"gain": gain, "steps": torch.tensor(self._steps)}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         self.log_z.set_state(part_of(state, "log_z/"))
         self.proposal = part_of(state, "proposal/") or None
-        self._gain, self._steps = state["gain"].item(), int(state["steps"].item())
+        self._gain, self._steps = state["gain"], int(state["steps"])
 
 
 def snapshot() -> dict[str, Tensor]:

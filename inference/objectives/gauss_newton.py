@@ -127,8 +127,9 @@ class GaussNewton(ResponseObjective):
         last = len(memory.batches[-1].gradient)
         ridge = self.ridge * memory.product.diagonal()[-last:].mean()
         # prompts with a response in memory; no weight is divided by 0
-        one_hot = torch.nn.functional.one_hot(memory.prompt.unique(return_inverse=True)[1])
-        one_hot, tiny = one_hot.to(weight), torch.finfo(weight.dtype).tiny
+        different, index = memory.prompt.unique(return_inverse=True)
+        one_hot = torch.nn.functional.one_hot(index, len(different)).to(weight)
+        tiny = torch.finfo(weight.dtype).tiny
         means = (one_hot * weight[:, None]) / (one_hot.T @ weight).clamp(min=tiny)  # [M, N]
         root = weight.sqrt()[:, None]
         system = _centred_system(memory.product, root, one_hot, means)

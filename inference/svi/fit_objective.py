@@ -101,14 +101,14 @@ class TraceObjective:
                 raise ResponseSiteError(f"{fault}: {fix} {error}") from error
             return traces[-1]
 
-        vars(self.elbo).update(_get_trace=recorded, reads_loss=False)
+        vars(self.elbo)["_get_trace"] = recorded
         # the checks of each site for NaN and infinity wait for a GPU: the first step has them alone
         checks = nullcontext() if self.draws is None else settings.context(validate_poutine=False)
         try:
             with _FactorMeans() as factors, checks:
                 loss = self.elbo.loss_and_grads(model, guide, prompts)
         finally:
-            del vars(self.elbo)["_get_trace"], vars(self.elbo)["reads_loss"]
+            del vars(self.elbo)["_get_trace"]
         bound = loss[0] if isinstance(loss, tuple) else loss
         bound = bound.detach() if isinstance(bound, Tensor) else bound
         self._sums = list(_sums_of(traces))

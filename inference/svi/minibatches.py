@@ -43,7 +43,6 @@ class Minibatches:
         num_batches = -(-num_prompts // (size or num_prompts))
         cuts = [num_prompts * index // num_batches for index in range(num_batches + 1)]
         self._sizes = [end - start for start, end in pairwise(cuts)]
-        self._lengths = prompts.mask.sum(1).tolist()
         self._number, self._batches = -1, [[0]]
 
     def after(self, num_prompts: int) -> Prompts:
@@ -65,7 +64,7 @@ class Minibatches:
         for first in range(0, len(self._sizes), width):
             sizes = self._sizes[first : first + width]
             window, rows = rows[: sum(sizes)], rows[sum(sizes) :]
-            window.sort(key=self._lengths.__getitem__)
+            window.sort(key=self.prompts.lengths.__getitem__)
             ends = accumulate(sizes)
             batches += [sorted(window[end - n : end]) for end, n in zip(ends, sizes, strict=True)]
         order.shuffle(batches)

@@ -107,13 +107,6 @@ def response_numbers(
     return numbers
 
 
-def read(numbers: dict[str, Tensor | float]) -> Metrics:
-    """The numbers of all tensors, by one wait for the device."""
-    tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
-    values = torch.stack(list(tensors.values())).tolist() if tensors else []
-    return {**numbers, **dict(zip(tensors, values, strict=True))}
-
-
 def with_kl(metrics: Metrics) -> Metrics:
     """The metrics and KL(q || p0), the difference of `log_likelihood` and `elbo`."""
     metrics["kl"] = metrics["log_likelihood"] - metrics["elbo"]

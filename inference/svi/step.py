@@ -11,10 +11,11 @@ from functools import partial
 
 from pyro.infer import SVI
 
+from inference.objectives.parts.surrogate_loss import unread
 from inference.programs import Program
 from inference.response_site import SameResponses
 from inference.svi.checkpoint.state import FitState, parameters
-from inference.svi.fit_objective import TraceObjective
+from inference.svi.fit_objective import TraceObjective, elbo_of
 from inference.svi.gradient_checks import NothingToTrainError, check_trains, no_responses
 from inference.svi.micro_batches import MicroBatches
 from inference.svi.optimizer.trust_region import LimitedSteps
@@ -87,7 +88,7 @@ class Stepper:
     def _checked_gradient(self, model: Program, guide: Program, prompts: Prompts) -> float:
         """The loss, with its gradient at the parameters. Measures the draws of the step."""
         state, objective, optimizer = self._state, self._state.objective, self._state.optimizer
-        with SameResponses() as same, ModelRuns() as runs:
+        with SameResponses() as same, ModelRuns() as runs, unread(elbo_of(objective)):
             loss = objective.loss_and_grads(model, guide, prompts)
         average_gradients(parameters())
         draws = objective.draws or []

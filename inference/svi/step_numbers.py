@@ -22,12 +22,14 @@ from torch import Tensor
 
 from inference.estimate import expectation
 from inference.objectives.parts.draws import DrawMatrices, Draws, matrices, total
+from inference.objectives.parts.states import with_prefix
+from inference.objectives.parts.surrogate_loss import read
 from inference.programs import Program
 from inference.svi.fit_objective import FitObjective, elbo_of
-from inference.svi.response_metrics import Metrics, read, response_numbers, with_kl
+from inference.svi.response_metrics import Metrics, response_numbers, with_kl
 from model import ResponseSpace
 
-ELBO = "elbo of the objective"  # name of the objective's own estimate, beside that from the draws
+OF_OBJECTIVE = "of the objective: "  # before names of the objective's own numbers
 MOST = 32
 """Largest number of responses behind a size, whose standard error is then a quarter of the size."""
 
@@ -95,14 +97,14 @@ def step_numbers(
     draws = objective.draws or []
     all_draws = matrices(draws) if draws else None
     numbers = response_numbers(draws, all_draws.share if all_draws else None, space, reward)
-    numbers["log_likelihood"] = objective.metrics["log_likelihood"]
-    numbers |= {"loss": loss, ELBO: objective.metrics["elbo"]}
+    numbers |= {"loss": loss} | with_prefix(OF_OBJECTIVE, objective.metrics)
     if all_draws is not None:
         numbers |= zip(DrawNumbers._fields, draw_numbers(all_draws), strict=True)
         if has_limits:
             limits = step_limits(all_draws, objective.weight_power)
             numbers |= zip(StepLimits._fields, limits, strict=True)
     values = read(numbers)
+    own = objective.metrics = {name: values.pop(OF_OBJECTIVE + name) for name in objective.metrics}
     loss = values.pop("loss")
     if has_limits and not draws and math.isfinite(loss):
         name = type(elbo_of(objective)).__name__
@@ -114,8 +116,9 @@ def step_numbers(
     if draws and len(draws[0].prompts) < num_prompts:
         of_draws = of_draws._replace(variance=math.nan)
     of_step = StepLimits(*map(values.pop, StepLimits._fields)) if has_limits and draws else None
-    means = {"elbo": values.pop(ELBO), "entropy": of_draws.entropy}
-    return StepNumbers(loss, of_draws, of_step, with_kl(means | values))
+    means = {"elbo": own["elbo"], "entropy": of_draws.entropy} | values
+    means["log_likelihood"] = own["log_likelihood"]
+    return StepNumbers(loss, of_draws, of_step, with_kl(means))
 
 
 def draw_numbers(draws: DrawMatrices) -> tuple[Tensor, ...]:

@@ -250,8 +250,13 @@ class LanguageModel(CachedDecoder):
         """
         self._check_decodable(response, prompts)
         rows = response.reshape(-1, response.shape[-1])
-        is_word = self.space.is_word(rows).cpu()
-        ids = [row[mask].tolist() for row, mask in zip(rows.cpu(), is_word, strict=True)]
+        both = torch.stack([rows, self.space.is_word(rows).to(rows)])
+        rows, is_word = both.cpu()  # one wait for the device
+        low, high = _range(rows)
+        if low < 0 or high >= self.vocab_size:
+            fault = f"the responses have token ids from {low} to {high}, and the language model"
+            raise OtherLanguageModelError(f"{fault} has {self.vocab_size}: they are another's")
+        ids = [row[mask].tolist() for row, mask in zip(rows, is_word.bool(), strict=True)]
         if prompts is None:
             return _nested(decoded(self.tokenizer, ids), response.shape[:-1])
         texts = prompts.texts
@@ -261,7 +266,7 @@ class LanguageModel(CachedDecoder):
         return _nested(whole, response.shape[:-1])
 
     def _check_decodable(self, response: Tensor, prompts: Prompts | None) -> None:
-        """Refuse anything but responses of this language model, `[..., N, T]`, to N prompts."""
+        """Refuse anything but token ids of responses, `[..., N, T]`, to N prompts."""
         instance("response", response, Tensor)
         if response.is_floating_point() or response.is_complex() or response.dim() < 2:
             got = f"responses of shape {tuple(response.shape)} and type {response.dtype}"
@@ -271,10 +276,6 @@ class LanguageModel(CachedDecoder):
             if response.shape[-2] != len(prompts):
                 counts = f"{response.shape[-2]} prompts and {len(prompts)} prompts"
                 raise ValueError(f"got responses to {counts}")
-        low, high = _range(response)
-        if low < 0 or high >= self.vocab_size:
-            fault = f"the responses have token ids from {low} to {high}, and the language model"
-            raise OtherLanguageModelError(f"{fault} has {self.vocab_size}: they are another's")
 
     def forward(self, prompts: Prompts) -> ResponseDistribution:
         """p(response | prompts): batch shape `[N]`, event shape `[T]`.
@@ -286,7 +287,7 @@ class LanguageModel(CachedDecoder):
         check_prompts(prompts)
         # the number of columns bounds the longest prompt without a look at the mask
         if self.context is not None and prompts.ids.shape[1] + self.max_new_tokens > self.context:
-            longest = int(prompts.mask.sum(1).max())
+            longest = max(prompts.lengths)
             self._check_room(f"the longest prompt has {longest} tokens", longest)
         if prompts.vocabulary is None:
             low, high = _range(prompts.ids[prompts.mask])

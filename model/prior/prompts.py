@@ -1,8 +1,10 @@
 """Prompts: N texts or chats as one left-padded batch of token ids, with columns of data."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -40,7 +42,7 @@ class Prompts:
         messages: messages of each chat, None for a prompt that is a text.
         columns: data by name, one value for each prompt.
         positions: place of each prompt among the prompts that were encoded together.
-        is_padded: True if some prompts are shorter than others.
+        lengths: number of tokens of each prompt.
     """
 
     texts: tuple[str, ...]
@@ -50,7 +52,7 @@ class Prompts:
     messages: tuple[Messages | None, ...] = ()
     columns: Columns = field(default_factory=dict)
     positions: tuple[int, ...] = ()
-    is_padded: bool = field(init=False, repr=False, compare=False)
+    lengths: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         num_prompts = len(self.texts)
@@ -77,8 +79,8 @@ class Prompts:
             size = f"{len(self.texts)} prompts of {self.ids.shape[1]} columns"
             raise ValueError(f"got {size}, expected at least one of each")
         is_left = (self.mask[:, 1:] | ~self.mask[:, :-1]).all() & self.mask[:, -1].all()
-        is_left, is_full = torch.stack([is_left, self.mask.all()]).tolist()
-        object.__setattr__(self, "is_padded", not is_full)
+        is_left, *lengths = torch.cat([is_left[None], self.mask.sum(1)]).tolist()
+        object.__setattr__(self, "lengths", tuple(lengths))
         if not is_left:
             raise ValueError("the mask has a prompt that is empty or not padded on the left")
 
@@ -117,15 +119,28 @@ class Prompts:
         ids, mask = ids.to(device), mask.to(device)
         return cls(tuple(texts), ids, mask, **attributes)
 
+    @property
+    def is_padded(self) -> bool:
+        """True if some prompts are shorter than others."""
+        return min(self.lengths) < self.ids.shape[1]
+
     def rows(self) -> list[list[int]]:
         """The token ids of each prompt, without padding."""
-        ids, mask = self.ids.cpu(), self.mask.cpu()
-        return [ids[n, mask[n]].tolist() for n in range(len(self))]
+        return [list(row) for row in self._rows]
+
+    @cached_property
+    def _rows(self) -> list[list[int]]:
+        both = torch.stack([self.ids, self.mask.to(self.ids)], -1)  # one wait for the device
+        return [[id_ for id_, is_own in row if is_own] for row in both.tolist()]
 
     def names(self) -> list[str]:
         """A name of each prompt, of position, text, ids and columns; the same in every process."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
         names = []
-        for n, row in enumerate(self.rows()):
+        for n, row in enumerate(self._rows):
             data = {name: values[n] for name, values in self.columns.items()}
             content = json.dumps([self.texts[n], row, data], sort_keys=True)
             names.append(f"{self.positions[n]}.{text_digest(content)[:16]}")
@@ -165,17 +180,19 @@ class Prompts:
             indices = indices.tolist()
         chosen = indices if isinstance(indices, slice) else list(indices)
         rows = np.arange(len(self))[chosen].tolist()
-        mask = self.mask[rows]
-        columns = slice(int(mask.any(0).int().argmax()), None)
-        return replace(
-            self,
-            texts=tuple(self.texts[row] for row in rows),
-            ids=self.ids[rows][:, columns],
-            mask=mask[:, columns],
-            messages=tuple(self.messages[row] for row in rows),
-            columns={name: [values[row] for row in rows] for name, values in self.columns.items()},
-            positions=tuple(self.positions[row] for row in rows),
-        )
+        if not rows:
+            raise ValueError("got no prompts, expected at least one")
+        index = torch.tensor(rows, device=self.ids.device)
+        first = self.ids.shape[1] - max(self.lengths[row] for row in rows)
+        new = copy.copy(self)  # without the checks, which wait for the device
+        for name in ("_rows", "_names"):
+            vars(new).pop(name, None)
+        for name in ("texts", "messages", "positions", "lengths"):
+            vars(new)[name] = tuple(getattr(self, name)[row] for row in rows)
+        columns = self.columns.items()
+        vars(new)["columns"] = {name: tuple(of[row] for row in rows) for name, of in columns}
+        vars(new).update(ids=self.ids[index, first:], mask=self.mask[index, first:])
+        return new
 
     def to(self, device: torch.device | str) -> Self:
         """The same prompts on another device."""

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,29 +18,27 @@ class LogZAverage:
 
     def __init__(self, decay: float = 0.99) -> None:
         self.decay = finite("decay", decay, at_least=0, below=1)
-        self._averages: dict[str, tuple[float, int]] = {}  # average and number of estimates
+        self._averages: dict[str, Tensor] = {}  # average, nats, and number of estimates, `[2]`
 
     def update(self, prompts: Prompts, log_z_hat: Tensor) -> Tensor:
         """Add one estimate for each prompt, `[N]`, nats; return the averages, `[N]`, nats.
 
         An estimate of NaN or +inf is returned unchanged and not added, as it would never fade.
+        Nothing waits for a GPU.
         """
-        averages = []
-        for name, new in zip(prompts.names(), log_z_hat.tolist(), strict=True):
-            if not new < math.inf:
-                averages.append(new)
-                continue
-            old, count = self._averages.get(name, (-math.inf, 0))
-            decay = min(self.decay, count / (count + 1))
-            log_old = old + math.log(decay) if decay > 0 else -math.inf
-            average = float(np.logaddexp(log_old, new + math.log1p(-decay)))
-            self._averages[name] = (average, count + 1)
-            averages.append(average)
-        return log_z_hat.new_tensor(averages)
+        new, names = log_z_hat.detach().double(), prompts.names()
+        nothing = torch.stack([new.new_full((), -math.inf), new.new_zeros(())])
+        old = torch.stack([self._averages.get(name, nothing) for name in names], 1)  # [2, N]
+        decay = (old[1] / (old[1] + 1)).clamp(max=self.decay)
+        average = torch.logaddexp(old[0] + decay.log(), new + torch.log1p(-decay))
+        is_number = new < math.inf
+        state = torch.where(is_number, torch.stack([average, old[1] + 1]), old)
+        self._averages |= dict(zip(names, state.unbind(1), strict=True))
+        return torch.where(is_number, average, new).to(log_z_hat)
 
     def get_state(self) -> dict[str, Tensor]:
         """Average and number of estimates of each prompt, for checkpoints."""
-        return {name: torch.tensor(v, dtype=torch.float64) for name, v in self._averages.items()}
+        return dict(self._averages)
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        self._averages = {name: (v[0].item(), int(v[1].item())) for name, v in state.items()}
+        self._averages = dict(state)

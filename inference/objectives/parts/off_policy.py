@@ -95,16 +95,18 @@ class ReplayBuffer:
     def draw(self, prompts: Prompts, num_draws: int) -> tuple[Tensor, Tensor]:
         """Draw uniformly, each once if possible: `[R, N, T]`, and log-joint `[R, N]`, nats."""
         num_draws = whole_number("num_draws", num_draws)
-        draws = []
+        memories, rows = [], []
         for name in prompts.names():
             if (memory := self.memory.get(name)) is None:
                 raise ValueError(f"the buffer has no response to {name!r}, expected one added")
             size = len(memory.log_joint)
             orders = [torch.randperm(size) for _ in range(-(-num_draws // size))]
-            index = torch.cat(orders)[:num_draws].to(memory.response.device)
-            draws.append(Memory(memory.response[index], memory.log_joint[index]))
-        response, log_joint = zip(*draws, strict=True)
-        return torch.stack(response, 1), torch.stack(log_joint, 1)
+            memories.append(memory)
+            rows.append(torch.cat(orders)[:num_draws])
+        index = torch.stack(rows).to(memories[0].response.device)  # one copy for all prompts
+        pairs = list(zip(memories, index, strict=True))
+        response = torch.stack([memory.response[own] for memory, own in pairs], 1)
+        return response, torch.stack([memory.log_joint[own] for memory, own in pairs], 1)
 
     def get_state(self) -> dict[str, Tensor]:
         """Responses and log-joints of each prompt, for checkpoints."""
@@ -118,7 +120,7 @@ class ReplayBuffer:
 
 def _first_of_each(rows: Tensor) -> Tensor:
     """Index of the first occurrence of each different row of `[B, T]`, in that order."""
-    _, group = rows.unique(dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(rows), device=rows.device)
+    different, group = rows.unique(dim=0, return_inverse=True)
+    first = torch.full((len(different),), len(rows), device=rows.device)
     first.scatter_reduce_(0, group, torch.arange(len(rows), device=rows.device), "amin")
     return first.sort().values

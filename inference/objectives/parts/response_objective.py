@@ -22,7 +22,7 @@ from torch import Tensor
 from inference.estimate import expectation
 from inference.objectives.parts.draws import Draws
 from inference.objectives.parts.same_model import SameModel
-from inference.objectives.parts.surrogate_loss import SurrogateLoss, only_argument
+from inference.objectives.parts.surrogate_loss import SurrogateLoss, only_argument, read
 from inference.programs import Joint, Program, log_factors, trace_at
 from inference.response_site import (
     PAIRED,
@@ -105,7 +105,7 @@ class ResponseObjective(SurrogateLoss):
             "num_particles", num_particles, at_least=self.min_particles, why=self.why_particles
         )
         super().__init__(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, Any] = {}
         self.step_count = 0
         self.draws: list[Draws] | None = None
 
@@ -154,8 +154,9 @@ class ResponseObjective(SurrogateLoss):
             losses = check_losses(type(self).__name__, self.losses(model, guide, prompts))
         log_guide, log_weight = losses.log_guide.detach(), losses.log_weight.detach()
         elbo = losses.mean(log_weight) if losses.elbo is None else losses.elbo
-        numbers = torch.stack([elbo.double(), losses.mean(losses.log_likelihood).double()])
-        self.metrics |= dict(zip(("elbo", "log_likelihood"), numbers.tolist(), strict=True))
+        numbers = {"elbo": elbo, "log_likelihood": losses.mean(losses.log_likelihood)}
+        self.metrics |= {name: number.detach().double() for name, number in numbers.items()}
+        self.metrics = read(self.metrics) if self.reads_loss else self.metrics
         values = {"response": losses.response}
         share = None if losses.share is None else losses.share.detach()
         log_guides = {"response": log_guide}

@@ -1,9 +1,11 @@
 """The base of objectives with a surrogate: one scalar is the loss, another has the gradient."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
@@ -21,7 +23,7 @@ class SurrogateLoss(ELBO):
     """Power a of the weights w^a by which the gradient weighs the draws; 0 for equal weights."""
 
     reads_loss = True
-    """False in a `fit`, which reads the loss, a tensor then, by one wait with all other numbers."""
+    """False in a `fit`: loss and metrics are tensors, which `fit` reads by one wait with others."""
 
     @abstractmethod
     def _losses(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> tuple:
@@ -40,6 +42,23 @@ class SurrogateLoss(ELBO):
         """Loss with the gradient of the surrogate."""
         loss, surrogate, *_ = self._losses(model, guide, args, kwargs)
         return loss + surrogate - surrogate.detach()
+
+
+def read(numbers: dict[str, Any]) -> dict[str, float]:
+    """The numbers of all tensors, by one wait for the device."""
+    tensors = {name: value for name, value in numbers.items() if isinstance(value, Tensor)}
+    values = torch.stack(list(tensors.values())).tolist() if tensors else []
+    return {**numbers, **dict(zip(tensors, values, strict=True))}
+
+
+@contextmanager
+def unread(elbo: ELBO) -> Iterator[None]:
+    """Context in which an ELBO of this project returns its loss and metrics as tensors."""
+    vars(elbo)["reads_loss"] = False
+    try:
+        yield
+    finally:
+        del vars(elbo)["reads_loss"]
 
 
 def only_argument(name: str, args: tuple, kwargs: dict) -> Prompts:

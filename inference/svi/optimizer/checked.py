@@ -101,9 +101,9 @@ class CheckedOptimizer(PyroOptim, ABC):
         self._optimizer.step()
         return False
 
-    def _slope(self) -> Tensor:
-        """Slope of the loss along the last step, at the gradients now."""
-        return torch.zeros(())
+    def _slope(self, norm: Tensor) -> Tensor:
+        """Slope of the loss along the last step, at the gradients now, of this norm."""
+        return torch.zeros_like(norm)
 
     def check_rate(self) -> None:
         """Raise before a step with a bad learning rate; the default does nothing."""
@@ -117,7 +117,7 @@ class CheckedOptimizer(PyroOptim, ABC):
             return
         try:
             norm = total_norm([p.grad for p in trained if p.grad is not None])
-            numbers = torch.stack([norm, self._slope().to(norm.device)])
+            numbers = torch.stack([norm, self._slope(norm).to(norm.device)])
             self.grad_norm, self.slope = numbers.tolist()  # one wait for the device
             if not math.isfinite(self.grad_norm):
                 raise NonFiniteGradientError(

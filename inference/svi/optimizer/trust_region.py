@@ -195,7 +195,7 @@ class TrustRegion(LimitedSteps):
             group["uphill"] = uphill
 
     @torch.no_grad()
-    def _slope(self) -> Tensor:
+    def _slope(self, norm: Tensor) -> Tensor:
         """Slope of the loss along the last step, scaled to one nat; 0 before the second step."""
         return inner_product(self._last_step())
 

@@ -10,9 +10,10 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from guides import GUIDES, FineTuned
 from inference import OBJECTIVES, RewardToGo_ELBO
 from inference.objectives.parts.draws import Draws, matrices
+from inference.objectives.parts.surrogate_loss import read
 from inference.objectives.proximal import Proximal_ELBO
 from inference.svi.anneal import soften
-from inference.svi.response_metrics import ModelRuns, read, response_numbers, with_kl
+from inference.svi.response_metrics import ModelRuns, response_numbers, with_kl
 from model import AlignmentModel, TextReward, contains, vader_sentiment
 from tests.inference.conftest import killed_and_resumed, quiet
 from tests.inference.objectives.uses import ONE_OF_EACH_USE

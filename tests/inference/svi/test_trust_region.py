@@ -253,12 +253,12 @@ def test_the_slope_is_the_gradient_along_the_last_step_for_one_nat(
     guide, lasts, slopes = FineTuned(small_prior), [], []
     slope = TrustRegion._slope
 
-    def recorded(self):
+    def recorded(self, norm):
         trained = [p for p in guide.parameters() if p.requires_grad and p.grad is not None]
         now = [(p, p.detach().clone()) for p in trained]
         if lasts:
             rise = sum(((p - old) * p.grad).sum().item() for p, old in lasts[-1])
-            slopes.append((slope(self).item(), rise / math.sqrt(self.step_size)))
+            slopes.append((slope(self, norm).item(), rise / math.sqrt(self.step_size)))
         lasts.append(now)
         return torch.zeros(())
 
