@@ -152,7 +152,7 @@ def sample_posterior(
     lines = lines_of(numbers, scope=scope, exact=posterior.exact)
     reasons = replace(posterior, origin=str(origin)).warnings
     for warning in reasons:
-        lines.append(f"{MARK.strip()} {warning}: the numbers of the posterior may be far off.")
+        lines.append(f"{MARK.strip()} {warning}: numbers of the {sampler.target} may be far off.")
     if ranks.is_first():
         head = {"title": without_folders(f"{title} from {origin}"), "beta": args.beta}
         write_sample_measurements(folder, head | {"seconds": seconds}, numbers, reasons)
