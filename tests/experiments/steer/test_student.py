@@ -44,15 +44,15 @@ def test_student_nears_its_teacher_without_a_reward(args, student_folder, capsys
     assert "nats between student and posterior" in printed
     record = json.loads(folder.measurements.read_text())
     assert "prior" not in record
-    start, end = (record[name]["kl_guide_posterior"]["value"] for name in ("student", "guide"))
+    start, end = (record[name]["kl_guide_posterior"] for name in ("student", "guide"))
     settings = {"max_new_tokens": 2, "temperature": 1.0}
     teacher, student = (load_prior(path, **settings) for path in (args.prior, args.student))
     prompts = teacher.encode(list(args.prompts))
     truth = Enumeration(AlignmentModel(teacher, {}, 1.0), prompts)
     trained = load_guide(folder.guide, student)
     exact = truth.kl_guide_posterior(trained).mean().item()
-    assert end == pytest.approx(exact, abs=0.3)
-    assert exact < start - 0.5
+    assert end["value"] == pytest.approx(exact, abs=5 * end["standard_error"])
+    assert exact < start["value"] - 0.5
     network = AutoModelForCausalLM.from_pretrained(folder.guide)
     assert network.config.n_layer == 1
     card = (folder.guide / "README.md").read_text()

@@ -4,6 +4,7 @@ import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -190,14 +191,15 @@ def test_reward_only_has_the_gradient_of_the_reward_alone(prior):
     log_guide = log_guide_at(guide, truth.prompts, truth.support)
     (-(log_guide.exp() * truth.log_likelihood).sum()).backward()
     bias = guide.language_model.network.transformer.ln_f.bias
-    exact, gradients = bias.grad.clone(), []
+    exact, gradients, losses = bias.grad.clone(), [], []
     for _ in range(40):
         guide.zero_grad()
         with parameter_scope(guide):
-            loss = RewardOnly(64).loss_and_grads(model, guide, truth.prompts)
+            losses.append(RewardOnly(64).loss_and_grads(model, guide, truth.prompts))
         gradients.append(bias.grad.clone())
     mean = torch.stack(gradients).mean(0)
     error = torch.stack(gradients).std(0) / math.sqrt(len(gradients))
     assert ((mean - exact).abs() < 5 * error).all()
     assert (exact.abs() > 10 * error).any()
-    assert -loss == pytest.approx(truth.expected_log_likelihood(guide).item(), abs=1)
+    loss, error = -truth.expected_log_likelihood(guide).item(), np.std(losses) / math.sqrt(40)
+    assert abs(np.mean(losses) - loss) < 5 * error
