@@ -188,7 +188,7 @@ def test_peft_alone_loads_it(prior, tmp_path):
 def test_generate_of_the_adapter_draws_from_the_guide_by_the_settings_of_its_card(tmp_path):
     """Whatever the settings of the base, which are no part of the guide."""
     prior = tiny(temperature=0.7, max_new_tokens=6)
-    prompts = prior.encode(["a b c a"])
+    prompts = prior.encode(["a b c a"] * 7)
     guide = moved(LoRA(prior))
     card = ModelCard(loading={"temperature": prior.temperature})
     save_guide(tmp_path, guide, "lora", {}, prompts, card, temperature=prior.temperature)
@@ -196,7 +196,10 @@ def test_generate_of_the_adapter_draws_from_the_guide_by_the_settings_of_its_car
     others = {"temperature": 0.3, "top_k": 1, "top_p": 0.2, "repetition_penalty": 3.0}
     base.generation_config.update(**others)
     network = peft.PeftModel.from_pretrained(base, tmp_path).eval()
-    [settings] = re.findall(r"```\n(do_sample=.*)\n```", (tmp_path / "README.md").read_text())
+    text = (tmp_path / "README.md").read_text()
+    quoted = ", ".join(['"a b c a"'] * 5)
+    assert f"| prompts (7) | {quoted} and 2 more |" in text
+    [settings] = re.findall(r"```\n(do_sample=.*)\n```", text)
     assert_generates(network, guide.language_model, max_new_tokens=6, **eval(f"dict({settings})"))
 
 

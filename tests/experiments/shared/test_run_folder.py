@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.shared.run_folder import RunFolder, new_folder, versions
+from experiments.shared.run_folder import RunFolder, digest_of, new_folder, versions
 from experiments.steer.arguments import Steer
 from experiments.steer.resuming import read_record
 
@@ -45,6 +45,10 @@ def test_nothing_is_made_of_a_folder_that_is_not_there(tmp_path):
     ):
         read_record(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_digest_is_of_the_record_and_not_of_its_order():
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1}) != digest_of({"a": 2, "b": 1})
 
 
 def test_arguments_survive_a_kill_while_they_are_written(tmp_path, monkeypatch):
