@@ -19,10 +19,19 @@ from model import (
     Reward,
     TextReward,
     Tilt,
+    TokenReward,
     WeightedSum,
 )
 from model.likelihood import parts_of
 from model.rewards.text import NUM_REPEATED
+
+NOISE = {
+    TextReward: "The first number is remembered for each text, so the posterior prefers texts "
+    "whose number was high by chance",
+    TokenReward: "Each call draws another number, so the likelihood is the mean of exp(r/beta) "
+    "over the noise",
+}
+"""Effect of a noisy reward on the posterior."""
 
 
 def build_model(
@@ -82,34 +91,34 @@ def check_columns(option: str, pieces: Mapping[str, object], prompts: Prompts) -
 
 
 def noise_warnings(model: AlignmentModel, prompts: Prompts, response: Tensor) -> list[str]:
-    """Warn of each function of texts that gives some of the responses `[M, N, T]` other rewards.
+    """Warn of each function that gives some of the responses `[M, N, T]` other rewards.
 
-    The functions score at most 16 texts again.
+    Functions of texts score at most 16 texts again, others 16 responses to each prompt.
     """
     sentences = []
     pieces = [(reward, 1 / model.beta) for reward in model.rewards.values()]
     for piece, unit in (*pieces, *((factor, 1.0) for factor in model.factors.values())):
-        for part, nats in text_rewards(piece, unit):
+        for part, nats in rewards_of_functions(piece, unit):
             with random_state.preserved():
                 difference = part.repeat_difference(prompts, response[:NUM_REPEATED])
             if difference > 0:
                 size = "" if math.isnan(nats) else f", or {difference * nats:.3g} nats"
                 sentences.append(
-                    f"reward {part.name!r} gave a text another number in a second call: they "
-                    f"differ by {difference:.3g}{size}. The first number is "
-                    "remembered for each text, so the posterior prefers texts whose number was "
-                    "high by chance: E[r] of the posterior and log Z are too high. Return the same "
-                    "number for a text each time (a fixed seed, temperature 0), or the mean of "
-                    "enough calls"
+                    f"reward {part.name!r} gave a response another number in a second call: they "
+                    f"differ by {difference:.3g}{size}. {NOISE[type(part)]}: E[r] of the posterior "
+                    "and log Z are too high. Return the same number for a response each time (a "
+                    "fixed seed, temperature 0), or the mean of enough calls"
                 )
     for sentence in sentences:
         warnings.warn(sentence, stacklevel=2)
     return sentences
 
 
-def text_rewards(piece: object, unit: float) -> Iterator[tuple[TextReward, float]]:
-    """Rewards of texts in a reward or a factor, and the nats of one unit; NaN in a constraint."""
-    if isinstance(piece, TextReward):
+def rewards_of_functions(
+    piece: object, unit: float
+) -> Iterator[tuple[TextReward | TokenReward, float]]:
+    """Rewards by functions in a reward or a factor, and the nats of one unit; NaN in a constraint."""
+    if isinstance(piece, TextReward | TokenReward):
         yield piece, unit
     inside = [(part, math.nan) for part in getattr(piece, "components", tuple)()]
     if isinstance(piece, WeightedSum):
@@ -117,7 +126,7 @@ def text_rewards(piece: object, unit: float) -> Iterator[tuple[TextReward, float
     elif isinstance(piece, Tilt):
         inside = [(phi, piece.multipliers[name]) for name, phi in piece.features.items()]
     for part, weight in inside:
-        yield from text_rewards(part, unit * abs(weight))
+        yield from rewards_of_functions(part, unit * abs(weight))
 
 
 def with_moments(

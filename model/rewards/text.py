@@ -13,7 +13,7 @@ from model.common import checks
 from model.common.checks import boolean, instance, whole_number
 from model.common.provenance import through
 from model.common.texts import quoted
-from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
+from model.likelihood import LikelihoodError, difference_of, for_each_prompt, upper_bound_of
 from model.networks.text_network import Chat
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts, check_prompts
@@ -21,8 +21,6 @@ from model.rewards.exchange import Exchange, answered, checked_numbers, exchange
 from model.rewards.signatures import ForeignFunction
 
 NUM_REPEATED = 16  # number of texts that are scored twice to tell whether a function repeats itself
-ROUNDING = 0.02
-"""Share of the largest reward that networks in half precision may differ by in another batch."""
 
 
 class TextReward:
@@ -129,12 +127,7 @@ class TextReward:
             self._known.pop(key, None)
         second = self._rewards(scored)
         self._remember(first)
-        pairs = [(first[key], second[key]) for key in scored]
-        both = torch.tensor([pair for pair in pairs if None not in pair]).double().view(-1, 2)
-        difference = (both[:, 0] - both[:, 1]).abs()[both[:, 0] != both[:, 1]]
-        size = both[both.isfinite()].abs()
-        is_noise = difference > ROUNDING * max(size.tolist(), default=0.0)
-        return max(difference[is_noise].tolist(), default=0.0)
+        return difference_of(*(_tensor([call[key] for key in scored]) for call in (first, second)))
 
     def _score(self, prompts: Prompts, response: Tensor) -> Tensor:
         response = for_each_prompt(prompts, response)
@@ -143,9 +136,7 @@ class TextReward:
         values = [reward_of[key] for key in keys]
         if self.foreign is not None:
             self._check_applied(items, values)
-        numbers = [math.nan if value is None else value for value in values]
-        rewards = torch.tensor(numbers, dtype=torch.float64, device=response.device)
-        return rewards.view(response.shape[:-1])
+        return _tensor(values).to(response.device).view(response.shape[:-1])
 
     def _items(self, prompts: Prompts, response: Tensor) -> tuple[Sequence[Hashable], list[Any]]:
         """Keys, and texts or exchanges to score, of responses `[..., N, T]`, in their order."""
@@ -244,6 +235,12 @@ class TextReward:
             f"(the first is {first}): {type(error).__name__}: {error}. Is the batch too large?"
             + go_on
         )
+
+
+def _tensor(values: Sequence[float | None]) -> Tensor:
+    """Rewards as a tensor, NaN for None."""
+    numbers = [math.nan if value is None else value for value in values]
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _text(item: str | Chat | Exchange) -> str:

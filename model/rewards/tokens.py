@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from model.common.checks import finite, function, instance
+from model.likelihood import difference_of
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 
@@ -36,3 +37,15 @@ class TokenReward:
         space = self.language_model.space
         space.check(prompts, response)
         return self.function(response, space.is_token(response))
+
+    @property
+    def name(self) -> str:
+        """Name in errors."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def repeat_difference(self, prompts: Prompts, response: Tensor) -> float:
+        """Largest difference of a reward and the reward of the same response in another call.
+
+        0 for a difference that rounding explains.
+        """
+        return difference_of(self(prompts, response), self(prompts, response))

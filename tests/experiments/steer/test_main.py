@@ -72,12 +72,21 @@ def test_run_folder_and_report(args, capsys, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("sample", [None, "importance"])
-def test_a_reward_that_does_not_repeat_itself_is_a_warning(args, sample, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "sample", "effect"),
+    [
+        ("function", None, "The first number is remembered"),
+        ("token-function", "importance", "Each call draws another number"),
+    ],
+)
+def test_a_reward_that_does_not_repeat_itself_is_a_warning(kind, sample, effect, args, tmp_path):
     file = tmp_path / "judge.py"
-    file.write_text("import random\ndef judge(texts): return [random.random() for _ in texts]")
-    reward = (f"function:{file}:judge",)
-    with pytest.warns(UserWarning, match=r"'judge' gave a text another number .*, or \S+ nats"):
+    texts = "import random\ndef judge(texts): return [random.random() for _ in texts]"
+    tokens = "import torch\ndef judge(ids, mask): return torch.rand(ids.shape[:-1])"
+    file.write_text(texts if kind == "function" else tokens)
+    reward = (f"{kind}:{file}:judge",)
+    message = rf"'judge' gave a response another number .*, or \S+ nats .*{effect}"
+    with pytest.warns(UserWarning, match=message):
         folder = main(replace(args, reward=reward, steps=1, sample=sample, budget=64))
     assert sample or "Warning: reward 'judge' gave" in folder.measurements.read_text()
 

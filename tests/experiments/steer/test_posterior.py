@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments.steer.choices import read_choices, read_moment, read_reward
-from experiments.steer.posterior import build_model, text_rewards
+from experiments.steer.posterior import build_model, rewards_of_functions
 from inference import Enumeration
 from inference.programs import log_likelihood_at
 from model import Constraint, TextReward, Tilt, WeightedSum, vader_sentiment
@@ -74,9 +74,9 @@ def test_noise_of_a_reward_inside_another_counts_in_nats_of_the_likelihood(prior
     noisy = TextReward(vader_sentiment, prior)
     inside = WeightedSum({"a": (2.0, WeightedSum({"b": (-0.5, noisy)})), "c": (3.0, noisy)})
     tilt = Tilt({"d": noisy}, {"d": -7.0})
-    assert [nats for _, nats in text_rewards(inside, 1 / 0.1)] == pytest.approx([10.0, 30.0])
-    assert [nats for _, nats in text_rewards(tilt, 1.0)] == [7.0]
-    [(part, nats)] = text_rewards(Constraint(noisy, at_least=0.5, name="e"), 1.0)
+    assert [nats for _, nats in rewards_of_functions(inside, 1 / 0.1)] == pytest.approx([10.0, 30.0])
+    assert [nats for _, nats in rewards_of_functions(tilt, 1.0)] == [7.0]
+    [(part, nats)] = rewards_of_functions(Constraint(noisy, at_least=0.5, name="e"), 1.0)
     assert part is noisy
     assert math.isnan(nats)
 

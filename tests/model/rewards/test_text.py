@@ -74,6 +74,17 @@ def test_a_function_that_does_not_repeat_itself_is_told_from_rounding(
     assert len(seen) == 10
 
 
+@pytest.mark.parametrize(
+    ("factor", "difference"), [(1.0, 0.0), (1.001, 0.0), (1.5, 1.5), (math.nan, 0.0)]
+)
+def test_noise_of_a_reward_of_token_ids_is_told_from_rounding(
+    factor, difference, language_model, prompts
+):
+    factors = iter([1.0, factor])
+    reward = TokenReward(lambda _, is_token: next(factors) * is_token.sum(-1), language_model)
+    assert reward.repeat_difference(prompts, RESPONSE) == difference
+
+
 def test_those_not_met_for_longest_are_forgotten(language_model, prompts):
     seen = []
     reward = TextReward(counted(seen), language_model, cache_size=2)
