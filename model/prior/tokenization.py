@@ -68,13 +68,16 @@ def _without_end(row: list[int], written: list[int], ends: set[int]) -> list[int
 def continuation_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text that continues another: without a beginning, or a space of its own.
 
-    Tokenized behind a full stop, since many tokenizers write a space in front of a first word.
+    Tokenized behind a character, since many tokenizers write a space in front of a first word. The
+    character is one that forms no token with the text, as a full stop does with ".5".
     """
-    stop, both = (
-        tokenizer(each, add_special_tokens=False)["input_ids"] for each in (".", f".{text}")
-    )
-    if both[: len(stop)] == stop and tokenizer.unk_token_id not in stop:
-        return both[len(stop) :]
+    for before in (".", "\n", "a", "1"):
+        start, both = (
+            tokenizer(each, add_special_tokens=False)["input_ids"]
+            for each in (before, before + text)
+        )
+        if both[: len(start)] == start and tokenizer.unk_token_id not in start:
+            return both[len(start) :]
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -99,3 +99,11 @@ def test_tokens_of_a_continuation_are_those_of_the_whole_text(name):
         for text in ("the film was good", "the film")
     )
     assert head + continuation_ids(tokenizer, " was good") == whole
+
+
+def test_no_space_stands_before_a_continuation_that_forms_a_token_with_a_full_stop():
+    """As of Llama 2, which has a token of two full stops."""
+    tokenizer = TOKENIZERS["metaspace"]()
+    tokenizer.add_tokens([".."])
+    head = tokenizer("the film", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(head + continuation_ids(tokenizer, ".s")) == "the film.s"

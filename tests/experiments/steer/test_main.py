@@ -85,7 +85,7 @@ def test_a_reward_that_does_not_repeat_itself_is_a_warning(kind, sample, effect,
     tokens = "import torch\ndef judge(ids, mask): return torch.rand(ids.shape[:-1])"
     file.write_text(texts if kind == "function" else tokens)
     reward = (f"{kind}:{file}:judge",)
-    message = rf"'judge' gave a response another number .*, or \S+ nats .*{effect}"
+    message = rf"'judge' gave a response another number .*, or \S+ nats. {effect}"
     with pytest.warns(UserWarning, match=message):
         folder = main(replace(args, reward=reward, steps=1, sample=sample, budget=64))
     assert sample or "Warning: reward 'judge' gave" in folder.measurements.read_text()
