@@ -117,7 +117,7 @@ def noise_warnings(model: AlignmentModel, prompts: Prompts, response: Tensor) ->
 def rewards_of_functions(
     piece: object, unit: float
 ) -> Iterator[tuple[TextReward | TokenReward, float]]:
-    """Rewards by functions in a reward or a factor, and the nats of one unit; NaN in a constraint."""
+    """Rewards by functions inside a piece, and the nats of one unit; NaN in a constraint."""
     if isinstance(piece, TextReward | TokenReward):
         yield piece, unit
     inside = [(part, math.nan) for part in getattr(piece, "components", tuple)()]

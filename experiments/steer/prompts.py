@@ -1,14 +1,12 @@
 """Prompts of a run: from the command line, a text file or a data set; all, and those measured."""
 
 import random
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments.shared.refusals import blamed
 from experiments.steer.arguments import Steer
 from model import LanguageModel, Prompts, read_prompts
 from model.common.texts import read_lines
-from model.prior.chat import Messages
 
 
 class RunPrompts(NamedTuple):
@@ -33,6 +31,7 @@ def load_prompts(args: Steer, prior: LanguageModel) -> RunPrompts:
     else:
         with blamed("--dataset"):
             every, notes = read_dataset(args.dataset, args, prior)
+    notes += chat_notes(every, prior)
     measured = measured_prompts(args, every)
     if len(measured) < len(every):
         notes.append(
@@ -66,7 +65,6 @@ def read_dataset(source: str, args: Steer, prior: LanguageModel) -> tuple[Prompt
         share = f"{num_prompts - len(data):,} of {num_prompts:,} prompts"
         notes = [f"Left out: {share}, of more than {args.max_prompt_tokens:,} tokens."]
     prompts = data.encode(prior, system=args.system)
-    notes += chat_notes(data.prompts, prior, args.system)
     lengths = prompts.mask.sum(1)
     columns = f", with columns {', '.join(prompts.columns)}" if prompts.columns else ""
     number = f"{len(prompts):,} prompt{'s' * (len(prompts) > 1)}"
@@ -75,21 +73,25 @@ def read_dataset(source: str, args: Steer, prior: LanguageModel) -> tuple[Prompt
     return prompts, notes
 
 
-def chat_notes(
-    prompts: Sequence[str | Messages], prior: LanguageModel, system: str | None
-) -> list[str]:
+def chat_notes(prompts: Prompts, prior: LanguageModel) -> list[str]:
     """Sentences about prompts that a chat model reads, perhaps otherwise than meant."""
-    notes = []
-    answered = sum(each[-1]["role"] == "assistant" for each in prompts if not isinstance(each, str))
-    if answered:
+    chats = [chat for chat in prompts.messages if chat is not None]
+    template, notes = prior.tokenizer.chat_template, []
+    if answered := sum(chat[-1]["role"] == "assistant" for chat in chats):
         notes.append(
             f"{answered:,} of {len(prompts):,} chats end with a message of the assistant, which "
             "responses continue: leave it out if the response is to answer the user."
         )
-    if system is None and prior.tokenizer.chat_template and isinstance(prompts[0], str):
+    if template and len(chats) < len(prompts):
         notes.append(
-            "The prompts are texts, read without the chat template of the prior: write messages, "
-            "or set --system, for chats."
+            "The prompts are texts, read without the chat template of the prior: set --system, or "
+            "write messages in a --dataset, for chats."
+        )
+    if chats and "strftime_now" in str(template):
+        notes.append(
+            "The chat template of the prior reads the date: prompts of another day may differ, and "
+            "a run is then not resumed. A column chat_template_kwargs sets a date, if the template "
+            "has such an option."
         )
     return notes
 

@@ -102,7 +102,7 @@ def test_tokens_of_a_continuation_are_those_of_the_whole_text(name):
 
 
 def test_no_space_stands_before_a_continuation_that_forms_a_token_with_a_full_stop():
-    """As of Llama 2, which has a token of two full stops."""
+    """Llama 2 has a token of two full stops."""
     tokenizer = TOKENIZERS["metaspace"]()
     tokenizer.add_tokens([".."])
     head = tokenizer("the film", add_special_tokens=False)["input_ids"]

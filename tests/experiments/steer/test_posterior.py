@@ -74,7 +74,9 @@ def test_noise_of_a_reward_inside_another_counts_in_nats_of_the_likelihood(prior
     noisy = TextReward(vader_sentiment, prior)
     inside = WeightedSum({"a": (2.0, WeightedSum({"b": (-0.5, noisy)})), "c": (3.0, noisy)})
     tilt = Tilt({"d": noisy}, {"d": -7.0})
-    assert [nats for _, nats in rewards_of_functions(inside, 1 / 0.1)] == pytest.approx([10.0, 30.0])
+    assert [nats for _, nats in rewards_of_functions(inside, 1 / 0.1)] == pytest.approx(
+        [10.0, 30.0]
+    )
     assert [nats for _, nats in rewards_of_functions(tilt, 1.0)] == [7.0]
     [(part, nats)] = rewards_of_functions(Constraint(noisy, at_least=0.5, name="e"), 1.0)
     assert part is noisy

@@ -108,6 +108,10 @@ def test_notes_say_how_a_chat_model_reads_the_prompts(args, chat_folder):
         "The prompts are texts, read without the chat template of"
     ]
     assert load_prompts(replace(args, system="d"), prior).notes == []
+    assert load_prompts(replace(args, dataset=None), prior).notes == notes["texts"]
+    prior.tokenizer.chat_template += "{{ strftime_now('%d') }}"
+    (note,) = load_prompts(replace(args, system="d"), prior).notes
+    assert note.startswith("The chat template of the prior reads the date: prompts of another day")
 
 
 def test_resume_on_a_data_set_ends_where_an_unbroken_run_ends(args, tmp_path):
