@@ -36,7 +36,9 @@ def new_guide(args: Steer, target: Program, prior: LanguageModel, prompts: Promp
         guide.distribution(prompts)
         with pyro.get_param_store().scope(), random_state.isolated(args.seed):
             try:
-                OBJECTIVES[args.objective](num_particles=2).loss(target, guide, prompts[[0]])
+                entry = OBJECTIVES[args.objective]
+                trial = entry(num_particles=max(2, entry.min_particles))
+                trial.loss(target, guide, prompts[[0]])
             except LikelihoodError as error:  # names the reward or the factor itself
                 raise SystemExit(one_line(error)) from error
     return guide
