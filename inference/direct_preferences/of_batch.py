@@ -14,7 +14,8 @@ On pairs of a judge of Bradley and Terry without end (derived here, and enumerat
   certainty about every pair.
 - AOT has no target. In order of r the chosen quantiles are nowhere below the rejected ones, so that
   no pair of quantiles speaks against a larger distance: the loss falls along p0 exp(t r) for all t,
-  and the limit is the best response.
+  towards the best response. A lower limit may lie elsewhere: with r = (0, 1, 1.2) and p0 = (0.1,
+  0.8, 0.1) certainty in the order of r costs 0.616 nats, and with the second response on top 0.594.
 """
 
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class OfBatch:
         """Log-likelihoods of C pairs, `[C]`, for weights `[C]`; a tie is half a pair each way."""
         first = torch.where(outcome == TIE, 0.5, (outcome == FIRST).to(rewards))
         share = torch.cat([first, 1 - first]) * (1.0 if weight is None else weight.repeat(2))
+        share = torch.where(share.sum() > 0, share, 1.0)  # without weights any mean will do
         one, other = pair(rewards)
         chosen, rejected = torch.cat([one, other]), torch.cat([other, one])
         return self.mean(chosen, rejected, share / share.sum(), beta).expand_as(one)

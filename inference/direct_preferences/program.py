@@ -83,7 +83,8 @@ class PreferenceProgram:
         prior: p0, the reference; None for a reward beta log q without a reference.
         beta: reward per nat.
         likelihood: name in `LIKELIHOODS`, or a function of the rewards over beta, `[R, C]`, of
-            outcomes `[C]` and beta that returns log-likelihoods `[C]`.
+            outcomes `[C]` and beta that returns log-likelihoods `[C]`. An `OfBatch` also takes the
+            weights of the pairs; a function around one does not.
         link: name in `LINKS`, or a function f'(u) of log u.
         per_token: True to divide log q/p0 by the number of tokens of the response, its end
             included. A rich guide then has the target `length-normalised` of

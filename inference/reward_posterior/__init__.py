@@ -49,7 +49,9 @@ class RewardInference:
         """Draw weights, `[S, P]`.
 
         Args:
-            model: Pyro program over comparisons with a latent site `w`, such as `BradleyTerry`.
+            model: Pyro program over comparisons with a latent site `w`, such as `BradleyTerry`. An
+                attribute `first_values`, as there, names sites that a search for the maximum first
+                holds, such as a latent flip probability.
             comparisons: Comparisons with outcomes.
             num_samples: S.
             seed: Seed of starts and draws.

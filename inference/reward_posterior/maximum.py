@@ -63,19 +63,17 @@ def maximum_a_posteriori(
 def start(
     model: Callable[[Comparisons], Any], comparisons: Comparisons
 ) -> Callable[[dict[str, Any]], Tensor]:
-    """Start of each site: a prior draw; with sites that the model holds, the maximum beside these.
-
-    The attribute `held` of a model has the first values of such sites, by name.
-    """
-    held = {n: comparisons.first.new_tensor(v) for n, v in getattr(model, "held", {}).items()}
-    if not held:
+    """Start of each site: a prior draw; or the maximum beside the `first_values` of the model."""
+    known = getattr(model, "first_values", {})
+    values = {name: comparisons.first.new_tensor(value) for name, value in known.items()}
+    if not values:
         return init_to_sample
-    conditioned = poutine.condition(model, held)
+    conditioned = poutine.condition(model, values)
     guide = AutoLaplaceApproximation(conditioned, init_loc_fn=init_to_sample)
     with pyro.get_param_store().scope():
         maximise(conditioned, guide, comparisons)
-        values = {name: value.detach() for name, value in guide(comparisons).items()}
-    return init_to_value(values={**values, **held})
+        values |= {name: value.detach() for name, value in guide(comparisons).items()}
+    return init_to_value(values=values)
 
 
 def point_mass(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from model.common.exchange import exchange, in_step
+from model.common.exchange import in_step
 
 T = TypeVar("T")
 BATCH = 1 << 24  # largest number of elements of tensors that are copied together
@@ -57,8 +57,7 @@ def total_norm(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
         norm = _norm(shards, order).to(shards[0].device)
         norm = norm if is_largest else norm.square()
         reduction = distributed.ReduceOp.MAX if is_largest else distributed.ReduceOp.SUM
-        with exchange():
-            distributed.all_reduce(norm, reduction)
+        distributed.all_reduce(norm, reduction)
         norms.append(norm if is_largest else norm.sqrt())
     return _norm(norms, order)
 
@@ -76,8 +75,7 @@ def inner_product(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         products[is_sharded(some[0][0])].append(torch.vdot(a, b).float())
     if products[True]:
         of_shards = torch.stack(products[True]).sum()
-        with exchange():
-            distributed.all_reduce(of_shards, distributed.ReduceOp.SUM)
+        distributed.all_reduce(of_shards, distributed.ReduceOp.SUM)
         products[False].append(of_shards)
     return torch.stack(products[False]).sum() if products[False] else torch.zeros(())
 
@@ -122,6 +120,5 @@ def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:
 def largest_of_ranks(numbers: Tensor) -> Tensor:
     """The largest over all ranks of each of some numbers."""
     numbers = numbers.clone()
-    with exchange():
-        distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+    distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
     return numbers

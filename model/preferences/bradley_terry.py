@@ -62,7 +62,7 @@ class BradleyTerry:
                 raise ValueError(f"prior_mean has shape {shape}, expected [{num_weights}]")
 
     @property
-    def held(self) -> dict[str, float]:
+    def first_values(self) -> dict[str, float]:
         """First values of sites, which a search for the most probable weights leaves as they are.
 
         Weights of the reversed reward and a `flip` above 1/2 are a second, lower maximum, the end

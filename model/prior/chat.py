@@ -185,7 +185,7 @@ def _check_all_read(
     A mark in each of the messages shows the messages that are read. A message whose mark does not
     show is written alone with the mark: the text changes if the template reads the message.
     """
-    marks = {n: f"mark-{n}." for n, message in enumerate(prompt) if _is_answered(message)}
+    marks = {n: f"Mark-{n}." for n, message in enumerate(prompt) if _is_answered(message)}
     marked = [
         {**message, "content": f"{message['content'].strip()} {marks[n]}"}
         if n in marks

@@ -171,8 +171,8 @@ def slopes(folder: Path, *, sharded: bool) -> list[float]:
     values: list[float] = []
     slope = TrustRegion._slope
 
-    def recorded(self: TrustRegion) -> Tensor:
-        values.append(slope(self).item())
+    def recorded(self: TrustRegion, norm: Tensor) -> Tensor:
+        values.append(slope(self, norm).item())
         return torch.tensor(values[-1])
 
     with patch.object(TrustRegion, "_slope", recorded), patch.object(trust_region, "UPHILL", 0.0):

@@ -28,6 +28,7 @@ share their gain among the tokens of the response, whose mean, `average="respons
 the paper.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -174,7 +175,7 @@ def rejected(
     of_response = {
         "mean": tokens.mean(nats),
         "sum": nats.sum(-1, keepdim=True),
-        "max": nats.amax(-1, keepdim=True),
+        "max": nats.masked_fill(~tokens.is_token, -math.inf).amax(-1, keepdim=True),
     }[one_of("over", over, ("mean", "sum", "max"))]
     gain = tokens.log_ratio.exp() * tokens.advantage
     if clip is None:

@@ -96,7 +96,7 @@ def _check_fingerprint(state: FitState, saved: dict[str, Any], path: Path, *, gu
         return
     with ranks.failing_together():
         if ranks.is_first() and (new := state.fingerprint.differences(saved, guide=guide)):
-            fix = "Resume with the arguments of that fit, or name another folder"
+            fix = "Resume with the arguments and the version of that fit, or name another folder"
             raise CheckpointError(f"{path} is of a fit with {new}. {fix}")
     state.fingerprint.changed |= set(saved["changed"])
 

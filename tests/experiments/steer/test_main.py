@@ -321,5 +321,5 @@ def test_every_sampler_steers_without_training(args, sampler, capsys):
 
 def test_a_sample_of_few_effective_draws_is_marked(args, capsys):
     main(replace(args, sample="importance", budget=40, beta=0.01))
-    note = r"\(\?\) \d+ of 40 draws of the prior effective, fewer than 30: the numbers"
+    note = r"\(\?\) \d+ of 40 draws of the prior effective, fewer than 30: numbers of the posterior"
     assert re.search(note, capsys.readouterr().out)

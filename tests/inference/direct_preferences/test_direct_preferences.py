@@ -32,6 +32,7 @@ from inference.direct_preferences import (
     smoothed,
     with_chosen,
 )
+from inference.direct_preferences.of_batch import quantiles
 from inference.targets.fixed_points import TARGETS, Problem
 from model import AlignmentModel, TokenReward
 from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, simulate
@@ -315,6 +316,22 @@ def test_aot_and_dr_dpo_at_one_have_no_optimum(all_pairs, prior, prompts, truth,
     assert (gains["dpo"] > 0).tolist() == [True, False, False, False]
     assert (gains["aot"] > 1e-3).all()
     assert (gains["dr-dpo"] > 1e-4).all()
+    unweighted = replace(all_pairs, weight=torch.zeros_like(all_pairs.weight))
+    for likelihood in ("aot", "dr-dpo"):
+        program = PreferenceProgram(guide, prior, BETA, likelihood=likelihood)
+        assert program.log_likelihood(unweighted).isfinite().all()
+
+
+def test_aot_may_have_another_response_than_the_best_on_top():
+    reward, prior = torch.tensor([0.0, 1.0, 1.2]).double(), torch.tensor([0.1, 0.8, 0.1]).double()
+    first, second = torch.cartesian_prod(*[torch.arange(3)] * 2).T
+    weight = prior[first] * prior[second] * torch.sigmoid(reward[first] - reward[second])
+    losses = []
+    for order in ([0, 1, 2], [0, 2, 1]):
+        log_ratio = 100 * torch.tensor(order).double()
+        sides = log_ratio[first], log_ratio[second]
+        losses.append(-quantiles(*sides, weight / weight.sum(), 1.0).item())
+    assert losses == pytest.approx([0.616, 0.594], abs=1e-3)
 
 
 def test_a_term_of_the_chosen_response_is_added():

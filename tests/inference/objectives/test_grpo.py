@@ -241,6 +241,7 @@ def test_greedy_baseline_is_the_log_weight_of_the_most_likely_tokens():
     assert torch.allclose(actual, log_weight.gather(0, index[None]), atol=1e-9)
 
 
+@pytest.mark.on_cpu  # as `at_constant`
 def test_quadratic_surrogate_has_the_target_of_squared_residuals_at_each_token():
     """On a batch of an older guide, drawn in proportion, whatever the number of steps."""
     model, old, weight = Target(), Table(1), 2.0
@@ -280,6 +281,9 @@ def test_responses_are_rejected_by_an_estimate_of_their_kl():
                 gain = rejected(tokens, limits, estimator=estimator, over=over)
                 assert (gain[:, 0, 0] != 0).tolist() == expected, (estimator, over)
     assert torch.equal(rejected(tokens, None), log_ratio.exp())
+    sure = Tokens(log_ratio.abs() + 0.5, tokens.log_proposal, tokens.advantage, is_token)
+    gain = rejected(sure, (0.4, 9.0), over="max")  # padding has no nats, and not 0
+    assert not gain[is_token].any()
 
 
 def test_a_surrogate_is_a_function_too():

@@ -225,6 +225,13 @@ def test_the_mean_gradient_of_gae_is_exact_where_the_values_are(gae_lambda):
     assert (errors[1] > 0.1).item() == (gae_lambda < 1)
 
 
+def test_gae_weighs_later_changes_by_powers_of_lambda():
+    objective = RewardToGo_ELBO(1, baseline="value", gae_lambda=0.5)  # the first values are 0
+    to_go, hidden = torch.tensor([[[1.0, 2.0, 4.0]]]), torch.zeros(1, 1, 3, 2)
+    advantage, _ = objective._advantage(to_go, hidden, torch.ones(1, 1, 3, dtype=torch.bool))
+    assert advantage[0, 0].tolist() == [-1 + 0.5 * -2 + 0.25 * 4, -2 + 0.5 * 4, 4]
+
+
 def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
     """E ||g||^2 = (log Z)^2 tr F; this is why a baseline is needed."""
     model = Target()

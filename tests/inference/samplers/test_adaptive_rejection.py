@@ -85,7 +85,7 @@ def test_what_is_left_falls_to_the_mass_of_the_allowed(constrained, prior, every
     is_allowed = may_stand(constrained.truth.support)
     mass = constrained.truth.log_prior.exp().where(is_allowed, 0.0).sum(0)
     distribution = response_distribution(model, constrained.prompts, role="model")
-    tries, num_tests = [Trie(), Trie()], torch.zeros(2, dtype=torch.long)
+    tries, num_tests = [Trie(), Trie()], torch.zeros(2, dtype=torch.long, device="cpu")
     options = allowed, constrained.prompts, tries, num_tests, every_token, distribution.space
     bounds = [torch.ones(2, dtype=torch.float64)]
     for _ in range(100):

@@ -168,7 +168,7 @@ def test_chat_that_cannot_be_written_is_refused_with_its_place(
         prior.encode(prompts, **options)
 
 
-@pytest.mark.parametrize(("role", "content"), [("system", "D"), ("tool", "a")])
+@pytest.mark.parametrize(("role", "content"), [("system", "D"), ("tool", "Mark-0.")])
 def test_message_that_the_template_leaves_out_is_refused(role: str, content: str) -> None:
     """Not thoughts of the assistant, and not what the template changes, takes out or checks."""
     tokenizer = chat("<bos> $A")
