@@ -103,15 +103,15 @@ def _parse(words: list[str], arguments: type[A], title: str = "") -> A:
     program = f"python -m {module}" if module else f"python {sys.argv[0]}"
     parse = partial(tyro.cli, arguments, args=words, prog=program, description=about)
     args: A = parse().completed(lambda default: parse(default=default))
-    check_used(args, given)
+    check_used(given, args)
     return args
 
 
-def check_used(args: Arguments, given: Container[str], where: str = "") -> None:
-    """Exit at the first of the given fields that has no effect beside the others."""
-    for name, hint in hints_of(type(args)).items():
+def check_used(given: Container[str], *several: Arguments, where: str = "") -> None:
+    """Exit at the first given field that has no effect beside the others, in none of several."""
+    for name, hint in hints_of(type(several[0])).items():
         for part in pieces(hint) if name in given else ():
-            if isinstance(part, Used) and not part.when(args):
+            if isinstance(part, Used) and not any(map(part.when, several)):
                 fix = f"has no effect {part.unless}: leave one of them out"
                 raise SystemExit(f"{where}{option(name)} {fix}")
 

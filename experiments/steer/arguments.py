@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -57,7 +57,8 @@ DATASET_PROMPTS = 8
 NO_BUDGET = types.Used(lambda args: not args.beta_budget, "with a budget, which is solved for beta")
 DIVIDED = types.Used(lambda args: args.uses_beta, "without a --reward, which beta divides")
 RANKED = types.Used(
-    lambda args: not args.ranks or args.factor, "with a sampler of the best draws, without --factor"
+    lambda args: not args.ranks or args.factor or args.moment,
+    "with a sampler of the best draws, without --factor or --moment",
 )
 PROPOSED = types.Used(
     lambda args: args.sample is None or not SAMPLERS[args.sample].lists_all,
@@ -234,7 +235,7 @@ class Steer(Arguments):
         if self.resume is None and self.config is None:
             return self
         if self.resume is None:
-            return replace(parse(configured(self)), config=None)
+            return configured(self, parse)
         if self.config is not None:
             raise SystemExit("--config is given with --resume, which has the run's own arguments")
         return own_arguments(self, parse)
@@ -272,7 +273,8 @@ class Steer(Arguments):
     @property
     def uses_beta(self) -> bool:
         """True if a reward is divided by beta, or a factor takes beta."""
-        return bool(self.reward) or any(choice.entry.takes_beta for choice in self.choices)
+        takes_beta = self.factor and any(choice.entry.takes_beta for choice in self.choices)
+        return bool(self.reward or takes_beta)
 
     @property
     def ranks(self) -> bool:

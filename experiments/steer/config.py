@@ -10,7 +10,7 @@ Keys are the options without their dashes. Options on the command line come befo
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,12 +27,16 @@ COMMAND_LINE_ALONE = {"config", "resume", "complete", "trust_remote_code"}
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-def configured(args: Any) -> Any:
-    """The default arguments of `steer`, changed by the file that `args.config` names.
+def configured(args: Any, parse: Callable[[Any], Any]) -> Any:
+    """The default arguments of `steer`, changed by the file that `args.config` names, then `parse`.
 
-    Exits at an unknown key or a value of another type, by name, and at one of YAML that has no
-    effect beside the others. A path that an `arguments.json`
+    Exits at an unknown key or a value of another type, by name, and at a key of YAML that has no
+    effect, neither in the file alone nor beside the command line. A path that an `arguments.json`
     does not hold has to be among the arguments.
+
+    Args:
+        args: arguments by the command line alone.
+        parse: parser of the command line by other defaults.
     """
     where, default = f"--config {args.config}", type(args)()
     read, is_record = _read(args.config, where)
@@ -44,8 +48,9 @@ def configured(args: Any) -> Any:
             raise SystemExit(f"{where}: {problem}. Give {option(key)} beside it")
     held = {key: value for key, value in content.items() if key not in absent}
     own = changed(default, held, where)
-    check_used(own, () if is_record else held, f"{where}: ")
-    return own
+    merged = parse(own)
+    check_used(() if is_record else held, merged, own, where=f"{where}: ")
+    return replace(merged, config=None)
 
 
 def changed(args: Any, values: Mapping[str, Any], where: str) -> Any:

@@ -107,6 +107,7 @@ def test_a_path_that_is_not_saved_is_given_again(write, capsys):
         ("guide: adapter", "--guide is 'adapter', expected one of"),
         ("merge: 1", "merge is 1, expected true or false"),
         ("out: 3", "out is 3, expected a path"),
+        ("reward: []\nbeta: 1", ": --beta has no effect without a --reward, which beta divides"),
         ("steps: 3\ntime: 9s", ": --steps has no effect with --responses or --time"),
         ("- a", "expected names of options with values"),
         ("a: [", "expected YAML or JSON"),
@@ -115,6 +116,25 @@ def test_a_path_that_is_not_saved_is_given_again(write, capsys):
 )
 def test_faults_of_a_file_are_named(write, text, message, capsys):
     assert message in refused(capsys, "--config", write(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("budget: 512\nbeta: 0.3", "--sample smc"),
+        ("limit: 2\nprompt-column: question", "--dataset q.jsonl"),
+        ("clip-norm: 1.0", "--learning-rate 1e-3"),
+        ("reward: []\nbeta: 0.3", "--reward vader"),
+        ("steps: 3", "--time 9s"),
+        ("step-kl: 0.1", "--learning-rate 1e-3"),
+    ],
+)
+def test_a_file_and_the_command_line_complete_each_other(write, text, line, tmp_path):
+    """A key needs an option of the command line, or the command line comes before it."""
+    args = parsed("--config", write(text), *line.split())
+    assert args != parsed(*line.split())
+    settings = fit_settings(args, RunFolder(tmp_path))
+    assert settings["step_kl"] is None or settings["learning_rate"] is None  # or `fit` refuses
 
 
 def test_config_and_resume_do_not_go_together(write, capsys):

@@ -98,7 +98,7 @@ REFUSALS = {
     "--sample enumeration --budget 9": "--budget has no effect with a sampler that lists all",
     "--sample enumeration --guide tempered": "--guide has no effect with a sampler that lists all",
     "--sample smc --guide fixed --proposal x": "--guide has no effect with --proposal",
-    "--sample best-of-n --beta 1": "--beta has no effect with a sampler of the best draws",
+    "--sample best-of-n --beta 1": "--beta has no effect with a sampler .* without --factor or --m",
     "--guide lora --sample smc": "--sample trains nothing: train --guide lora without it",
     **{
         f"--sample smc {option}": f"{option.split()[0]} has no effect with --sample"
@@ -123,6 +123,20 @@ def place(tmp_path_factory):
     for name, content in FILES.items():
         (place / name).write_bytes(content)
     return place
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--sample best-of-n --factor length --beta 1",
+        "--sample best-of-n --moment words:good=0.5 --beta 1",
+        "--reward --factor marginal-likelihood:R --beta 1",
+    ],
+)
+def test_a_beta_that_divides_a_reward_beside_a_factor_or_a_tilt_is_allowed(line):
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda args: None, Steer, line.split())
+    assert end.value.code == 0
 
 
 @pytest.mark.parametrize("line", REFUSALS)
