@@ -212,7 +212,8 @@ class LanguageModel(CachedDecoder):
                 is a text becomes the user's message of a chat.
             places: names of the N prompts in errors, such as file and line; default their numbers.
             template_options: further options of `tokenizer.apply_chat_template`, such as
-                `tools`, and options of the template's own, such as `enable_thinking`.
+                `tools`, and options of the template's own, such as `enable_thinking`;
+                they come before those of a column.
 
         Raises:
             TypeError: with the index, if a prompt is neither a text nor a list of messages.

@@ -72,10 +72,13 @@ def test_template_reads_tools_and_options_in_the_columns_of_a_row(tools: object)
         "{% for t in tools or [] %}{{ t.keys() | list }} {{ t.name }} {% endfor %}" + TEMPLATE
     )
     columns = {"tools": [tools, None, []], "chat_template_kwargs": [None, '{"mood": "d"}', {}]}
-    prompts = language_model_of(tokenizer, max_new_tokens=2).encode([QUESTION] * 3, columns)
+    prior = language_model_of(tokenizer, max_new_tokens=2)
+    prompts = prior.encode([QUESTION] * 3, columns)
     plain = "<bos> <user> a b <end> <assistant>"
     assert prompts.texts == (f"['name'] c {plain}", f"{plain} d", plain)
     assert prompts.columns["tools"][0] == tools
+    prompts = prior.encode(["a", QUESTION], {"tools": ["of a text", tools]}, tools=[{"name": "d"}])
+    assert prompts.texts == ("a", f"['name'] d {plain}"), "options of the call win"
 
 
 def test_calls_of_tools_need_no_content() -> None:
