@@ -282,6 +282,11 @@ class Steer(Arguments):
         return self.sample is not None and SAMPLERS[self.sample].target == "best of n"
 
     @property
+    def divides(self) -> bool:
+        """True if beta, given or solved for a budget, has an effect."""
+        return all(each.when(self) for each in (DIVIDED, RANKED))
+
+    @property
     def choices(self) -> list[Choice]:
         """Rewards, constraints, factors and moments, as read. A student may have none."""
         texts = self.reward, self.constraint, self.factor, self.moment
@@ -312,7 +317,8 @@ class Steer(Arguments):
         parts += [f"given {constraint}{penalty}" for constraint in self.constraint]
         parts += [f"times {factor}" for factor in self.factor]
         parts += [f"with means {', '.join(self.moment)}"] if self.moment else []
-        return f"{' '.join(parts)}, beta {self.beta:g}"
+        parts[-1] += f", beta {self.beta:g}" if self.divides else ""
+        return " ".join(parts)
 
     @property
     def title(self) -> str:

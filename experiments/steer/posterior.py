@@ -102,10 +102,11 @@ def noise_warnings(model: AlignmentModel, prompts: Prompts, response: Tensor) ->
             with random_state.preserved():
                 difference = part.repeat_difference(prompts, response[:NUM_REPEATED])
             if difference > 0:
+                effect = next(text for kind, text in NOISE.items() if isinstance(part, kind))
                 size = "" if math.isnan(nats) else f", or {difference * nats:.3g} nats"
                 sentences.append(
                     f"reward {part.name!r} gave a response another number in a second call: they "
-                    f"differ by {difference:.3g}{size}. {NOISE[type(part)]}: E[r] of the posterior "
+                    f"differ by {difference:.3g}{size}. {effect}: E[r] of the posterior "
                     "and log Z are too high. Return the same number for a response each time (a "
                     "fixed seed, temperature 0), or the mean of enough calls"
                 )

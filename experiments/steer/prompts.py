@@ -82,10 +82,11 @@ def chat_notes(prompts: Prompts, prior: LanguageModel) -> list[str]:
             f"{answered:,} of {len(prompts):,} chats end with a message of the assistant, which "
             "responses continue: leave it out if the response is to answer the user."
         )
-    if template and len(chats) < len(prompts):
+    if template and (num_texts := len(prompts) - len(chats)):
+        some = f"{num_texts:,} of {len(prompts):,}" if chats else "The"
         notes.append(
-            "The prompts are texts, read without the chat template of the prior: set --system, or "
-            "write messages in a --dataset, for chats."
+            f"{some} prompts are texts, read without the chat template of the prior: set --system, "
+            "or write messages in a --dataset, for chats."
         )
     if chats and "strftime_now" in str(template):
         notes.append(

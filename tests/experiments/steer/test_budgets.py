@@ -1,5 +1,7 @@
 """Budgets of `steer`: steps, responses or time, and the sentences of the fit in the report."""
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.steer.arguments import Steer
@@ -27,6 +29,9 @@ def test_the_default_budget_is_a_number_of_steps():
     assert Steer(responses=640).fit_budget == {"num_responses": 640}
     assert "640 responses" in Steer(responses=640).title
     assert "90s" in Steer(time="90s").title
+    best = Steer(sample="best-of-n")
+    titles = [each.target_name for each in (best, replace(best, factor=("length",)))]
+    assert titles == ["vader", "vader times length, beta 0.1"]
 
 
 def test_sentences_of_a_fit():

@@ -1,15 +1,16 @@
 """Model of a run: rewards, constraints, factors and moments make its posterior."""
 
 import math
+from itertools import count
 
 import pytest
 import torch
 
 from experiments.steer.choices import read_choices, read_moment, read_reward
-from experiments.steer.posterior import build_model, rewards_of_functions
+from experiments.steer.posterior import build_model, noise_warnings, rewards_of_functions
 from inference import Enumeration
 from inference.programs import log_likelihood_at
-from model import Constraint, TextReward, Tilt, WeightedSum, vader_sentiment
+from model import AlignmentModel, Constraint, TextReward, Tilt, WeightedSum, vader_sentiment
 from model.preferences import LinearHead, PriorFeatures, RewardPosterior, StandardisedFeatures
 
 SETTINGS = {"num_draws": 1000, "seed": 0}
@@ -81,6 +82,16 @@ def test_noise_of_a_reward_inside_another_counts_in_nats_of_the_likelihood(prior
     [(part, nats)] = rewards_of_functions(Constraint(noisy, at_least=0.5, name="e"), 1.0)
     assert part is noisy
     assert math.isnan(nats)
+
+
+def test_noise_of_a_reward_of_a_class_of_its_own_is_a_warning(prior, prompts):
+    class Judge(TextReward):
+        pass
+
+    number = count()
+    model = AlignmentModel(prior, Judge(lambda texts: [next(number) for _ in texts], prior), 1.0)
+    with pytest.warns(UserWarning, match="The first number is remembered for each text"):
+        noise_warnings(model, prompts, prior(prompts).sample((4,)))
 
 
 @pytest.fixture(scope="module")

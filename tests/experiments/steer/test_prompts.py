@@ -9,7 +9,7 @@ import pytest
 from experiments.shared.metrics_file import read_metrics
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from experiments.steer.prompts import load_prompts, measured_prompts
+from experiments.steer.prompts import chat_notes, load_prompts, measured_prompts
 from model.prior.named_priors import load_prior
 from tests.experiments.steer.small import SHORT, ended_early
 from tests.model.tokenizers import chat, language_model_of
@@ -107,6 +107,8 @@ def test_notes_say_how_a_chat_model_reads_the_prompts(args, chat_folder):
     assert [note[:56] for note in notes["texts"]] == [
         "The prompts are texts, read without the chat template of"
     ]
+    (note,) = chat_notes(prior.encode([question, "a", "b"]), prior)
+    assert note.startswith("2 of 3 prompts are texts, read without the chat template of the prior")
     assert load_prompts(replace(args, system="d"), prior).notes == []
     assert load_prompts(replace(args, dataset=None), prior).notes == notes["texts"]
     prior.tokenizer.chat_template += "{{ strftime_now('%d') }}"
