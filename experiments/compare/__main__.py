@@ -58,9 +58,8 @@ def main(args: Compare) -> RunFolder:
         tables = {"numbers": numbers, "notes": notes(runs), "differences": difference_rows(groups)}
         figures = {"labels": [group.label for group in groups], "charts": charts}
         folder.write_page("compare/page.html", TITLE, **tables, **figures, window=args.smooth)
-        print(
-            f"\nOpen {folder.report}; {2 * len(charts)} figures are in {folder.path / 'figures'}."
-        )
+        place = f"; {2 * len(charts)} figures are in {folder.path / 'figures'}" if charts else ""
+        print(f"\nOpen {folder.report}{place}.")
     return folder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.shared.metrics_file import read_metrics, recent
 from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import mean_and_error
-from inference import Estimate
+from inference import SAMPLERS, Estimate
 from model.common.files import text_digest
 
 Metrics = Sequence[Mapping[str, float]]
@@ -30,6 +30,16 @@ WITHOUT_EFFECT = {
     *("checkpoint_every", "divide", "shard", "gather_draws", "merge"),
 }
 """Arguments in which the runs of a group may differ."""
+TRAINING = {
+    *("student", "objective", "prompts_per_step", "micro_batch", "checkpoint_activations"),
+    *("steps", "responses", "time", "particles", "step_kl", "learning_rate", "clip_norm", "watch"),
+}
+"""Arguments of `steer` without effect in a run of a sampler."""
+OF_DATASET = {
+    *("dataset_config", "dataset_split", "prompt_column", "dataset_columns", "limit"),
+    "max_prompt_tokens",
+}
+"""Arguments of `steer` without effect in a run without a data set."""
 _FOLDERS = re.compile(r"(^|:)[^:\n]*/")
 """Folders of a path that begins a text, or follows a colon."""
 
@@ -118,12 +128,12 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """Groups of the runs, labelled by the arguments in which the groups differ."""
     by_arguments: dict[str, list[Run]] = {}
     for run in runs:
-        by_arguments.setdefault(json.dumps(_relevant(run), sort_keys=True), []).append(run)
+        by_arguments.setdefault(json.dumps(relevant(run), sort_keys=True), []).append(run)
     groups = list(by_arguments.values())
     names = list(differences([group[0] for group in groups]))
     labels = []
     for group in groups:
-        values = _relevant(group[0])
+        values = relevant(group[0])
         parts = [f"{name} {shown(values.get(name))}" for name in names if name in values]
         labels.append(", ".join(parts) or group[0].name)
     unique = len(set(labels)) == len(labels)
@@ -133,10 +143,10 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Values of each argument in which runs that have it differ, in the order of the runs."""
-    relevant = [_relevant(run) for run in runs if run.arguments]
-    names = dict.fromkeys(name for values in relevant for name in values)
-    rows = {name: [_relevant(run).get(name) for run in runs] for name in names}
-    known = {name: [values[name] for values in relevant if name in values] for name in names}
+    every = [relevant(run) for run in runs if run.arguments]
+    names = dict.fromkeys(name for values in every for name in values)
+    rows = {name: [relevant(run).get(name) for run in runs] for name in names}
+    known = {name: [values[name] for values in every if name in values] for name in names}
     return {n: row for n, row in rows.items() if any(v != known[n][0] for v in known[n])}
 
 
@@ -153,15 +163,40 @@ def shown(value: Any) -> str:
     return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
-def _relevant(run: Run) -> dict[str, Any]:
+def relevant(run: Run) -> dict[str, Any]:
     """Arguments that make a difference, the options of guides by dotted names."""
     arguments = {name: v for name, v in run.arguments.items() if name not in WITHOUT_EFFECT}
-    if arguments.get("kl_budget") is not None or arguments.get("min_reward") is not None:
-        arguments.pop("beta", None)  # solved for the budget
     options = arguments.pop("options", None) or {}
     guide = str(arguments.get("guide", "")).replace("-", "_")
     own = options.get(guide, {}) if isinstance(options, dict) else {}
-    return arguments | {f"{guide}.{name}": value for name, value in own.items()}
+    idle = _idle(arguments) if "sample" in arguments else set()
+    arguments |= {} if "guide" in idle else {f"{guide}.{name}": v for name, v in own.items()}
+    return {name: value for name, value in arguments.items() if name not in idle}
+
+
+def _idle(arguments: Mapping[str, Any]) -> set[str]:
+    """Arguments of `steer` that have no effect beside the others."""
+    given = {name for name, value in arguments.items() if value not in (None, [])}
+    sampler, is_sample = SAMPLERS.get(str(arguments["sample"])), "sample" in given
+    is_best = sampler is not None and sampler.target == "best of n"
+    budgets = {"kl_budget", "min_reward"}
+    rules = [
+        ("dataset" not in given, OF_DATASET),
+        ("dataset" in given, {"prompts", "prompts_file"}),
+        ("prompts_file" in given, {"prompts"}),
+        ("time" in given, {"steps", "responses"}),
+        ("responses" in given, {"steps"}),
+        ("learning_rate" in given, {"step_kl"}),
+        ("learning_rate" not in given, {"clip_norm"}),
+        (budgets & given, {"beta"}),  # solved for the budget
+        (is_best and not {"factor", "moment"} & given, {"beta", *budgets}),
+        (is_sample, TRAINING),
+        (is_sample and not {"moment", *budgets} & given, {"prior_draws"}),
+        (is_sample and "proposal" in given, {"guide"}),
+        (sampler is not None and sampler.lists_all, {"guide", "budget", "proposal"}),
+        (not is_sample, {"budget", "proposal"}),
+    ]
+    return {name for holds, names in rules if holds for name in names}
 
 
 def _read(path: Path) -> dict[str, Any]:
