@@ -171,6 +171,6 @@ def spread_levels(log_weight: Tensor, apart: float, most_at_top: int = FEW) -> T
             continue
         if is_highest and end - start >= most_at_top:
             return None
-        rank = torch.arange(number - start, number - end, -1, dtype=spread.dtype)
+        rank = torch.arange(number - start, number - end, -1).to(spread)
         spread[start:end] = low + slope * ((number - start) / rank).log()
     return spread
