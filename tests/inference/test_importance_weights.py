@@ -79,7 +79,7 @@ def test_levels_are_spread_up_to_the_next_and_other_weights_stay():
     assert (spread.diff() > 0).all()
     assert spread[[0, 90, 99]].tolist() == [0.0, 2.0, 4.0]
     assert spread[98] < 4.0
-    assert spread[81] == pytest.approx(2.0 * math.log(100 / 19) / math.log(10))
+    assert spread[81].item() == pytest.approx(2.0 * math.log(100 / 19) / math.log(10))
 
 
 @pytest.mark.parametrize("worst", [0, 1])
