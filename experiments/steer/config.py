@@ -31,8 +31,8 @@ def configured(args: Any, parse: Callable[[Any], Any]) -> Any:
     """The default arguments of `steer`, changed by the file that `args.config` names, then `parse`.
 
     Exits at an unknown key or a value of another type, by name, and at a key of YAML that has no
-    effect, neither in the file alone nor beside the command line. A path that an `arguments.json`
-    does not hold has to be among the arguments.
+    effect, neither in the file alone nor beside the command line. A path that an
+    `arguments.json` does not hold has to be among the arguments.
 
     Args:
         args: arguments by the command line alone.
