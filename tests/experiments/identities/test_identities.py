@@ -14,7 +14,7 @@ from experiments.identities import (
     token_rejection,
     training,
 )
-from experiments.identities.__main__ import CHECKS, Identities, main
+from experiments.identities.__main__ import CHECKS, FILES, Identities, checks_of, main
 from experiments.identities.findings import agrees, exact, over_cases
 from experiments.identities.world import World, kl, mean_gradient, noise
 from experiments.shared.claims import NOISY, within
@@ -37,6 +37,10 @@ SLOW = {
 @pytest.fixture(scope="module")
 def world():
     return World.of()
+
+
+def test_no_two_checks_share_a_name():
+    assert sum(len(checks_of(file)) for file in FILES) == len(CHECKS) > 100
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS.keys() - SLOW.keys()))
