@@ -16,8 +16,7 @@ from experiments.steer.durations import seconds_of
 from experiments.steer.inputs import Input, check_unchanged, digests_of, print_inputs
 from experiments.steer.processes import num_launched
 from inference.svi.checkpoint.folder import has_checkpoint, locked
-from model.common import ranks
-from model.common.files import delete_unfinished
+from model.common import files, ranks
 from model.common.paths import ELSEWHERE, expanded, portable
 
 PARTS = {"arguments", "inputs", "versions"}
@@ -55,13 +54,9 @@ def read_record(path: Path) -> dict[str, Any]:
     where = f"--resume {path}: {file.name}"
     if not file.is_file():
         raise SystemExit(f"{where} is missing: expected the folder of an earlier run")
-    try:
-        record = json.loads(file.read_bytes())
-        digest = record.pop(DIGEST, None)
-        is_whole = record.keys() == PARTS and all(isinstance(record[name], dict) for name in PARTS)
-    except (ValueError, TypeError, AttributeError):
-        is_whole = False
-    if not is_whole:
+    record = files.read_record(file, dict.fromkeys(PARTS, dict))
+    digest = None if record is None else record.pop(DIGEST, None)
+    if record is None or record.keys() != PARTS:
         expected = "expected the arguments of a run as JSON. Start the run again"
         raise SystemExit(f"{where} is damaged: {expected}")
     if digest not in (None, digest_of(record)):
@@ -124,7 +119,7 @@ def check_inputs(folder: RunFolder, inputs: Iterable[Input]) -> None:
     now = digests_of(inputs)
     names = {portable(option, folder.path): option for option in now}
     saved = read_record(folder.path)["inputs"].items()
-    check_unchanged({names.get(option, option): files for option, files in saved}, now)
+    check_unchanged({names.get(option, option): digests for option, digests in saved}, now)
 
 
 @contextmanager
@@ -132,7 +127,7 @@ def old_folder(args: Any, inputs: Iterable[Input]) -> Iterator[RunFolder]:
     """Lock the folder of a run to resume. A larger budget is written to the saved arguments."""
     folder = RunFolder(args.resume)
     with locked(folder.path):
-        delete_unfinished(folder.path)
+        files.delete_unfinished(folder.path)
         saved = read_record(folder.path)["arguments"]
         if any(saved[name] != getattr(args, name) for name in BUDGETS):
             folder.write_arguments(replace(args, resume=None, complete=False), digests_of(inputs))
