@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from tests.conftest import pytest_generate_tests, pytest_xdist_auto_num_workers
+from tests.conftest import MEMORY, pytest_generate_tests, pytest_xdist_auto_num_workers
 
 
 @pytest.mark.parametrize(
-    ("num_cores", "gigabytes", "expected"), [(64, 256, 64), (64, 16, 8), (2, 3, 0), (1, 8, 0)]
+    ("num_cores", "num_fitting", "expected"), [(64, 100, 64), (64, 8.5, 8), (2, 1.5, 0), (1, 4, 0)]
 )
-def test_each_process_has_a_core_and_memory(monkeypatch, num_cores, gigabytes, expected):
-    memory = SimpleNamespace(available=1e9 * gigabytes)
+def test_each_process_has_a_core_and_memory(monkeypatch, num_cores, num_fitting, expected):
+    memory = SimpleNamespace(available=MEMORY * num_fitting)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)), raising=False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert pytest_xdist_auto_num_workers() == expected
