@@ -11,8 +11,11 @@ from experiments.identities.world import World, cases, noise
 from experiments.shared.claims import Finding, within
 from experiments.shared.gradients import relative_error
 from inference import Estimate
+from inference.objectives.reward_to_go import telescoped
 from inference.programs import log_guide_at
 
+FIXED, ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0), (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Rates of GAE for all responses, and numbers of VAPO's rate by length."""
 NETWORKS = 24
 """Number of cases with gradients by the parameters of a network."""
 
@@ -113,6 +116,63 @@ def _advantages(world: World, log_guide: Tensor) -> tuple[Tensor, Tensor]:
     tokens, sparse = of_target - of_guide, of_prior - of_guide
     by_tokens, by_end = (each.flip(0).cumsum(0).flip(0) for each in (tokens, sparse))
     return by_tokens, by_end + world.reward / world.model.beta
+
+
+def vapo(world: World) -> list[Finding]:
+    """GAE with l = 1 - 1/(alpha n) for a response of n tokens (VAPO, arXiv 2504.05118).
+
+    Values of prefixes are exact, or have errors of 1 nat, one of each prefix. The squared error of
+    the gradient of one draw is bias and noise. The best number of each grid has the least, in the
+    mean over cases.
+    """
+    fixed = [torch.tensor(rate, dtype=torch.float64) for rate in FIXED]
+
+    def by_length(case: World) -> list[Tensor]:
+        return [(1 - 1 / (alpha * case.length)).clamp(min=0) for alpha in ALPHAS]
+
+    at_target = _errors_of_values(world, world.log_posterior)
+    exact_values = [_gae(world, _errors_of_values(world, world.log_guide), rate) for rate in fixed]
+    biases, errors = [], []
+    for seed, case in enumerate(cases()):
+        values = _errors_of_values(case, case.log_guide)
+        biases.append(_gae(case, values, by_length(case)[0])[0])
+        noisy = _errors_of_values(case, case.log_guide, seed)
+        errors.append([_gae(case, noisy, rate)[1] for rate in (*fixed, *by_length(case))])
+    of_fixed, of_length = (
+        torch.tensor(errors, dtype=torch.float64).log().tensor_split([len(FIXED)], 1)
+    )
+    least = [of_rates[:, of_rates.mean(0).argmin()] for of_rates in (of_length, of_fixed)]
+    subject = "values with errors, log of the squared error, best alpha less best fixed rate"
+    bias = f"alpha {ALPHAS[0]:g}, exact values, error of the mean gradient over grad ELBO"
+    return [
+        exact("largest error of a value at q = p*, exact values, nats", at_target),
+        exact(
+            "fixed rates, exact values, mean gradient - grad ELBO", *(e for e, _ in exact_values)
+        ),
+        over_cases(bias, biases, above=1e-3),
+        paired(subject, *least, below=0.0),
+    ]
+
+
+def _errors_of_values(world: World, log_guide: Tensor, seed: int | None = None) -> Tensor:
+    """Rewards to go less values of prefixes, `[T, S]`, nats; with a seed, of values with errors."""
+    _, to_go = _advantages(world, log_guide)
+    generator = torch.Generator().manual_seed(seed or 0)
+    errors = []
+    for t, each in enumerate(to_go):
+        table = given(world, log_guide, t)
+        error = torch.randn(len(each), generator=generator, dtype=torch.float64)
+        of_prefix = error[(table > 0).int().argmax(1)] * (t < world.length)
+        errors.append(each - table @ each - (0.0 if seed is None else of_prefix))
+    return torch.stack(errors)
+
+
+def _gae(world: World, errors: Tensor, rate: Tensor) -> tuple[float, float]:
+    """Relative error of the mean gradient with a rate `[]` or `[S]`; squared error of one draw."""
+    advantage = telescoped(errors.T, rate).T
+    steps, truth = token_scores(world, world.log_guide), elbo_of(world)
+    mean, of_draw = _moments(world.log_guide.exp(), advantage, steps)
+    return relative_error(mean, truth), of_draw + (mean - truth).square().sum().item()
 
 
 def opo(world: World) -> list[Finding]:

@@ -14,12 +14,19 @@ With `rollouts`, each token has the advantage of VinePPO (Kazemnejad et al. 2024
 
 With `gae_lambda`, l below 1, the advantage of a token trusts the value of the next prefixes (GAE;
 Schulman et al. 2015, arXiv 1506.02438), while V is fitted to G, as if l were 1 (VC-PPO, Yuan et al.
-2025, arXiv 2503.01491; VAPO, arXiv 2504.05118):
+2025, arXiv 2503.01491):
 
     A_t = sum_{s >= t} l^(s - t) (e_s - e_{s+1}),   e_t = G_t - V(x_<t),   e = 0 after the end
 
 The mean gradient is that of the ELBO for every l if V is the mean of G given x_<t. It has a bias
-for another V: less noise of late tokens, and their errors of V.
+for another V: less noise of late tokens, and their errors of V. With `gae_alpha`, l grows with the
+number n of tokens of the response, so that the powers of l sum to alpha n (VAPO, Yue et al. 2025,
+arXiv 2504.05118):
+
+    l = max(0, 1 - 1/(alpha n))
+
+Then the gradient has a bias with the mean of G as V too: n depends on tokens that are drawn later.
+At the posterior all e are 0 with this V, so that the posterior is a fixed point of both.
 """
 
 from typing import Literal, get_args
@@ -33,7 +40,7 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.response_objective import Losses, ResponseObjective
 from inference.programs import Program, autoregressive
 from model import Prompts, ResponseDistribution
-from model.common.checks import finite, one_of, whole_number
+from model.common.checks import finite, one_of, positive, whole_number
 
 Baseline = Literal["leave-one-out", "value", "rollouts", "none"]
 
@@ -47,6 +54,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             the guide's state before the token, learned by least squares; `rollouts`, means of
             draws from each prefix, which also replace G_t; or `none`.
         gae_lambda: l, with the baseline `value`; 1 for no bias.
+        gae_alpha: alpha of an l by the length of the response, in place of `gae_lambda`.
         num_rollouts: R, number of draws from each prefix of each particle: up to T R K for each
             prompt in a step, each scored by model and guide.
     """
@@ -59,6 +67,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         baseline: Baseline = "leave-one-out",
         *,
         gae_lambda: float = 1.0,
+        gae_alpha: float | None = None,
         num_rollouts: int = 4,
     ) -> None:
         one_of("baseline", baseline, get_args(Baseline))
@@ -68,9 +77,15 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             whole_number("num_particles", self.num_particles, at_least=2, why=why)
         self.baseline = baseline
         self.gae_lambda = finite("gae_lambda", gae_lambda, at_least=0, at_most=1)
-        if self.gae_lambda < 1 and baseline != "value":
+        self.gae_alpha = None if gae_alpha is None else positive("gae_alpha", gae_alpha)
+        if baseline != "value" and (self.gae_lambda < 1 or gae_alpha is not None):
             why = "the value of a prefix stands in for what comes after it"
-            raise ValueError(f"gae_lambda is {gae_lambda}, expected baseline='value': {why}")
+            option = "gae_lambda" if gae_alpha is None else "gae_alpha"
+            number = gae_lambda if gae_alpha is None else gae_alpha
+            raise ValueError(f"{option} is {number}, expected baseline='value': {why}")
+        if self.gae_lambda < 1 and gae_alpha is not None:
+            why = "one is for all responses, the other for each by its length: leave one out"
+            raise ValueError(f"gae_lambda is {gae_lambda} and gae_alpha is {gae_alpha}: {why}")
         self.num_rollouts = whole_number("num_rollouts", num_rollouts)
         self.value: ValueFunction | None = None
 
@@ -129,7 +144,10 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             self.value = ValueFunction(hidden.shape[-1]).to(hidden.device, wide)
         pyro.module("value", self.value)
         error = (to_go - self.value(hidden.detach())).masked_fill(~is_token, 0.0)
-        advantage = telescoped(error.detach(), self.gae_lambda)
+        rate: float | Tensor = self.gae_lambda
+        if self.gae_alpha is not None:
+            rate = (1 - 1 / (self.gae_alpha * is_token.sum(-1))).clamp(min=0)
+        advantage = telescoped(error.detach(), rate)
         return advantage, 0.5 * error.square().sum(-1).mean(0).sum()
 
     def get_state(self) -> dict[str, Tensor]:
@@ -144,9 +162,12 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             pyro.module("value", self.value)  # into Pyro's store, which the optimiser reads
 
 
-def telescoped(error: Tensor, rate: float) -> Tensor:
-    """Sum of rate^(s - t) (error_s - error_{s+1}) over the tokens s from t on, `[..., T]`."""
-    if rate == 1:
+def telescoped(error: Tensor, rate: float | Tensor) -> Tensor:
+    """Sum of rate^(s - t) (error_s - error_{s+1}) over the tokens s from t on, `[..., T]`.
+
+    The rate is one number, or one of each response, `[...]`.
+    """
+    if not isinstance(rate, Tensor) and rate == 1:
         return error
     total, totals = torch.zeros_like(error[..., 0]), []
     for change in pad(error, (0, 1)).diff(dim=-1).neg().flip(-1).unbind(-1):

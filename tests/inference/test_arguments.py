@@ -346,7 +346,7 @@ CALLS: dict[str, Call] = {
     "RewardToGo_ELBO": (
         RewardToGo_ELBO,
         {"baseline": "value"},
-        {"baseline": NAME, "gae_lambda": [-0.1, 1.1, NAN, "1"]},
+        {"baseline": NAME, "gae_lambda": [-0.1, 1.1, NAN, "1"], "gae_alpha": [0.0, NAN, "1"]},
     ),
     "MaxAtK_ELBO": (MaxAtK_ELBO, {}, {"k": COUNT}),
     "robust_mean": (robust_mean, {}, {"robustness": [0, -1.0, NAN, "2"]}),

@@ -38,4 +38,8 @@ def test_baselines_of_reward_to_go_need_different_numbers_of_particles():
         RewardToGo_ELBO(1)
     with pytest.raises(ValueError, match=r"gae_lambda is 0\.5, expected baseline='value'"):
         RewardToGo_ELBO(2, gae_lambda=0.5)
+    with pytest.raises(ValueError, match=r"gae_alpha is 0\.5, expected baseline='value'"):
+        RewardToGo_ELBO(2, gae_alpha=0.5)
+    with pytest.raises(ValueError, match=r"gae_lambda is 0\.9 and gae_alpha is 0\.5: .* leave one"):
+        RewardToGo_ELBO(1, "value", gae_lambda=0.9, gae_alpha=0.5)
     assert RewardToGo_ELBO(1, "none").num_particles == 1

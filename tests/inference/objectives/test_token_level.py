@@ -197,9 +197,9 @@ class Values(nn.Module):
         return (hidden * self.table).sum(-1)
 
 
-@pytest.mark.parametrize("gae_lambda", [0.0, 0.6, 1.0])
-def test_the_mean_gradient_of_gae_is_exact_where_the_values_are(gae_lambda):
-    """And with other values for lambda 1 alone."""
+@pytest.mark.parametrize("option", [("gae_lambda", 0.0), ("gae_lambda", 0.6), ("gae_alpha", 1.0)])
+def test_the_mean_gradient_of_gae_is_exact_where_the_values_are(option):
+    """And not with other values. The first token decides the length here."""
     model, guide = Target(), Table(1)
     truth = Enumeration(model, ONE)
     response, log_guide = truth.support, truth.log_guide(guide)
@@ -216,20 +216,31 @@ def test_the_mean_gradient_of_gae_is_exact_where_the_values_are(gae_lambda):
     for table in (exact, 0 * exact):
 
         def make(table=table):
-            objective = RewardToGo_ELBO(1, baseline="value", gae_lambda=gae_lambda)
+            objective = RewardToGo_ELBO(1, baseline="value", **dict([option]))
             objective.value = Values(table)
             return objective
 
         errors.append((mean_gradient(make, model, guide, ONE, 1) - expected).norm())
     assert errors[0] < 1e-9
-    assert (errors[1] > 0.1).item() == (gae_lambda < 1)
+    assert errors[1] > 0.1
 
 
-def test_gae_weighs_later_changes_by_powers_of_lambda():
-    objective = RewardToGo_ELBO(1, baseline="value", gae_lambda=0.5)  # the first values are 0
-    to_go, hidden = torch.tensor([[[1.0, 2.0, 4.0]]]), torch.zeros(1, 1, 3, 2)
-    advantage, _ = objective._advantage(to_go, hidden, torch.ones(1, 1, 3, dtype=torch.bool))
-    assert advantage[0, 0].tolist() == [-1 + 0.5 * -2 + 0.25 * 4, -2 + 0.5 * 4, 4]
+@pytest.mark.parametrize(
+    ("option", "short", "long"),
+    [
+        ({"gae_lambda": 0.5}, [-1 + 0.5 * 2, 2, 0], [-1 + 0.5 * -2 + 0.25 * 4, -2 + 0.5 * 4, 4]),
+        ({"gae_alpha": 2 / 3}, [-1 + 0.25 * 2, 2, 0], [-1 + 0.5 * -2 + 0.25 * 4, -2 + 0.5 * 4, 4]),
+        ({"gae_alpha": 0.4}, [-1, 2, 0], [-1 + -2 / 6 + 4 / 36, -2 + 4 / 6, 4]),
+    ],
+)
+def test_gae_weighs_later_changes_by_powers_of_lambda(option, short, long):
+    """Responses of two and of three tokens, by which alpha sets lambda, at least 0."""
+    objective = RewardToGo_ELBO(2, baseline="value", **option)  # the first values are 0
+    to_go, hidden = torch.tensor([[[1.0, 2.0, 4.0]]]).repeat(2, 1, 1), torch.zeros(2, 1, 3, 2)
+    is_token = torch.tensor([[[True, True, False]], [[True, True, True]]])
+    advantage, _ = objective._advantage(to_go, hidden, is_token)
+    assert advantage[0, 0].tolist() == pytest.approx(short)
+    assert advantage[1, 0].tolist() == pytest.approx(long)
 
 
 def test_trace_elbo_at_the_posterior_has_the_variance_of_log_z_squared_fisher():
