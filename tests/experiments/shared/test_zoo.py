@@ -6,7 +6,7 @@ import pytest
 
 from experiments.shared.gradients import moved_guide
 from experiments.shared.measure import measure
-from experiments.shared.worlds import eight_tokens
+from experiments.shared.worlds import eight_tokens, reference
 from experiments.shared.zoo import measure_guide
 from inference import diagnose
 
@@ -23,6 +23,10 @@ def test_estimates_of_a_guide_are_near_the_exact_measurements():
         error = estimates[name].standard_error
         assert estimates[name].value == pytest.approx(estimate.value, abs=5 * error + 1e-6), name
         assert error < 0.5, name
+    log_posterior = listed.truth.log_posterior
+    entropy = -(log_posterior.exp() * log_posterior).sum().item()
+    assert reference(listed).endswith(f", entropy {entropy:.3f}")
+    assert "entropy" not in reference(drawn)  # unknown
     assert len(exact.warnings) == len(estimates.warnings) == 0
 
 

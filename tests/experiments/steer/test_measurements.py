@@ -73,6 +73,7 @@ def test_numbers_that_are_not_finite_are_texts(report, tmp_path):  # noqa: F811
 
 def test_the_model_card_has_the_facts_of_the_run(folder):
     text = (folder.guide / "README.md").read_text()
+    assert not folder.merged.exists()
     _, front_matter, body = text.split("---\n", 2)
     metadata = yaml.safe_load(front_matter)
     assert metadata["base_model"] == "film-reviews"

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from experiments.steer.choices import read_choices, read_moment, read_reward
-from experiments.steer.posterior import build_model, noise_warnings, rewards_of_functions
+from experiments.steer.posterior import (
+    build_model,
+    draw_prior,
+    noise_warnings,
+    rewards_of_functions,
+)
 from inference import Enumeration
 from inference.programs import log_likelihood_at
 from model import AlignmentModel, Constraint, TextReward, Tilt, WeightedSum, vader_sentiment
@@ -69,6 +74,17 @@ def test_a_reward_is_a_factor_in_nats_and_a_budget_holds_with_it(prior, prompts)
     torch.testing.assert_close(log_factor, -0.5 * length)
     kl = (truth.log_posterior.exp() * (truth.log_posterior - truth.log_prior)).sum(0).mean()
     assert kl.item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_one_prompt_of_two_without_a_possible_draw_is_refused_by_name(prior, prompts):
+    def is_first(prompts, response):
+        log_factor = [0.0 if text == "the film was" else -math.inf for text in prompts.texts]
+        return torch.tensor(log_factor).double().expand(response.shape[:-1])
+
+    is_first.unit = "nat"
+    model = AlignmentModel(prior, {}, 1.0, factors={"first": is_first})
+    with pytest.raises(SystemExit, match="none of 8 draws of the prior after 'the plot was' meets"):
+        draw_prior(model, model, prompts, 8)
 
 
 def test_noise_of_a_reward_inside_another_counts_in_nats_of_the_likelihood(prior):

@@ -5,15 +5,20 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
 from experiments.shared.metrics_file import read_metrics
+from experiments.shared.run_folder import RunFolder
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
-from experiments.steer.processes import first_speaks, joined
+from experiments.steer.checks import check
+from experiments.steer.processes import Launch, first_speaks, joined
 from model.common import ranks
 from model.prior.grammar import PROMPTS
 
@@ -109,6 +114,21 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     with joined(None) as launch:
         assert launch.earlier is None
         assert ranks.num_ranks() == 1
+
+
+def test_the_next_attempt_reads_the_folder_of_the_one_before(tmp_path):
+    store = torch.distributed.HashStore()
+    with Launch(store).folder(lambda: nullcontext(RunFolder(tmp_path))) as folder:
+        assert Launch(store).earlier == folder.path == tmp_path
+
+
+def test_several_processes_share_a_network_that_is_neither_merged_nor_compiled(monkeypatch):
+    monkeypatch.setattr(ranks, "num_ranks", lambda: 2)
+    args = Steer(shard="both", guide="lora")
+    check(args)
+    for option in ("merge", "compile"):
+        with pytest.raises(SystemExit, match=f"^--{option} .*--shard"):
+            check(replace(args, **{option: True}))
 
 
 def test_other_ranks_are_silent_and_leave_their_error_to_torchrun(monkeypatch, tmp_path, capsys):
