@@ -317,6 +317,27 @@ def test_particles_share_one_prefill_of_each_prompt(
     assert sum(width for _, width in rest) == 2  # the last of three tokens is never read
 
 
+@pytest.mark.on_cpu  # a GPU has more room
+@pytest.mark.parametrize(("room", "most"), [(3, 3), (7, 4)])
+def test_as_many_responses_are_read_together_as_memory_holds(
+    room: int, most: int, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each prompt has 8; for a micro-batch of one, 4 without gradient are read together."""
+    language_model = tiny(network)
+    prompts = language_model.encode(PROMPTS)
+    decoder = language_model(prompts).decoder
+    layers = decoder.start(prompts)[1].cache.layers
+    num_bytes = sum(part.nbytes for each in layers for part in (each.keys, each.values))
+    assert decoder.room == cached_decoder.ROOM // (num_bytes // prompts.ids.numel())
+    monkeypatch.setattr(type(decoder), "room", 7 * room)  # 4 tokens of a prompt, 3 of a response
+    passes = []
+    language_model.network.register_forward_pre_hook(
+        lambda _, args, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    language_model(prompts).in_micro_batches(1).sample((8,))
+    assert max(passes) == most
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 4.0])
 def test_tokens_are_drawn_from_the_softmax_and_never_where_it_is_zero(temperature: float) -> None:
     logits = torch.tensor([-torch.inf, 0.0, 1.0, -torch.inf, -2.0, 0.5, -torch.inf])
