@@ -1,4 +1,4 @@
-"""The user's code: whose a function, a class or a module is, and what its compiled code holds.
+"""The user's code: whose a function, a class or a module is.
 
 The user's code is all code outside this project, installed packages and the standard library.
 """
@@ -7,7 +7,7 @@ import functools
 import sys
 import sysconfig
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 OURS = {"model", "guides", "inference", "experiments"}
@@ -47,17 +47,3 @@ def _targets(folders: tuple[str, ...]) -> set[Path]:
 
 def _module_of(thing: Any) -> str:
     return thing.__name__ if isinstance(thing, ModuleType) else thing.__module__ or ""
-
-
-def names_in(code: CodeType) -> set[str]:
-    """Names of variables and attributes in a function's code, inner functions included."""
-    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
-
-
-def compiled(code: Any) -> Any:
-    """Contents of compiled code, or of one of the constants in it."""
-    if isinstance(code, CodeType):
-        constants = [compiled(constant) for constant in code.co_consts]
-        return (code.co_code, constants, code.co_names, code.co_varnames)
-    return sorted(map(repr, code)) if isinstance(code, frozenset) else code

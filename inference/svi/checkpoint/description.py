@@ -36,14 +36,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from inference.svi.checkpoint.code_of_user import (
-    compiled,
-    is_installed,
-    is_ours,
-    is_users,
-    names_in,
-)
+from inference.svi.checkpoint.code_of_user import is_installed, is_ours, is_users
 from inference.svi.checkpoint.value_texts import digest, plain, tokenizer_digest
+from model.common.compiled_code import compiled, names_in
 from model.common.files import text_digest
 from model.common.paths import without_folders
 from model.common.texts import repr_of

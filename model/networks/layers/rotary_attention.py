@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.common.compiled_code import compiled
 from model.common.devices import HALF, is_asynchronous
 
 PARTS = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
@@ -154,11 +155,6 @@ def _codes(kind: Any) -> list[Any]:
     functions = [kind.forward]
     for name in ("apply_rotary_pos_emb", "rotate_half"):
         functions.append(getattr(functions[-1], "__globals__", {}).get(name))
-    return [_code(each) for each in functions]
-
-
-def _code(function: Any) -> Any:
-    code = getattr(function, "__code__", None)
-    if code is None or code.co_freevars:  # as of a wrapper
-        return None
-    return code.co_code, code.co_names, [x for x in code.co_consts if x != function.__doc__]
+    codes = [getattr(each, "__code__", None) for each in functions]
+    # a function with free variables, as a wrapper, does more than its code
+    return [None if code is None or code.co_freevars else compiled(code) for code in codes]
