@@ -17,7 +17,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Annotated
 
-from experiments.shared.argument_types import Count, Only, chosen, count
+from experiments.shared.argument_types import Count, chosen, count
 from experiments.shared.claims import ClaimArguments, Finding, conclude, within
 from experiments.shared.command_line import run_script
 from experiments.shared.cost import SVIStep, ratio_of_means, take_turns
@@ -36,7 +36,7 @@ class StepCost(ClaimArguments):
 
     world: WorldName = "film-reviews"
     """World of the steps. A step draws 64 responses."""
-    only: Only = ()
+    only: tuple[str, ...] = ()
     """Objectives by name, in addition to `trace`. Default: all."""
     rounds: Count = 20
     """Number of timed steps of each objective; a multiple of 4 for `proximal`."""

@@ -50,7 +50,9 @@ def test_programs_of_a_how_to_run(path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [*HOWTOS, *OTHERS, *SCRIPTS], ids=id_of)
-def test_commands_of_a_document_and_of_a_script_are_accepted(path):
+def test_commands_of_a_document_and_of_a_script_are_accepted(path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():  # as torchrun sets
+        monkeypatch.setenv(name, value)
     for name, words in commands(path):
         if name != "minimal":
             _parse(words, arguments_of(name))

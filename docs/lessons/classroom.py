@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import experiments
-from experiments.shared.ascend import ascend
+from experiments.shared.training import ascend
 from guides import GUIDES, Guide
 from inference import Enumeration
 from model import AlignmentModel, LanguageModel, Prompts, TextReward, grammar_prior, vader_sentiment

@@ -20,12 +20,11 @@ from torch import Tensor
 
 from experiments.collapse.report import entropy_figure, findings_of, measure, mode
 from experiments.shared.argument_types import Count, Positive, Seeds, count
-from experiments.shared.ascend import ascend
 from experiments.shared.claims import FigureArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 from experiments.shared.figures import save_all
 from experiments.shared.tables import Row, summary, table_of
-from experiments.shared.training import PENALISED, RL, train
+from experiments.shared.training import PENALISED, RL, ascend, train
 from guides import FineTuned
 from inference import Enumeration, Estimate, entropy
 from inference.svi.response_metrics import Metrics

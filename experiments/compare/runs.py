@@ -11,7 +11,7 @@ from typing import Any
 from experiments.shared.metrics_file import read_metrics, recent
 from experiments.shared.run_folder import RunFolder
 from experiments.shared.tables import mean_and_error
-from inference import SAMPLERS, Estimate
+from inference import Estimate
 from model.common.files import text_digest
 
 Metrics = Sequence[Mapping[str, float]]
@@ -25,21 +25,11 @@ QUANTITIES = {
     "entropy": ("entropy", "entropy"),
 }
 """Columns: a name in `measurements.json`, and the metric in its place if a run has no such file."""
-WITHOUT_EFFECT = {
+NOT_COMPARED = {
     *("seed", "out", "threads", "device", "config", "resume", "complete", "report_to"),
     *("checkpoint_every", "divide", "shard", "gather_draws", "merge"),
 }
 """Arguments in which the runs of a group may differ."""
-TRAINING = {
-    *("student", "objective", "prompts_per_step", "micro_batch", "checkpoint_activations"),
-    *("steps", "responses", "time", "particles", "step_kl", "learning_rate", "clip_norm", "watch"),
-}
-"""Arguments of `steer` without effect in a run of a sampler."""
-OF_DATASET = {
-    *("dataset_config", "dataset_split", "prompt_column", "dataset_columns", "limit"),
-    "max_prompt_tokens",
-}
-"""Arguments of `steer` without effect in a run without a data set."""
 _FOLDERS = re.compile(r"(^|:)[^:\n]*/")
 """Folders of a path that begins a text, or follows a colon."""
 
@@ -52,6 +42,7 @@ class Run:
         name: name of the run folder.
         arguments: arguments by name, files without their folders, and digests of the files and
             networks that they name; empty without `arguments.json`.
+        unused: names of arguments without effect beside the others; None in an older record.
         versions: versions of packages.
         metrics: records of the steps so far.
         numbers: estimates by column; of an interrupted run from the last steps.
@@ -61,6 +52,7 @@ class Run:
 
     name: str
     arguments: Mapping[str, Any]
+    unused: Sequence[str] | None
     versions: Mapping[str, str]
     metrics: Metrics
     numbers: Mapping[str, Estimate]
@@ -101,9 +93,13 @@ class Group:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Names of run folders, with the parent folder where two folders have one name."""
-    names = [path.name for path in paths]
-    return [f"{p.parent.name}/{p.name}" if names.count(p.name) > 1 else p.name for p in paths]
+    """The shortest end of each path that is the end of no other path."""
+
+    def is_unique(end: Path) -> bool:
+        return sum(path.parts[-len(end.parts) :] == end.parts for path in paths) == 1
+
+    ends = ([Path(*path.parts[-n:]) for n in range(1, len(path.parts) + 1)] for path in paths)
+    return [str(next(filter(is_unique, several))) for several in ends]
 
 
 def read_run(path: Path, name: str) -> Run:
@@ -121,7 +117,8 @@ def read_run(path: Path, name: str) -> Run:
     arguments, inputs = record.get("arguments", {}), record.get("inputs", {})
     arguments = _without_folders(arguments, inputs) | _contents(inputs)
     versions, warnings = record.get("versions", {}), _warnings(measured)
-    return Run(name, arguments, versions, metrics, numbers, bool(measured), warnings)
+    unused, is_measured = record.get("unused"), bool(measured)
+    return Run(name, arguments, unused, versions, metrics, numbers, is_measured, warnings)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -165,38 +162,12 @@ def shown(value: Any) -> str:
 
 def relevant(run: Run) -> dict[str, Any]:
     """Arguments that make a difference, the options of guides by dotted names."""
-    arguments = {name: v for name, v in run.arguments.items() if name not in WITHOUT_EFFECT}
+    left_out = NOT_COMPARED | set(run.unused or ())
+    arguments = {name: v for name, v in run.arguments.items() if name not in left_out}
     options = arguments.pop("options", None) or {}
     guide = str(arguments.get("guide", "")).replace("-", "_")
     own = options.get(guide, {}) if isinstance(options, dict) else {}
-    idle = _idle(arguments) if "sample" in arguments else set()
-    arguments |= {} if "guide" in idle else {f"{guide}.{name}": v for name, v in own.items()}
-    return {name: value for name, value in arguments.items() if name not in idle}
-
-
-def _idle(arguments: Mapping[str, Any]) -> set[str]:
-    """Arguments of `steer` that have no effect beside the others."""
-    given = {name for name, value in arguments.items() if value not in (None, [])}
-    sampler, is_sample = SAMPLERS.get(str(arguments["sample"])), "sample" in given
-    is_best = sampler is not None and sampler.target == "best of n"
-    budgets = {"kl_budget", "min_reward"}
-    rules = [
-        ("dataset" not in given, OF_DATASET),
-        ("dataset" in given, {"prompts", "prompts_file"}),
-        ("prompts_file" in given, {"prompts"}),
-        ("time" in given, {"steps", "responses"}),
-        ("responses" in given, {"steps"}),
-        ("learning_rate" in given, {"step_kl"}),
-        ("learning_rate" not in given, {"clip_norm"}),
-        (budgets & given, {"beta"}),  # solved for the budget
-        (is_best and not {"factor", "moment"} & given, {"beta", *budgets}),
-        (is_sample, TRAINING),
-        (is_sample and not {"moment", *budgets} & given, {"prior_draws"}),
-        (is_sample and "proposal" in given, {"guide"}),
-        (sampler is not None and sampler.lists_all, {"guide", "budget", "proposal"}),
-        (not is_sample, {"budget", "proposal"}),
-    ]
-    return {name for holds, names in rules if holds for name in names}
+    return arguments | {f"{guide}.{name}": value for name, value in own.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Foreign(Arguments):
     """Random seed of the choice of cells."""
     seeds: types.Seeds = 2
     """Number of independent fits of each cell."""
-    only: types.Only = ()
+    only: tuple[str, ...] = ()
     """Levels by name, such as `lora` or `0.1`: a cell is left out if a factor has other levels
     among these names. Default: all cells."""
     stories: types.Folder | None = None

@@ -54,7 +54,7 @@ class GuideZoo(Arguments):
 
     worlds: Annotated[tuple[WorldName, ...], types.DISTINCT] = tuple(WORLDS)
     """Worlds on which guides are compared."""
-    only: types.Only = ()
+    only: tuple[str, ...] = ()
     """Guides by name. Default: all."""
     seeds: Annotated[types.Seeds, ON_TOKENS] = 3
     """Number of independent fits of each guide on `eight-tokens`."""

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from experiments.identities.world import World
 from experiments.shared import argument_types
-from experiments.shared.argument_types import Only
 from experiments.shared.claims import ClaimArguments, Finding, conclude
 from experiments.shared.command_line import run_script
 
@@ -51,7 +50,7 @@ CHECKS = {name: check for file in FILES for name, check in checks_of(file).items
 class Identities(ClaimArguments):
     """Check identities and bounds of other papers on a world of 85 responses."""
 
-    only: Only = ()
+    only: tuple[str, ...] = ()
     """Checks by name, such as chi-po. Default: all."""
 
 

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from experiments.identities.world import World, cases, kl
-from experiments.shared.ascend import ascend
 from experiments.shared.claims import Finding, within
 from experiments.shared.tables import cell, mean_and_error
-from experiments.shared.training import train
+from experiments.shared.training import ascend, train
 from guides import FineTuned, NGram
 from inference import OBJECTIVES, Enumeration
 from inference.programs import log_guide_at

@@ -57,7 +57,7 @@ class InferenceZoo(Arguments):
     draw as many in all."""
     fractions: Annotated[tuple[Fraction, ...], types.DISTINCT] = (1 / 16, 1 / 4, 1.0)
     """Fractions of the full budget in the figures. The table shows the largest fraction."""
-    only: types.Only = ()
+    only: tuple[str, ...] = ()
     """Algorithms by name. Default: all."""
     seeds: types.Seeds = 3
     """Number of independent runs of each algorithm."""

@@ -16,7 +16,7 @@ from typing import Literal
 from experiments.papers.page import page, verdict
 from experiments.papers.paper import PAPERS
 from experiments.papers.runner import ROOT, measure, read, write
-from experiments.shared.argument_types import Only, chosen
+from experiments.shared.argument_types import chosen
 from experiments.shared.command_line import Arguments, run_script
 from model.common.files import write_atomically
 
@@ -27,7 +27,7 @@ DOCS = ROOT / "docs"
 class Papers(Arguments):
     """Test the claims of papers, and write the page of verdicts."""
 
-    only: Only = ()
+    only: tuple[str, ...] = ()
     """Papers by key. Default: all."""
     run: Literal["all", "missing", "none"] = "all"
     """Commands to run: all of the papers, those without a measurement, or none."""

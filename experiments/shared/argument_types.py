@@ -86,7 +86,6 @@ DISTINCT = _condition(lambda x: 0 < len(x) == len(set(x)), "one or more, all dif
 Count: TypeAlias = Annotated[int, count()]
 Positive: TypeAlias = Annotated[float, Check(_positive)]
 Rate: TypeAlias = Annotated[float, number(above=0, at_most=1e3, why="a learning rate")]
-Only: TypeAlias = Annotated[tuple[str, ...], Used(lambda args: args.only, "where it names nothing")]
 Seed: TypeAlias = Annotated[int, count(0, 2**31 - 1)]
 Seeds: TypeAlias = Annotated[int, count(1, 10_000)]
 Threads: TypeAlias = Annotated[int, count(1, 64 * CORES, f"there are {CORES} cores")]
@@ -104,8 +103,7 @@ DtypeName: TypeAlias = Literal["float32", "bfloat16", "float64"]
 
 def described(question: str, registry: Mapping[str, Any]) -> str:
     """Help text of an option: a phrase, and a line for each entry of a registry."""
-    lines = (f"{name}: {entry.summary}" for name, entry in registry.items())
-    return "\n\n".join([question, *lines])
+    return "\n\n".join([question, *(f"{name}: {x.summary}" for name, x in registry.items())])
 
 
 def chosen(only: Sequence[str], names: Iterable[str]) -> list[str]:

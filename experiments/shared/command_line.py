@@ -85,7 +85,7 @@ def run_script(
         except BrokenPipeError:
             raise
         except (Exception, SystemExit) as error:
-            if not (isinstance(getattr(error, "code", None), str) or is_refusal(error)):
+            if not is_refusal(error):
                 raise
             if "--debug" in given:
                 traceback.print_exception(error)
@@ -101,19 +101,32 @@ def _parse(words: list[str], arguments: type[A], title: str = "") -> A:
     about = f"{title}\n\n{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
     module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
     program = f"python -m {module}" if module else f"python {sys.argv[0]}"
-    parse = partial(tyro.cli, arguments, args=words, prog=program, description=about)
-    args: A = parse().completed(lambda default: parse(default=default))
+    options: dict[str, Any] = {"args": words, "prog": program, "description": about}
+    parse: Callable[..., A] = partial(tyro.cli, arguments, **options)
+    first = parse()
+    args = first.completed(lambda default: parse(default=default))
     check_used(given, args)
+    for name in given & vars(args).keys() if args is first else ():
+        if getattr(args, name) == getattr(arguments, name, None) == ():
+            raise SystemExit(f"{option(name)} has no effect where it names nothing: leave it out")
     return args
 
 
-def check_used(given: Container[str], *several: Arguments, where: str = "") -> None:
-    """Exit at the first given field that has no effect beside the others, in none of several."""
-    for name, hint in hints_of(type(several[0])).items():
-        for part in pieces(hint) if name in given else ():
-            if isinstance(part, Used) and not any(map(part.when, several)):
-                fix = f"has no effect {part.unless}: leave one of them out"
-                raise SystemExit(f"{where}{option(name)} {fix}")
+def check_used(given: Container[str], args: Any, where: str = "") -> None:
+    """Exit at the first given field that has no effect beside the others."""
+    for name, reason in without_effect(args).items():
+        if name in given:
+            raise SystemExit(f"{where}{option(name)} has no effect {reason}: leave it out")
+
+
+def without_effect(args: Any) -> dict[str, str]:
+    """The reason for each field that has no effect beside the others, as in "with --time"."""
+    reasons: dict[str, str] = {}
+    for name, hint in hints_of(type(args)).items():
+        for part in pieces(hint):
+            if isinstance(part, Used) and not part.when(args):
+                reasons.setdefault(name, part.unless)
+    return reasons
 
 
 def given_options(words: Sequence[str]) -> set[str]:

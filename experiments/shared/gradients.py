@@ -3,6 +3,7 @@
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from guides import FineTuned
 from inference.programs import parameter_scope
@@ -21,8 +22,7 @@ def loss_gradient(
 
 def gradient_of(module: nn.Module) -> Tensor:
     """Gradients that the parameters of a module hold."""
-    parts = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return torch.cat([part.flatten() for part in parts])
+    return parameters_to_vector(p.grad for p in module.parameters() if p.grad is not None)
 
 
 def relative_error(gradient: Tensor, expected: Tensor) -> float:

@@ -1,14 +1,13 @@
 """Metrics of a run on disk: `metrics.jsonl`, a line of JSON for each step."""
 
 import json
-import math
-import statistics
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.shared.tables import mean_and_error
 from inference.estimate import Estimate
 
 WINDOW = 10
@@ -40,9 +39,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def recent(metrics: Sequence[Mapping[str, float]], name: str) -> Estimate:
     """Mean of a metric over the last steps, with the standard error of their spread."""
-    values = [record[name] for record in metrics[-WINDOW:]]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
-    return Estimate(statistics.fmean(values), error)
+    return mean_and_error(metrics[-WINDOW:], name)
 
 
 def _record(line: bytes) -> dict[str, float]:

@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / package}/" for package in ("experiments", "inference", "guides", "model"))
-BUILT_IN = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, ImportError)
-FAULTS = (*BUILT_IN, SafetensorError)
+FAULTS = OSError, ValueError, TypeError, ArithmeticError, RuntimeError, ImportError, SafetensorError
 """Errors of libraries for a path, name, text or number that they do not accept."""
 
 
@@ -27,23 +26,27 @@ def blamed(option: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None
 
 
 @contextmanager
-def resume_hint(hint: Callable[[], str]) -> Iterator[None]:
-    """Add a hint on how to resume, unless empty, to any interrupt or error of the code inside."""
+def resume_hint(hint: Callable[[], str], is_resumed: bool = False) -> Iterator[None]:
+    """Add a hint on how to resume, unless empty, to an interrupt or error of the code inside.
+
+    The hint of a resumed run is the command that was run: a refusal has none.
+    """
     try:
         yield
     except BaseException as error:
-        if text := hint():
+        if not (is_resumed and is_refusal(error)) and (text := hint()):
             error.add_note(text)
         raise
 
 
 def is_refusal(error: BaseException) -> bool:
-    """True for an error of a file or of memory, and for a `raise` statement of this project.
+    """True for an exit with a message, an error of a file or of memory, and a `raise` of ours.
 
     An error inside an expression of this project is a fault of the program, whatever its type.
     """
     of_machine = isinstance(error, OSError | MemoryError | torch.OutOfMemoryError)
-    if of_machine or "can't allocate memory" in str(error):
+    is_exit = isinstance(error, SystemExit) and isinstance(error.code, str)
+    if is_exit or of_machine or "can't allocate memory" in str(error):
         return True
     trace = error.__traceback__
     if trace is None or not isinstance(error, FAULTS):

@@ -12,6 +12,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any, Self
 
+from experiments.shared.command_line import without_effect
 from experiments.shared.refusals import blamed
 from inference.svi.checkpoint.folder import locked
 from model.common.files import text_digest, write_atomically
@@ -44,8 +45,9 @@ class RunFolder:
         raise AssertionError("unreachable: the numbers do not end")
 
     def write_arguments(self, arguments: Any, inputs: Mapping[str, Any] | None = None) -> None:
-        """Write arguments, a dataclass, digests of the files that they name, and versions."""
-        record = {"arguments": asdict(arguments), "inputs": inputs or {}, "versions": versions()}
+        """Write arguments, a dataclass, names of the unused, digests of their files, versions."""
+        record = {"arguments": asdict(arguments), "unused": [*without_effect(arguments)]}
+        record |= {"inputs": inputs or {}, "versions": versions()}
         record = portable(json.loads(json.dumps(record, default=str)), self.path)
         record = {DIGEST: digest_of(record)} | record
         write_atomically(self.arguments, json.dumps(record, indent=2) + "\n")

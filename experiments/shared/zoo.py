@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
@@ -115,5 +114,5 @@ def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def measure_guide(world: World, guide: Guide) -> Measurements:
     """Measure a guide against the posterior, by the names of `Result.measured`."""
-    run = partial(measure, truth=world.truth, prior_sample=world.sample)
-    return run(world.model, guide, world.prompts, num_samples=NUM_SAMPLES)
+    known: Any = {"truth": world.truth, "prior_sample": world.sample}
+    return measure(world.model, guide, world.prompts, num_samples=NUM_SAMPLES, **known)

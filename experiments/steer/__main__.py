@@ -61,8 +61,8 @@ def run(args: Steer, launch: Launch) -> RunFolder:
     prior, prompts = load(args)
     model = build_posterior(args, prior, prompts)
     args = replace(args, beta=model.beta)
-    folders = launch.folder(lambda: open_folder(args, inputs))
-    with folders as folder, resume_hint(lambda: resume_command(folder, args)):
+    folders, is_resumed = launch.folder(lambda: open_folder(args, inputs)), args.resume is not None
+    with folders as folder, resume_hint(lambda: resume_command(folder, args), is_resumed):
         print(f"run folder {folder.path}")
         if args.sample is None:
             train(args, model, prompts, folder)

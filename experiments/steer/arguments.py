@@ -15,6 +15,7 @@ from experiments.steer.choices import FACTOR_HELP, REWARD_HELP, Choice, read_cho
 from experiments.steer.config import configured
 from experiments.steer.durations import seconds_of
 from experiments.steer.guide_options import GuideOptions
+from experiments.steer.processes import num_launched
 from experiments.steer.resuming import own_arguments
 from guides import GUIDES
 from inference import OBJECTIVES, SAMPLERS
@@ -43,6 +44,7 @@ UNRATED = types.Used(lambda args: args.learning_rate is None, "with --learning-r
 STEPPED = types.Used(
     lambda args: args.responses is None and args.time is None, "with --responses or --time"
 )
+LAUNCHED = types.Used(lambda _: (num_launched() or 1) > 1, "without several processes of torchrun")
 SHARDED = types.Used(lambda args: args.shard is not None, "without --shard")
 UNTIMED = types.Used(lambda args: args.time is None, "with --time")
 SAMPLED = types.Used(lambda args: args.sample is not None, "without --sample")
@@ -66,10 +68,6 @@ PROPOSED = types.Used(
 )
 NO_PROPOSAL = types.Used(lambda args: args.proposal is None, "with --proposal")
 FROM_PRIOR = types.Used(lambda args: args.draws_prior, "with --sample, but for budgets and moments")
-CONSTRAINED = types.Used(lambda args: args.constraint, "where it names nothing")
-WITH_FACTOR = types.Used(lambda args: args.factor, "where it names nothing")
-TRACKED = types.Used(lambda args: args.report_to, "where it names nothing")
-WITH_MOMENT = types.Used(lambda args: args.moment, "where it names nothing")
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,13 @@ class Steer(Arguments):
     """p0: `film-reviews` (embedded), `smollm2` (135M parameters; `make smollm2` first), a folder in
     Hugging Face format, or a name on the hub."""
     reward: Annotated[tuple[str, ...], tyro.conf.arg(help=REWARD_HELP)] = ("vader",)
-    constraint: Annotated[tuple[str, ...], CONSTRAINED] = ()
+    constraint: tuple[str, ...] = ()
     """Hard constraints, each a reward and a threshold, as in `vader>=0.5` or `words:war<=0`. The
     default threshold is >=1. A word that ends like a threshold needs a threshold: `words:x=5>=1`.
     Objectives of KL(q || p*) refuse constraints: choose `--objective forward-kl`, a sampler, or a
     `--penalty`."""
-    factor: Annotated[tuple[str, ...], WITH_FACTOR, tyro.conf.arg(help=FACTOR_HELP)] = ()
-    moment: Annotated[tuple[str, ...], WITH_MOMENT] = ()
+    factor: Annotated[tuple[str, ...], tyro.conf.arg(help=FACTOR_HELP)] = ()
+    moment: tuple[str, ...] = ()
     """Distributional constraints, each a reward and its mean over prompts, as in `words:film=0.5`.
     The posterior is the distribution with these means that is closest to the posterior without."""
     penalty: types.Positive | None = None
@@ -149,7 +147,7 @@ class Steer(Arguments):
     step stays the same, its memory falls, and it takes a third longer. Default: all responses."""
     checkpoint_activations: Annotated[bool, TRAINED] = False
     """Compute the activations inside each layer again in the backward pass, to save memory."""
-    divide: Annotated[Literal["particles", "prompts"], TRAINED] = "particles"
+    divide: Annotated[Literal["particles", "prompts"], TRAINED, LAUNCHED] = "particles"
     """Axis of a step that the processes of `torchrun` divide: the responses to each prompt, or the
     prompts. The result is the same."""
     shard: Annotated[Literal["guide", "both"], TRAINED] | None = None
@@ -211,9 +209,7 @@ class Steer(Arguments):
     """Number of steps between checkpoints."""
     out: types.Out = Path("runs")
     """Folder in which the run folder is made."""
-    report_to: Annotated[
-        tuple[TrackerName, ...], TRAINED, TRACKED, tyro.conf.arg(help=TRACKER_HELP)
-    ] = ()
+    report_to: Annotated[tuple[TrackerName, ...], TRAINED, tyro.conf.arg(help=TRACKER_HELP)] = ()
     watch: Annotated[bool, TRAINED] = False
     """Also write RUN/live.html, a page that follows the fit: ELBO against log Z, reward against KL,
     responses, time left. Open the page in a browser; no server is needed."""

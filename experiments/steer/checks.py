@@ -1,5 +1,6 @@
 """Refusals of arguments that do not go together, before anything is loaded."""
 
+from experiments.shared.command_line import check_used
 from experiments.shared.refusals import blamed
 from experiments.steer.arguments import Steer
 from experiments.steer.guide_options import check_options
@@ -13,6 +14,9 @@ def check(args: Steer) -> None:
     """Exit at the first pair of arguments that do not go together."""
     if args.config is not None:
         raise SystemExit("--config is an option of the command line alone")
+    if args.resume is None:
+        optional = {name for name, default in vars(Steer).items() if default is None}
+        check_used({name for name in optional if getattr(args, name) is not None}, args)
     check_likelihood(args)
     if args.sample is None:
         check_training(args)

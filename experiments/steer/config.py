@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from experiments.shared.command_line import check_used, hints_of, option, pieces
+from experiments.shared.command_line import check_used, hints_of, option, pieces, without_effect
 from experiments.steer.guide_options import OPTIONS
 from model.common.paths import ELSEWHERE, expanded
 
@@ -49,8 +49,9 @@ def configured(args: Any, parse: Callable[[Any], Any]) -> Any:
     held = {key: value for key, value in content.items() if key not in absent}
     own = changed(default, held, where)
     merged = parse(own)
-    check_used(() if is_record else held, merged, own, where=f"{where}: ")
-    return replace(merged, config=None)
+    check_used(() if is_record else held.keys() & without_effect(own), merged, f"{where}: ")
+    overridden = {key: getattr(default, key) for key in without_effect(merged)}
+    return replace(merged, config=None, **overridden)
 
 
 def changed(args: Any, values: Mapping[str, Any], where: str) -> Any:

@@ -49,14 +49,14 @@ def own_arguments(args: Any, parse: Callable[[Any], Any] | None = None) -> Any:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read `arguments`, `inputs` and `versions` of a run folder; exit if they are damaged."""
+    """Read the record of arguments and inputs of a run folder; exit if it is damaged."""
     file = RunFolder(path).arguments
     where = f"--resume {path}: {file.name}"
     if not file.is_file():
         raise SystemExit(f"{where} is missing: expected the folder of an earlier run")
     record = files.read_record(file, dict.fromkeys(PARTS, dict))
     digest = None if record is None else record.pop(DIGEST, None)
-    if record is None or record.keys() != PARTS:
+    if record is None or record.keys() - {"unused"} != PARTS:
         expected = "expected the arguments of a run as JSON. Start the run again"
         raise SystemExit(f"{where} is damaged: {expected}")
     if digest not in (None, digest_of(record)):

@@ -86,8 +86,7 @@ def fit_settings(args: Steer, folder: RunFolder) -> dict[str, Any]:
     return {
         **args.fit_budget,
         "objective": OBJECTIVES[args.objective](num_particles=args.particles),
-        # a rate on the command line comes before a size in nats from a file
-        "step_kl": args.step_kl if args.learning_rate is None else None,
+        "step_kl": args.step_kl,
         "learning_rate": args.learning_rate,
         "clip_norm": args.clip_norm,
         "prompts_per_step": args.num_per_step,

@@ -23,7 +23,7 @@ from typing import Annotated
 from matplotlib.figure import Figure
 
 from experiments.shared import figures
-from experiments.shared.argument_types import Count, Only, Seeds, chosen, count
+from experiments.shared.argument_types import Count, Seeds, chosen, count
 from experiments.shared.claims import FigureArguments, Finding, conclude, within
 from experiments.shared.command_line import run_script
 from experiments.shared.tables import Row, cell, mean_and_error, summary, table_of
@@ -41,7 +41,7 @@ SAME = 1e-3
 class TrainerTargets(FigureArguments):
     """Train by each trainer from the prior, and measure the KL to two targets."""
 
-    only: Only = ()
+    only: tuple[str, ...] = ()
     """Trainers by name. Default: all, those of TRL if the package is installed."""
     steps: Count = 800
     """Number of steps of each trainer."""

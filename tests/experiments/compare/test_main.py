@@ -15,9 +15,8 @@ import pytest
 import experiments
 from experiments.compare.__main__ import Compare, main
 from experiments.compare.curves import curves
-from experiments.compare.runs import WITHOUT_EFFECT, grouped, read_run, relevant
+from experiments.compare.runs import grouped, read_run, short_names
 from experiments.compare.tables import difference_rows, label_lines, notes, number_rows
-from experiments.shared.command_line import check_used
 from experiments.shared.run_folder import RunFolder
 from experiments.steer.arguments import Steer
 from experiments.steer.decoding import numbers_of
@@ -195,25 +194,18 @@ def test_arguments_that_differ_have_a_table(paths):
     assert difference_rows(groups_of(paths[:3]))[1:] == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"time": "9s"}, {"responses": 999}, {"learning_rate": 0.1}, {"kl_budget": 1.0}),
-        *({"dataset": "q.jsonl"}, {"prompts_file": Path(__file__)}, {"sample": "enumeration"}),
-        *({"sample": "smc", "proposal": Path("g")}, {"sample": "smc", "moment": ("length=2",)}),
-        *({"sample": "best-of-n"}, {"sample": "best-of-n", "factor": ("length",), "beta": 2.0}),
-    ],
-    ids=str,
-)
-def test_an_argument_without_effect_makes_no_difference(make, options):
-    """Those that a command line refuses, but for lists that name nothing."""
-    run, idle = read_run(make("a", 1.0, **options), "a"), set()
-    for name in run.arguments.keys() - {"constraint", "factor", "moment"} - WITHOUT_EFFECT:
-        try:
-            check_used({name}, Steer(**options))
-        except SystemExit:
-            idle.add(name)
-    assert idle == run.arguments.keys() - relevant(run).keys() - WITHOUT_EFFECT - {"options"}
+def test_an_argument_without_effect_makes_no_difference(make):
+    """A folder of an earlier version does not say which, and is compared by all arguments."""
+    paths = [make(name, 1.0, time="9s", steps=n, seed=n) for n, name in enumerate("abc", 1)]
+    runs = [read_run(path, path.name) for path in paths]
+    assert [len(group.runs) for group in grouped(runs)] == [3]
+    record = json.loads((paths[2] / "arguments.json").read_text())
+    assert "steps" in record.pop("unused")
+    (paths[2] / "arguments.json").write_text(json.dumps(record))
+    older = read_run(paths[2], "c")
+    assert [len(group.runs) for group in grouped([*runs[:2], older])] == [2, 1]
+    assert notes(runs) == []
+    assert notes([*runs[:2], older])[0].startswith("c is of an earlier version, without a record")
 
 
 def test_the_page_stands_alone_and_has_all_curves(paths, tmp_path, capsys, monkeypatch):
@@ -318,12 +310,9 @@ def test_runs_of_a_sampler_are_compared_by_their_numbers(prior, prompts, tmp_pat
     assert [group.label for group in grouped(runs)] == [f"sample {name}" for name in log_z]
 
 
-def test_runs_of_one_name_have_their_parent_folders(make, tmp_path, capsys):
-    paths = [make("a", 1.0)]
-    (tmp_path / "other").mkdir()
-    shutil.copytree(paths[0], tmp_path / "other" / "a")
-    main(Compare((paths[0], tmp_path / "other" / "a"), out=tmp_path / "out"))
-    assert "other/a" in capsys.readouterr().out
+def test_runs_have_the_shortest_names_that_differ():
+    paths = [Path(path) for path in ("/a/x/run", "/b/x/run", "/x/run", "/b/x/other")]
+    assert short_names(paths) == ["a/x/run", "b/x/run", "/x/run", "other"]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")

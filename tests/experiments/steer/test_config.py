@@ -125,16 +125,24 @@ def test_faults_of_a_file_are_named(write, text, message, capsys):
         ("limit: 2\nprompt-column: question", "--dataset q.jsonl"),
         ("clip-norm: 1.0", "--learning-rate 1e-3"),
         ("reward: []\nbeta: 0.3", "--reward vader"),
-        ("steps: 3", "--time 9s"),
-        ("step-kl: 0.1", "--learning-rate 1e-3"),
     ],
 )
-def test_a_file_and_the_command_line_complete_each_other(write, text, line, tmp_path):
-    """A key needs an option of the command line, or the command line comes before it."""
-    args = parsed("--config", write(text), *line.split())
-    assert args != parsed(*line.split())
-    settings = fit_settings(args, RunFolder(tmp_path))
-    assert settings["step_kl"] is None or settings["learning_rate"] is None  # or `fit` refuses
+def test_a_key_may_need_an_option_of_the_command_line(write, text, line):
+    assert parsed("--config", write(text), *line.split()) != parsed(*line.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("steps: 3", "--time 9s", Steer(time="9s")),
+        ("step-kl: 0.1", "--learning-rate 1e-3", Steer(learning_rate=1e-3)),
+        ("factor: [length]", "--factor", Steer()),
+        ("reward: [length]", "--reward", Steer(reward=())),
+    ],
+)
+def test_the_command_line_undoes_a_key(write, text, line, expected):
+    """An option beside which the key has no effect, or an empty list."""
+    assert parsed("--config", write(text), *line.split()) == expected
 
 
 def test_config_and_resume_do_not_go_together(write, capsys):

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from experiments.shared.command_line import run_script
-from experiments.steer.__main__ import main
+from experiments.steer.__main__ import main, prepare
 from experiments.steer.arguments import Steer
 
 FILES = {
@@ -34,6 +34,7 @@ REFUSALS = {
     "--n-gram.n 3": "--n-gram.n is for --guide n-gram, got --guide fine",
     "--merge": "--merge is for --guide lora, got --guide fine-tuned",
     "--shard both": "--shard both is for several processes: start with `torchrun",
+    "--divide prompts": "--divide has no effect without several processes of torchrun: leave",
     # objectives
     "--objective contrastive-twist": "contrastive-twist with --guide fine-tuned: .*has no twist",
     "--objective contrastive-twist --guide lora": "a guide such as --guide twisted",
@@ -137,6 +138,11 @@ def test_a_beta_that_divides_a_reward_beside_a_factor_or_a_tilt_is_allowed(line)
     with pytest.raises(SystemExit) as end:
         run_script(lambda args: None, Steer, line.split())
     assert end.value.code == 0
+
+
+def test_arguments_of_python_without_effect_are_refused():
+    with pytest.raises(SystemExit, match="--step-kl has no effect with --learning-rate: leave it"):
+        prepare(Steer(step_kl=0.1, learning_rate=1e-3))
 
 
 @pytest.mark.parametrize("line", REFUSALS)

@@ -266,8 +266,9 @@ def test_another_runs_checkpoint_is_refused(run, tmp_path):
     other = main(args)
     shutil.rmtree(run.checkpoints)
     shutil.copytree(other.checkpoints, run.checkpoints)
-    with pytest.raises(ValueError, match=r"is of a fit with .*prompts"):
+    with pytest.raises(ValueError, match=r"is of a fit with .*prompts") as refusal:
         main(Steer(resume=run.path))
+    assert "To go on" not in str(getattr(refusal.value, "__notes__", "")), "with what was refused"
 
 
 def test_files_of_code_include_imported_neighbours(tmp_path):
