@@ -149,7 +149,14 @@ def _log_prob(site: dict) -> Tensor:
 
 
 def log_factors(trace: Trace) -> Tensor:
-    """Sum of all factors in a model's trace, with their scales and masks, `[..., N]`, float64.
+    """Sum of all factors in a model's trace, `[..., N]`, float64; see `factors_of`."""
+    return factors_of(trace)[0]
+
+
+def factors_of(trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum of all factors in a model's trace, `[..., N]`, float64, and the factors by name.
+
+    With the scales and masks of the factors, which broadcast to the sum.
 
     Raises:
         LikelihoodError: if a factor is NaN or +inf.
@@ -181,7 +188,7 @@ def log_factors(trace: Trace) -> Tensor:
                     "numbers, or -inf for an impossible response. A reward in "
                     f"{factor.dtype} over a small beta may overflow: widen it to float64 first"
                 )
-    return total
+    return total, factors
 
 
 def _no_number(log_prob: Tensor) -> Tensor:

@@ -144,6 +144,11 @@ OBJECTIVES: dict[str, Objective] = {
         "DAPO: GRPO with a wider clip above, averaged over all tokens; not the posterior",
         target="grpo-token-k3",
     ),
+    "gdpo": Objective(
+        partial(GRPO, scale="each"),
+        "GDPO: GRPO with each reward over its own deviation, before their sum; not the posterior",
+        target="gdpo",
+    ),
     "gspo": Objective(
         partial(GRPO, ratio="response", average="response", epochs=4),
         "GSPO: GRPO with one ratio a response, averaged over tokens; not the posterior",

@@ -9,11 +9,12 @@ GRPO (Shao et al. 2024, arXiv 2402.03300) has std scaling and the estimator k3 a
 (Liu et al. 2025, arXiv 2503.20783) has neither std scaling nor a division by length; DAPO (Yu et
 al. 2025, arXiv 2503.14476) clips further above than below, averages over all tokens, and as
 published has c = 0; REINFORCE++ (Hu et al. 2025, arXiv 2501.03262) has mean and std of all prompts
-together, and the KL in the reward. GSPO, CISPO, SAPO, GMPO, DPPO and TOPR have other terms than the
-minimum, by name in `parts/surrogates.py`. The baselines `length` and `greedy` are those of OPO (Hao
-et al. 2025, arXiv 2505.23585) and of ReMax (Li et al. 2023, arXiv 2310.10505). DAPO's dynamic
-sampling, which draws again where all rewards of a group are equal, changes which prompts a step
-has: such a group has no advantage.
+together, and the KL in the reward. GDPO (Liu et al. 2026, arXiv 2601.05242) scales each reward by
+its own std, and their sum by that of all prompts. GSPO, CISPO, SAPO, GMPO, DPPO and TOPR have other
+terms than the minimum, by name in `parts/surrogates.py`. The baselines `length` and `greedy` are
+those of OPO (Hao et al. 2025, arXiv 2505.23585) and of ReMax (Li et al. 2023, arXiv 2310.10505).
+DAPO's dynamic sampling, which draws again where all rewards of a group are equal, changes which
+prompts a step has: such a group has no advantage.
 
 The posterior is the target if k1 is in the reward, with any scale: all log-weights of a prompt are
 one number there. The other targets are in `inference.targets.fixed_points`, by `TARGETS`, with
@@ -23,6 +24,7 @@ rewards in nats and c for beta:
 |---|---|
 | `kl="reward"`, `estimator="k1"` | `posterior`, the model's own if c = 1 |
 | `scale="std"`, k3 as a loss (GRPO) | `grpo-token-k3`; with `average="response"`, `grpo-mean-k3` |
+| `scale="each"`, k3 as a loss (GDPO) | `gdpo` |
 | `scale="none"`, k3 as a loss (Dr. GRPO) | `token-forward-kl` |
 | k2 or k3+ as a loss, with and without scaling | `grpo-token-kl`, `token-reverse-kl` |
 | c = 0 (DAPO) | none: the limit is the best response |
@@ -32,6 +34,7 @@ The targets are for large groups. Groups of K have the targets with `group_size=
 one of few rewards in the deviation, and its own share in the mean multiplies c by K/(K - 1).
 """
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -42,13 +45,14 @@ from inference.objectives.leave_one_out import BASELINE, leave_one_out
 from inference.objectives.parts.engine import Engine
 from inference.objectives.parts.repeated_batch import RepeatedBatchObjective
 from inference.objectives.parts.response_objective import Losses
+from inference.objectives.parts.states import part_of, with_prefix
 from inference.objectives.parts.surrogates import SURROGATES, Gain, Surrogate, Tokens, surrogate_of
 from inference.programs import Joint, Program, autoregressive
 from model import Prompts, ResponseDistribution
-from model.common.checks import as_given, finite, function, one_of, positive
+from model.common.checks import as_given, finite, function, instance, one_of, positive
 from model.common.texts import quoted
 
-Scale = Literal["std", "batch", "none"]
+Scale = Literal["std", "batch", "none", "each"]
 Baseline = Literal["mean", "leave-one-out", "length", "greedy", "batch"]
 Place = Literal["loss", "reward"]
 Average = Literal["none", "response", "batch"]
@@ -56,6 +60,7 @@ Average = Literal["none", "response", "batch"]
 EPSILON = 1e-4  # added to the standard deviation of a group's rewards, nats, as trainers do
 GREEDY = 1e-6
 """Temperature of the greedy response. Equal logits, common in half precision, draw at random."""
+FACTOR = "factor/"  # prefix of rewards and factors among the tensors of a batch
 CLIP = 0.2  # PPO's limit of the ratio of a token
 
 
@@ -68,12 +73,15 @@ class GRPO(RepeatedBatchObjective):
     Args:
         num_particles: K, number of responses in the group of a prompt, at least 2.
         scale: `std` to divide advantages by the standard deviation of their group, `batch` by that
-            of all prompts; or `none`.
+            of all prompts; or `none`. `each` divides the advantages by each reward and factor of
+            the model by their own deviation in the group, then the sum by that of all prompts:
+            neither beta nor the size of a reward then matters.
+        weights: weights of the scaled rewards and factors by name with `each`; None for 1.
         baseline: mean of the group, with or without the response itself, or weighed by `length`;
             the signal of the guide's `greedy` response, one more draw; or mean of the `batch`, of
             all prompts. Where prompts differ in log Z, the latter is noise at the posterior.
-            Both are refused with `std`: a group of equal signals has the deviation 0 and, less
-            `greedy` or the mean of the `batch`, advantages up to 10,000 times the nats.
+            Both are refused with `std` and `each`: a group of equal signals has the deviation 0
+            and, less `greedy` or the mean of the `batch`, advantages up to 10,000 times the nats.
         kl: place of the KL penalty: `loss`, differentiated, or `reward`.
         estimator: estimator of the KL of a token, by its name in `KL_ESTIMATORS`.
         kl_weight: c. The trainer's own beta next to scaled advantages, which have no unit; 1 next
@@ -103,6 +111,7 @@ class GRPO(RepeatedBatchObjective):
         num_particles: int = 64,
         *,
         scale: Scale = "std",
+        weights: Mapping[str, float] | None = None,
         baseline: Baseline = "mean",
         kl: Place = "loss",
         estimator: str = "k3",
@@ -118,13 +127,21 @@ class GRPO(RepeatedBatchObjective):
         super().__init__(num_particles, epochs, engine)
         self.scale = one_of("scale", scale, get_args(Scale))
         self.baseline = one_of("baseline", baseline, get_args(Baseline))
-        if self.scale == "std" and self.baseline in ("batch", "greedy"):
+        if self.scale in ("std", "each") and self.baseline in ("batch", "greedy"):
             fix = "scale='batch' or 'none', or baseline='mean' or 'leave-one-out'"
             raise ValueError(
-                f"scale='std' divides what baseline={baseline!r} leaves of a group of equal "
+                f"scale={scale!r} divides what baseline={baseline!r} leaves of a group of equal "
                 f"signals by their deviation, which is 0: expected {fix}"
             )
         self.kl = one_of("kl", kl, get_args(Place))
+        if self.scale == "each" and self.kl == "reward":
+            why = "the KL is no part of any one reward that is scaled by itself"
+            raise ValueError(f"kl is 'reward' with scale='each', expected 'loss': {why}")
+        if weights is not None and self.scale != "each":
+            why = "elsewhere a weight is a factor of the reward itself"
+            raise ValueError(f"weights are {weights}, expected scale='each': {why}")
+        each = instance("weights", weights or {}, Mapping).items()  # type: ignore[type-abstract]
+        self.weights = {name: finite(f"the weight of {name!r}", weight) for name, weight in each}
         self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
         self.kl_weight = finite("kl_weight", kl_weight, at_least=0)
         self.average = one_of("average", average, get_args(Average))
@@ -147,7 +164,7 @@ class GRPO(RepeatedBatchObjective):
         signal = self._signal(batch.log_likelihood, log_proposal - log_prior)
         if self.baseline == "greedy" and "greedy" not in batch.per_token:
             batch.per_token["greedy"] = self._greedy_signal(model, batch.prompts, q)
-        advantage = self._advantage(signal, is_token.sum(-1), batch.per_token.get("greedy"))
+        advantage = self._advantage(signal, is_token.sum(-1), batch.per_token)
         tokens = Tokens(log_ratio, log_proposal, advantage[..., None], is_token)
         gain = self.surrogate.gain(tokens, self.clip)
         objective = as_given("the gain of `ratio`", gain, log_ratio)
@@ -174,10 +191,14 @@ class GRPO(RepeatedBatchObjective):
     def score_batch(
         self, model: Program, prompts: Prompts, response: Tensor
     ) -> tuple[Joint, dict[str, Tensor]]:
-        prior, log_likelihood = self.read_model(model, prompts, response)
+        prior, log_likelihood, factors = self.read_factors(model, prompts, response)
         with torch.no_grad():
             log_prior = autoregressive(prior).log_prob_per_token(response).double()
-        return Joint(log_prior.sum(-1), log_likelihood), {"prior": log_prior}
+        if unknown := sorted(self.weights.keys() - factors.keys()):
+            names = f"names of rewards and factors, {sorted(factors)}"
+            raise ValueError(f"weights has {unknown}, expected {names}")
+        of_each = with_prefix(FACTOR, factors) if self.scale == "each" else {}
+        return Joint(log_prior.sum(-1), log_likelihood), {"prior": log_prior} | of_each
 
     def _signal(self, log_likelihood: Tensor, log_ratio: Tensor) -> Tensor:
         """s, `[K, N]`, for log a/p0 of each token, `[K, N, T]`."""
@@ -193,22 +214,30 @@ class GRPO(RepeatedBatchObjective):
         log_guide = q.log_prob_per_token(response).double()
         return self._signal(joint.log_likelihood, log_guide - tokens["prior"])
 
-    def _advantage(self, signal: Tensor, length: Tensor, greedy: Tensor | None) -> Tensor:
-        """Advantages, `[K, N]`, for lengths `[K, N]`."""
-        if self.baseline == "leave-one-out":
-            advantage = leave_one_out(signal)
-        elif self.baseline == "length":
-            advantage = signal - (length * signal).sum(0) / length.sum(0)
-        elif greedy is not None:
-            advantage = signal - greedy
-        else:
-            advantage = signal - (signal.mean(0) if self.baseline == "mean" else signal.mean())
+    def _advantage(self, signal: Tensor, length: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """Advantages, `[K, N]`, for lengths `[K, N]` and tensors of the batch by name."""
+        advantage = self._centred(signal, length, parts.get("greedy"))
+        if self.scale == "each":
+            advantage = torch.zeros_like(signal)
+            for name, factor in part_of(parts, FACTOR).items():
+                scaled = self._centred(factor, length, None) / (factor.std(0) + EPSILON)
+                advantage = advantage + self.weights.get(name, 1.0) * scaled
         if self.scale == "none":
             return advantage
         num = advantage.numel() - 1  # around 0: not all baselines leave the mean 0
         pooled = (advantage.square().sum() / num).sqrt()
         deviation = signal.std(0) if self.scale == "std" else pooled
         return advantage / (deviation + EPSILON)
+
+    def _centred(self, signal: Tensor, length: Tensor, greedy: Tensor | None) -> Tensor:
+        """The signal less the baseline, `[K, N]`."""
+        if self.baseline == "leave-one-out":
+            return leave_one_out(signal)
+        if self.baseline == "length":
+            return signal - (length * signal).sum(0) / length.sum(0)
+        if greedy is not None:
+            return signal - greedy
+        return signal - (signal.mean(0) if self.baseline == "mean" else signal.mean())
 
     def _penalty(self, log_ratio: Tensor) -> Tensor:
         """Estimate of the KL of each token, `[K, N, T]`, nats, from log q/p0."""

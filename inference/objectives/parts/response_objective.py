@@ -23,7 +23,7 @@ from inference.estimate import expectation
 from inference.objectives.parts.draws import Draws
 from inference.objectives.parts.same_model import SameModel
 from inference.objectives.parts.surrogate_loss import SurrogateLoss, only_argument, read
-from inference.programs import Joint, Program, log_factors, trace_at
+from inference.programs import Joint, Program, factors_of, trace_at
 from inference.response_site import (
     PAIRED,
     ResponseValue,
@@ -233,10 +233,18 @@ class ResponseObjective(SurrogateLoss):
         self, model: Program, prompts: Prompts, response: Tensor
     ) -> tuple[TorchDistribution, Tensor]:
         """Prior, without scoring, and log likelihood `[..., N]`, nats, float64, no gradient."""
+        return self.read_factors(model, prompts, response)[:2]
+
+    def read_factors(
+        self, model: Program, prompts: Prompts, response: Tensor
+    ) -> tuple[TorchDistribution, Tensor, dict[str, Tensor]]:
+        """Result of `read_model`, and the rewards, over beta, and factors by name, `[..., N]`."""
         support = HardConstraintSupport() if self.supports_hard_constraints else nullcontext()
         with torch.no_grad(), support:
             trace = trace_at(model, prompts, response, role="model")
-        return trace.nodes["response"]["fn"], log_factors(trace)
+        total, factors = factors_of(trace)
+        each = {name: factor.double().expand(total.shape) for name, factor in factors.items()}
+        return trace.nodes["response"]["fn"], total, each
 
 
 _MODELS: WeakKeyDictionary[ResponseObjective, SameModel] = WeakKeyDictionary()

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from inference.targets.fixed_points.gdpo import gdpo
 from inference.targets.fixed_points.grpo import grpo, grpo_k3
 from inference.targets.fixed_points.max_at_k import max_at_k_target, pass_at_k_target
 from inference.targets.fixed_points.nash import nash
@@ -72,6 +73,7 @@ TARGETS = {
     "grpo-mean-k3": Target(
         grpo_mean_k3, "GRPO as first published, GSPO: k3 of tokens, averaged", has_groups=True
     ),
+    "gdpo": Target(gdpo, "GDPO, each reward over its own deviation, k3 of tokens"),
     "forward-kl": Target(forward_kl, "reward with a penalty of KL(p0 || q)"),
     "token-forward-kl": Target(token_forward_kl, "Dr. GRPO with k3 of tokens", has_groups=True),
     "token-reverse-kl": Target(

@@ -57,4 +57,4 @@ def pass_at_k_target(problem: Problem, k: int, threshold: float) -> Tensor:
     prompt that succeeds often has a small s, a prompt that rarely succeeds one up to k.
     """
     success = (problem.reward >= finite("threshold", threshold)).double()
-    return max_at_k_target(replace(problem, reward=success), k)
+    return max_at_k_target(replace(problem, reward=success, parts=None), k)

@@ -30,6 +30,7 @@ class Problem:
         beta: reward per nat.
         response: `[S, N, T]`, token ids, padded behind the end; None for outcomes without tokens.
         length: `[S, N]`, number of tokens of each response; None for outcomes without tokens.
+        parts: `[J, S, N]`, J rewards that add up to r, float64; None for the one reward r.
     """
 
     log_prior: Tensor
@@ -37,6 +38,7 @@ class Problem:
     beta: float
     response: Tensor | None = None
     length: Tensor | None = None
+    parts: Tensor | None = None
 
     def __post_init__(self) -> None:
         positive("beta", self.beta)
@@ -46,6 +48,12 @@ class Problem:
             raise ValueError(f"{shapes}, expected [S, N] for both: S responses to N prompts")
         for name, values in (("log_prior", self.log_prior), ("reward", self.reward)):
             object.__setattr__(self, name, values.double())
+        if self.parts is not None:
+            object.__setattr__(self, "parts", self.parts.double())
+            if self.parts.shape[1:] != shape or not torch.allclose(self.parts.sum(0), self.reward):
+                expected = f"rewards [J, {', '.join(map(str, shape))}] that add up to `reward`"
+                got = tuple(self.parts.shape)
+                raise ValueError(f"parts has shape {got}, expected {expected}, or None")
         check_normalised(self.log_prior, "log_prior")
         if not bool(self.reward.isfinite().all()):
             fix = "a constraint has its posterior, and no trainer's fixed point is defined with it"
@@ -63,7 +71,9 @@ class Problem:
         space = model.prior.space
         length = space.is_token(truth.support).sum(-1)
         reward = model.reward(prompts, truth.support)
-        return cls(truth.log_prior, reward, model.beta, truth.support, length)
+        terms = [term.log_value * model.beta for term in model.terms(prompts, truth.support)]
+        parts = torch.stack(terms) if len(terms) > 1 else None
+        return cls(truth.log_prior, reward, model.beta, truth.support, length, parts)
 
     def tokens(self, name: str) -> tuple[Tensor, Tensor]:
         """Responses and lengths; a `ValueError` by the name of a target if there are none."""

@@ -105,14 +105,20 @@ def of_group(beta: float, group_size: int | None) -> float:
 def at_own_advantage(
     target: Callable[[Tensor], Tensor], log_prior: Tensor, reward: Tensor, size: int
 ) -> Tensor:
-    """log q = target(A), `[S]`, nats, by iteration from the prior.
+    """log q = target(A), `[S]`, nats; see `from_prior`."""
+    groups = Groups(reward, size)
+    return from_prior(lambda log_guide: target(groups.advantage(log_guide)), log_prior)
+
+
+def from_prior(step: Callable[[Tensor], Tensor], log_prior: Tensor) -> Tensor:
+    """log q = step(log q), `[S, ...]`, nats, by iteration from the prior.
 
     Raises:
         NoFixedPointError: if the iteration does not converge.
     """
-    groups, log_guide = Groups(reward, size), log_prior
+    log_guide = log_prior
     for _ in range(MAX_STEPS):
-        new = ((log_guide + target(groups.advantage(log_guide))) / 2).log_softmax(0)
+        new = ((log_guide + step(log_guide)) / 2).log_softmax(0)
         change = (new.exp() - log_guide.exp()).abs().max().item()
         log_guide = new
         if change < TOLERANCE:

@@ -171,6 +171,42 @@ def test_k1_as_a_loss_has_no_mean_gradient_and_k2_has_the_one_of_k3_plus():
     assert (mean("k2") - mean("k3")).norm() > 0.02
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_each_reward_is_scaled_by_its_own_deviation_and_the_sum_by_that_of_all_prompts(epochs):
+    """Also in a second step after a resume. A reward that all responses meet has no advantage."""
+    target, guide = Target(), Table(1)
+    sizes = {"length": 1.0, "words": 40.0, "met": 7.0}
+
+    def values(prompts, response):
+        of_length = SPACE.is_token(response).sum(-1).double()
+        return of_length, response.sum(-1) * prompts.ids[:, -1] + 0.0, 0.0 * of_length
+
+    def model(prompts):
+        with pyro.plate("prompts", len(prompts), dim=-1):
+            response = pyro.sample("response", target.prior.distribution(prompts))
+            for (name, size), value in zip(sizes.items(), values(prompts, response), strict=True):
+                pyro.factor(name, size * value)
+
+    response = guide.distribution(TWO).sample((6,))
+    advantage = torch.zeros(6, 2).double()
+    for weight, value in zip((2.0, 1.0, 1.0), values(TWO, response), strict=True):
+        advantage += weight * (value - value.mean(0)) / (value.std(0) + 1e-30)
+    advantage /= (advantage.square().sum() / 11).sqrt()
+    log_guide = log_guide_at(guide, TWO, response)
+    expected = autograd(-(advantage * log_guide).mean(0).sum(), guide)
+
+    choices = {"kl_weight": 0.0, "weights": {"length": 2.0}, "epochs": epochs, "clip": None}
+    objective, resumed = (GRPO(6, scale="each", **choices) for _ in range(2))
+    if epochs > 1:
+        gradient(objective, model, guide, TWO, response)
+        resumed.set_state(objective.get_state())
+    assert expected.norm() > 0.1
+    actual = gradient(resumed, model, guide, TWO, response)[1]
+    assert torch.allclose(actual, expected, rtol=1e-3, atol=1e-3 * float(expected.norm()))
+    with pytest.raises(ValueError, match=r"weights has \['size'\], expected names of .*'words'"):
+        gradient(GRPO(6, scale="each", weights={"size": 1}), model, guide, TWO, response)
+
+
 @pytest.mark.parametrize("average", ["none", "response", "batch"])
 def test_all_surrogates_have_one_gradient_on_draws_of_the_guide(average):
     model, guide = Target(), Table(1)
@@ -307,7 +343,7 @@ def test_equal_rewards_have_no_advantage(ratio):
 def test_a_greedy_response_of_another_reward_leaves_a_bounded_advantage():
     signal, length = torch.ones(4, 1).double(), torch.ones(4, 1)
     objective = GRPO(4, baseline="greedy", scale="batch")
-    assert objective._advantage(signal, length, torch.tensor([[3.0]])).abs().max() < 1
+    assert objective._advantage(signal, length, {"greedy": torch.tensor([[3.0]])}).abs().max() < 1
 
 
 @pytest.mark.parametrize(
@@ -341,6 +377,10 @@ REFUSED = {
     "num_particles is 1": {"num_particles": 1},
     "baseline='batch' leaves of a group of equal": {"scale": "std", "baseline": "batch"},
     "baseline='greedy' leaves of a group of equal": {"baseline": "greedy"},
+    "scale='each' divides what baseline='batch'": {"scale": "each", "baseline": "batch"},
+    "kl is 'reward' with scale='each', expected 'loss'": {"scale": "each", "kl": "reward"},
+    "weights are .*, expected scale='each'": {"weights": {"reward": 2.0}},
+    "the weight of 'reward' is nan": {"scale": "each", "weights": {"reward": math.nan}},
 }
 
 

@@ -27,7 +27,7 @@ from tests.inference.objectives.test_matrix import exact_loss, proposal_state
 from tests.inference.objectives.uses import OURS
 
 NUM = 2_000
-COUPLED = {"dapo", "reinforce++", "gauss-newton"}
+COUPLED = {"dapo", "gdpo", "reinforce++", "gauss-newton"}
 """Objectives with a number of all prompts; and with random draws besides those of the guide."""
 COUPLED |= {"a-star-po", "best-of-n-distillation", "qrpo", "trajectory-balance"}
 

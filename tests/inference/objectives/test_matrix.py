@@ -70,6 +70,7 @@ DESCENDS = {
     "grpo": "grpo-token-k3",
     "dr-grpo": "token-forward-kl",
     "dapo": "grpo-token-k3",
+    "gdpo": "gdpo",
     "gspo": "grpo-mean-k3",
     "cispo": "grpo-token-k3",
     "sapo": "grpo-mean-k3",
@@ -100,6 +101,7 @@ CONSISTENT = {
     "grpo",
     "dr-grpo",
     "dapo",
+    "gdpo",
     "gspo",
     "cispo",
     "sapo",
@@ -144,7 +146,7 @@ SUPPORTS_HARD_CONSTRAINTS = {
 """Objectives that learn from a log-likelihood of -inf; all others refuse -inf."""
 
 WEIGHT = 0.8
-TRAINERS = {"grpo", "dr-grpo", "dapo", "gspo", "cispo", "sapo", "gmpo", "dppo"}
+TRAINERS = {"grpo", "dr-grpo", "dapo", "gdpo", "gspo", "cispo", "sapo", "gmpo", "dppo"}
 """Objectives whose target is in `TARGETS`."""
 QUANTILE = {"quantile_beta": WEIGHT}
 SMALL = {"num_particles": 8, "capacity": 128}  # a pass for each response
@@ -282,7 +284,7 @@ def test_gradient_at_the_posterior(name):
 
 
 # parameters shared by prompts share the least squares of `gauss-newton`
-TOGETHER = {"gauss-newton", "reinforce++", "dapo"}
+TOGETHER = {"gauss-newton", "reinforce++", "dapo", "gdpo"}
 
 
 @pytest.mark.parametrize(

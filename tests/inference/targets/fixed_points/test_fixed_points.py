@@ -1,6 +1,7 @@
 """The exact expected update of each trainer, over all responses, vanishes at its target alone."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -33,7 +34,8 @@ def problem() -> Problem:
     length = (response != 4).sum(-1)
     shape = response.shape[:2]
     prior, reward = (torch.randn(shape, generator=generator).double() for _ in range(2))
-    return Problem((2 * prior).log_softmax(0), reward, BETA, response, length)
+    parts = torch.stack([reward.clamp(min=0), reward.clamp(max=0)])
+    return Problem((2 * prior).log_softmax(0), reward, BETA, response, length, parts)
 
 
 def binary(success: float, beta: float) -> Problem:
@@ -61,6 +63,36 @@ def test_update_vanishes_at_the_target_and_not_at_the_posterior(name: str, probl
     assert size_of_update(UPDATES[name], log_q, problem) < 1e-10
     elsewhere = size_of_update(UPDATES[name], TARGETS["posterior"](problem), problem)
     assert (elsewhere > 1e-3) == (name != "posterior")
+
+
+def test_gdpo_of_one_reward_is_grpo(problem: Problem) -> None:
+    """Alone, or beside others of weight 0."""
+    parts = problem.parts
+    assert parts is not None
+    for reward, others, options in (
+        (problem.reward, None, {}),
+        (parts[0], torch.stack([parts[0] - parts[1], parts[1]]), {"weights": [1.0, 0.0]}),
+        (parts[1], torch.stack([7 * parts[1], parts[0]]), {"weights": [1.0, 0.0]}),
+    ):
+        total = reward if others is None else others.sum(0)
+        log_q = TARGETS["gdpo"](replace(problem, reward=total, parts=others), **options)
+        one = replace(problem, reward=reward if others is None else others[0], parts=None)
+        assert_close(log_q, TARGETS["grpo-token-k3"](one), rtol=0, atol=1e-8)
+
+
+def test_rewards_of_a_model_are_the_parts_of_its_reward() -> None:
+    prior = grammar_prior(max_new_tokens=2)
+    rewards = {"mood": TextReward(vader_sentiment, prior), "length": TextReward(lengths, prior)}
+    problem = Problem.of(AlignmentModel(prior, rewards, 0.7), prior.encode(["the film was"]))
+    assert problem.parts is not None
+    assert_close(problem.parts.sum(0), problem.reward)
+    assert problem.parts.std(1).min() > 0.1
+    with pytest.raises(ValueError, match=r"parts has shape .* that add up to `reward`, or None"):
+        replace(problem, reward=2 * problem.reward)
+
+
+def lengths(texts: list[str]) -> list[float]:
+    return [float(len(text)) for text in texts]
 
 
 def group_norm(log_q: Tensor, problem: Problem) -> Tensor:

@@ -62,29 +62,44 @@ def per_token(log_prob: Tensor, response: Tensor) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def token_k3_update(*, scaled: bool, mean: bool = False) -> Update:
+def of_reward(q: Tensor, p: Problem) -> Tensor:
+    return advantage(q, p.reward)
+
+
+def of_rewards(q: Tensor, p: Problem) -> Tensor:
+    """Advantages of GDPO."""
+    parts = p.reward[None] if p.parts is None else p.parts
+    total = torch.stack([advantage(q, part) for part in parts]).sum(0)
+    return (total / (q * total.square()).sum(0).mean().sqrt()).detach()
+
+
+def centred(q: Tensor, p: Problem) -> Tensor:
+    return (p.reward - (q * p.reward).sum(0)).detach()
+
+
+def token_k3_update(
+    advantage_of: Callable[[Tensor, Problem], Tensor], *, mean: bool = False
+) -> Update:
     def update(log_q: Tensor, p: Problem) -> Tensor:
         assert p.response is not None
         assert p.length is not None
         q = log_q.exp()
         tokens, prior = per_token(log_q, p.response), per_token(p.log_prior, p.response)
-        centred = p.reward - (q.detach() * p.reward).sum(0)
-        gain = (advantage(q, p.reward) if scaled else centred) * log_q
+        gain = advantage_of(q, p) * log_q
         total = gain - p.beta * k3(prior - tokens).sum(-1)
         return (q.detach() * (total / p.length if mean else total)).sum()
 
     return update
 
 
-def token_kl_update(*, scaled: bool) -> Update:
+def token_kl_update(advantage_of: Callable[[Tensor, Problem], Tensor]) -> Update:
     """k3 of each token times an importance ratio of 1, which is differentiated."""
 
     def update(log_q: Tensor, p: Problem) -> Tensor:
         assert p.response is not None
         q = log_q.exp()
         tokens, prior = per_token(log_q, p.response), per_token(p.log_prior, p.response)
-        centred = p.reward - (q.detach() * p.reward).sum(0)
-        gain = (advantage(q, p.reward) if scaled else centred) * log_q
+        gain = advantage_of(q, p) * log_q
         ratio = (tokens - tokens.detach()).exp()
         return (q.detach() * (gain - p.beta * (ratio * k3(prior - tokens)).sum(-1))).sum()
 
@@ -169,11 +184,12 @@ UPDATES: dict[str, Update] = {
     "posterior": regularised(lambda p: p.reward),
     "grpo": grpo_update,
     "grpo-k3": grpo_k3_update,
-    "grpo-token-k3": token_k3_update(scaled=True),
-    "grpo-mean-k3": token_k3_update(scaled=True, mean=True),
-    "token-forward-kl": token_k3_update(scaled=False),
-    "grpo-token-kl": token_kl_update(scaled=True),
-    "token-reverse-kl": token_kl_update(scaled=False),
+    "grpo-token-k3": token_k3_update(of_reward),
+    "gdpo": token_k3_update(of_rewards),
+    "grpo-mean-k3": token_k3_update(of_reward, mean=True),
+    "token-forward-kl": token_k3_update(centred),
+    "grpo-token-kl": token_kl_update(of_reward),
+    "token-reverse-kl": token_kl_update(centred),
     "forward-kl": forward_kl_update,
     "chi-squared": chi_squared_update,
     "mean-mirror-descent": mean_mirror_descent_update,
