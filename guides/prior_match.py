@@ -17,7 +17,7 @@ from model import LanguageModel, Prompts, ResponseDistribution
 from model.common.minimise import minimise
 
 NUM_RESPONSES = 32
-"""Number of draws, over all prompts. 64 draws left 5 to 15 % less on random networks."""
+"""Number of draws, over all prompts."""
 SEED = 2**31 + 16_180
 """Seed of the draws, from the half of all seeds where no one chooses a seed by hand."""
 

@@ -30,7 +30,7 @@ SHOWN = (0.01, 10.0)
 """Range of shares in the figure; shares outside are drawn at its ends."""
 COLUMNS = (
     "runs",
-    f"median share left, start {SMALLEST:g} to {LARGEST:g}",
+    f"median share left, start {SMALLEST:g} to {LARGEST:g} [interval of 95%] of runs",
     f"worst share left, start over {SMALLEST:g}",
     "median change of KL(p* || q)",
     "worst change",
@@ -103,13 +103,24 @@ def _row(runs: Sequence[Run]) -> list[str]:
     reverse = [run for run in runs if run.cell.objective in REVERSE]
     return [
         str(len(runs)),
-        f"{median(middle):.0%}" if middle else "-",
+        _median_with_interval(middle),
         f"{max(every):.0%}" if every else "-",
         f"{median(changes):+.2f}" if changes else "-",
         f"{max(changes):+.2f}" if changes else "-",
         f"{sum(is_above(run.rise) for run in reverse)} of {len(reverse)}",
         str(sum(not run.is_reliable for run in runs)),
     ]
+
+
+def _median_with_interval(shares: Sequence[float]) -> str:
+    """Median, its interval by order statistics if there are six shares, and their number."""
+    from scipy.stats import quantile_test
+
+    if not shares:
+        return "-"
+    low, high = quantile_test(shares, p=0.5).confidence_interval()
+    interval = "" if np.isnan(low) else f" [{low:.0%}, {high:.0%}]"
+    return f"{median(shares):.0%}{interval} of {len(shares)}"
 
 
 def _worst_rows(runs: Sequence[Run]) -> dict[str, list[str]]:

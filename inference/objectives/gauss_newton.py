@@ -12,8 +12,7 @@ around phi_0, and log-weights as observations. phi_0 is where the guide was at t
 in memory, so that the pull vanishes as the guide settles. The posterior is a fixed point, where all
 residuals are 0, if the family has the posterior. Old gradients are those of old parameters: a
 memory that never drops a response ends near the posterior, one that does ends there. Responses are
-fitted from their first draw on: a response of probability 0.0004 was 0.8 nats off after 640 draws
-and 0.1 after 9,600.
+fitted from their first draw on.
 
 `leave-one-out` is one gradient step on the same loss for the last responses alone, and forgets the
 others. The solution is in the space of the M responses in memory (kernel ridge regression): an
