@@ -101,9 +101,13 @@ def largest_difference(logits: Tensor, expected: Tensor) -> float:
 
 
 def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor, fixed: bool) -> Tensor:
-    """Logits after each prompt and each token, `[N, L + 1, V]`; the first is read alone."""
+    """Logits after each prompt and each token, `[N, L + 1, V]`; the first is read alone.
+
+    The state is selected in the reverse order, as a draw selects it.
+    """
     first, state = decoder.start(prompts)
-    logits = [first[:, None]]
+    logits, rows = [first[:, None]], torch.arange(len(prompts), device=response.device).flip(0)
+    state, response = state.select(rows), response[rows]
     parts = [response[:, :1], response[:, 1:]]
     if fixed:
         before, state = state, FixedState(state, len(prompts), state.mask.shape[1])
@@ -112,7 +116,7 @@ def _cached_logits(decoder: Decoder, prompts: Prompts, response: Tensor, fixed: 
     for ids in parts:
         if ids.shape[1]:
             after, state = decoder.extend(state, ids)
-            logits.append(after.clone())
+            logits.append(after[rows])
     return torch.cat(logits, 1)
 
 

@@ -28,7 +28,7 @@ class GrowingLayer(DynamicLayer):
 
         The gradient of a view is one sum, where that of an index adds row after row on a GPU.
         """
-        if len(self.keys) > 1:
+        if not self.get_seq_length() or len(self.keys) > 1:  # no keys: attention to images alone
             super().batch_select_indices(indices)
         else:
             size = (len(indices), -1, -1, -1)

@@ -24,6 +24,7 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
+    MllamaConfig,
     MoshiConfig,
     MoshiForCausalLM,
     MptConfig,
@@ -50,6 +51,7 @@ SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "initializer
 DECODER = {"max_position_embeddings": 16, "intermediate_size": 32, "is_decoder": True}
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
 LONG |= {"rope_theta": 10000.0, "original_max_position_embeddings": 8}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 SHARED = {"intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 8, "num_key_value_heads": 1}
 SHARED |= {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
 SHARED |= {"sliding_window": 3, "vocab_size_per_layer_input": len(WORDS)}
@@ -118,6 +120,12 @@ CONFIGS = {
         intermediate_size=32,
         intermediate_size_mlp=32,
     ),
+    # a layer that reads images alone, without keys for a text
+    "mllama": lambda **more: MllamaConfig(
+        text_config={**SIZES, **SPECIAL, "intermediate_size": 32, "cross_attention_layers": [1]}
+        | {"num_key_value_heads": 1, "max_position_embeddings": 16, "rope_parameters": PLAIN}
+        | more
+    ),
     "dynamic": lambda **more: LlamaConfig(
         **SIZES | SPECIAL | {"max_position_embeddings": 8} | more,
         num_key_value_heads=1,
@@ -141,7 +149,7 @@ def assert_plain(language_model, prompts, response, *, rtol=0.0, atol=1e-6):
     pairs = zip(map(torch.tensor, prompts.rows()), response, strict=True)
     expected = [plain_log_prob(language_model, *pair) for pair in pairs]
     log_prob = language_model(prompts).log_prob(response)
-    assert_close(log_prob, torch.stack(expected), rtol=rtol, atol=atol)
+    assert_close(log_prob, torch.stack(expected).to(log_prob), rtol=rtol, atol=atol)
 
 
 def language_model_of(kind: str, max_new_tokens: int = 3, **more: object) -> LanguageModel:
