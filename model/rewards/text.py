@@ -1,5 +1,6 @@
 """Reward from a function of texts: each text is decoded, scored once, and remembered."""
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -186,10 +187,14 @@ class TextReward:
         new = {key: item for key, item in items.items() if key not in self._known}
         rewards = {key: self._known[key] for key in items if key in self._known}
         if new:
+            copies = [copy.deepcopy(item) for item in new.values()]  # which a function may change
             try:
-                returned = self._call(list(new.values()))
+                returned = self._call(copies)
             except Exception as error:
                 raise self._failure(new, error) from error
+            if self.foreign is None and copies != [*new.values()]:
+                fault = f"the reward function {self.name!r} changed its list of texts in place"
+                raise LikelihoodError(f"{fault}: let it change a copy, as `list(texts)`")
             rewards |= self._checked(returned, new)
         self._remember({key: rewards[key] for key in items})
         return rewards
@@ -223,7 +228,7 @@ class TextReward:
         """
         for key, item in items.items():
             try:
-                self._remember(self._checked(self._call([item]), {key: item}))
+                self._remember(self._checked(self._call([copy.deepcopy(item)]), {key: item}))
             except Exception as again:
                 reason = f"text {quoted(_text(item))}: {type(again).__name__}: {again}"
                 return LikelihoodError(f"reward {self.name!r} failed on the {reason}")

@@ -316,6 +316,30 @@ async def ends(completion):
 """
 
 
+def test_change_of_a_column_in_place_changes_no_other_reward(prior, response):
+    """Lists and dicts of a column belong to all responses to the prompt."""
+
+    def remaining(completion, answer, state):
+        state["info"]["calls"] += 1
+        return float(len(answer) - state["info"]["calls"]) + 0.0 * len(answer.pop())
+
+    columns = {"answer": [["good", "bad"], ["bad"]], "info": [{"calls": 0}, {"calls": 0}]}
+    prompts = prior.encode(["the film was", "the plot was"], columns=columns)
+    values = TextReward(remaining, prior)(prompts, response)
+    assert torch.equal(values, torch.tensor([1.0, 0.0]).double().expand_as(values))
+
+
+def test_function_that_changes_its_list_of_texts_is_refused(prior, questions, response):
+    """Its numbers would be those of other texts."""
+
+    def sorts(texts):
+        texts.sort()
+        return map(len, texts)
+
+    with pytest.raises(LikelihoodError, match="'sorts' changed its list of texts in place"):
+        TextReward(sorts, prior)(questions, response)
+
+
 @pytest.mark.parametrize("name", ["ours", "trl", "compute_score", "verifiers"])
 def test_function_in_a_file_has_any_signature(prior, response, truth, tmp_path, name):
     path = tmp_path / "mine.py"
