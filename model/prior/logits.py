@@ -145,12 +145,12 @@ class _TokenLogProb(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         flat, flat_ids = ctx.saved_tensors
-        scale = grad.reshape(-1, 1) / ctx.temperature
+        slope = grad.reshape(-1, 1) / -ctx.temperature
         grad_logits = torch.empty_like(flat)
         for rows in _chunks(flat, flat.shape[-1]):
-            grad_rows = softmax(flat[rows], ctx.temperature).mul_(-scale[rows])
-            grad_rows.scatter_add_(-1, flat_ids[rows], scale[rows])
-            grad_logits[rows] = grad_rows.to(flat.dtype)
+            prob = softmax(flat[rows], ctx.temperature)
+            prob.scatter_(-1, flat_ids[rows], -1.0, reduce="add")
+            torch.mul(prob, slope[rows], out=grad_logits[rows])  # rounded as it is written
         return grad_logits.view(ctx.shape), None, None
 
 

@@ -81,7 +81,8 @@ def logits_of(network: "transformers.PreTrainedModel", hidden: Tensor) -> Tensor
     new = {id(body): _NO_BODY, id(output): aligned}
     head._modules |= {name: new.get(id(part), part) for name, part in head._modules.items()}
     mask = torch.ones(1, len(hidden), dtype=torch.long, device=hidden.device)
-    return head(inputs_embeds=hidden[None], attention_mask=mask, use_cache=False).logits[0]
+    logits = head(inputs_embeds=hidden[None], attention_mask=mask, use_cache=False).logits
+    return logits.squeeze(0)  # the gradient of an index is a copy among zeros
 
 
 @contextmanager

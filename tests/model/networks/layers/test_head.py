@@ -28,6 +28,7 @@ from model import LanguageModel, Prompts
 from model.networks.layers import head
 from model.networks.layers.head import logits_of, splits_head
 from model.prior import batch, logits
+from tests.model.networks.layers.test_adapted_linear import Operations
 from tests.model.tiny import WORDS, tiny_tokenizer
 
 SIZES = {
@@ -126,6 +127,15 @@ def test_roundings_of_half_precision_are_no_difference_of_the_head(
     assert splits_head(half)
     monkeypatch.setattr(head, "logits_of", lambda *given: logits_of(*given) * 1.5)
     assert not splits_head(half)
+
+
+def test_no_copy_of_logits_is_made_for_their_gradient() -> None:
+    hidden = torch.randn(4, SIZES["hidden_size"]).to(torch.bfloat16).requires_grad_()
+    own, ids = network("llama").bfloat16().to(hidden.device), torch.tensor([2, 0, 3, 1])
+    value = logits.token_log_prob(logits_of(own, hidden), ids, 0.5)
+    with Operations({"select_backward", "mul_", "copy_"}) as copies:
+        value.sum().backward()
+    assert copies.number == 0
 
 
 @pytest.mark.on_cpu
