@@ -58,7 +58,15 @@ def paired(subject: str, first: Tensor, second: Tensor, **limits: float) -> Find
     return over_cases(text, (first - second).tolist(), **limits)
 
 
+def most_less(
+    subject: str, first: Tensor, second: Tensor, *, above: float = 0.5, below: float = inf
+) -> Finding:
+    """The first of two numbers of each case, `[C]`, is the smaller one in most of the cases."""
+    share, size = Estimate.of_share((first < second).double()[:, None]), len(first)
+    text = f"{subject}, share of {size} cases"
+    return within(text, share, above=above, below=below, num_runs=size)
+
+
 def either_order(subject: str, first: Tensor, second: Tensor) -> Finding:
     """Two numbers of each case, `[C]`, each the smaller one in a good part of the cases."""
-    share = Estimate.of_share((first < second).double()[:, None])
-    return within(f"{subject}, share of {len(first)} cases", share, above=0.2, below=0.8)
+    return most_less(subject, first, second, above=0.2, below=0.8)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from experiments.identities.findings import exact, over_cases, paired
+from experiments.identities.findings import either_order, exact, over_cases, paired
 from experiments.identities.prefixes import given, next_token
 from experiments.identities.residuals import pairs
 from experiments.identities.world import World, cases, gradient_at, mean_gradient, noise, scores
@@ -51,13 +51,15 @@ def leave_one_out_check(world: World) -> list[Finding]:
     For K draws the estimate is the mean of h(x, y) = (log w(x) - log w(y)) (s(x) - s(y))/2 over
     pairs of draws, for the score s: the noise follows from the noise of h, and of its mean given x.
     """
-    means, ratios = zip(*map(_of_pairs, (world, *cases())), strict=True)
+    means, ratios = zip(*map(_of_pairs, (world, *cases(priors=True))), strict=True)
+    of_two, *of_more = torch.tensor(ratios[1:], dtype=torch.float64).T
     over = "noise with leave-one-out over noise without, log"
     return [
         exact("mean over all pairs - grad ELBO", *means),
+        either_order(f"{SIZES[0]} draws, {over} below 0", of_two, torch.zeros_like(of_two)),
         *(
-            over_cases(f"{k} draws, {over}", each[1:], below=0.0)
-            for k, each in zip(SIZES, zip(*ratios, strict=True), strict=True)
+            over_cases(f"{k} draws, {over}", each, below=0.0)
+            for k, each in zip(SIZES[1:], of_more, strict=True)
         ),
     ]
 
@@ -93,7 +95,7 @@ def greedy(world: World) -> list[Finding]:
     log_guide, log_weight = world.log_guide, world.log_joint - world.log_guide
     centred = log_weight - log_weight[greedy_response(world, log_guide)]
     mean = mean_gradient(log_guide, log_guide, centred)
-    numbers = [noises(case, case.log_guide) for case in cases()]
+    numbers = [noises(case, case.log_guide) for case in cases(priors=True)]
     with_greedy, plain = torch.tensor(numbers, dtype=torch.float64).log().T
     subject = "away from p*, log of the noise, greedy baseline less none"
     return [

@@ -73,7 +73,7 @@ def _slopes(world: World) -> list[tuple[float, float]]:
 def greedy_baseline(_: World) -> list[Finding]:
     """Noise of one draw with log w of the greedy response as the baseline (ReMax, 2310.10505)."""
     rows = []
-    for world in cases():
+    for world in cases(priors=True):
         log_weight = world.log_joint - world.log_guide
         baselines = (
             log_weight[greedy_response(world, world.log_guide)],

@@ -22,8 +22,8 @@ BETA = 1.0
 """Rate of successes per nat."""
 EASY, HARD = 0.2, 0.8
 """Rewards from which a response is a success, for an easy prompt and for a hard one."""
-RARE = 0.01
-"""Share of successes under the prior of a hard prompt."""
+RARE, FREQUENT = 0.01, 0.3
+"""Shares of successes under the prior of a hard prompt and of an easy one."""
 
 
 def pass_at_k_check(world: World) -> list[Finding]:
@@ -36,21 +36,26 @@ def pass_at_k_check(world: World) -> list[Finding]:
     reward = K * (success + (1 - success) * _pass_of_others(world, success))
     mean = mean_gradient(world.log_guide, world.log_guide, reward)
     problem = replace(world.problem, beta=BETA)
-    hard = Problem(torch.tensor([[1 - RARE], [RARE]]).double().log(), torch.eye(2)[:, 1:], BETA)
-    log_one, log_k = (TARGETS["pass-at-k"](problem, k=k, threshold=THRESHOLD) for k in (1, K))
-    rare_one, rare_k = (
-        TARGETS["pass-at-k"](hard, k=k, threshold=THRESHOLD)[1].exp().item() for k in (1, K)
-    )
-    one, of_k = (exact_pass_at_k(success[:, None], log.exp(), K).item() for log in (log_one, log_k))
+    log_k = TARGETS["pass-at-k"](problem, k=K, threshold=THRESHOLD)
+    rare_one, rare_k = (_trained(RARE, k) for k in (1, K))
+    one, of_k = (1 - (1 - _trained(FREQUENT, k)) ** K for k in (1, K))
     ratio = (log_k - problem.log_prior)[:, 0]
     spreads = [spread(ratio[success == label]) for label in (0, 1)]
     by_pass = f"trained for pass@4, successes from {RARE:g} (for one draw: {rare_one:.2g})"
+    by_one = f"trained for one draw, successes from {FREQUENT:g}"
     return [
         exact("mean gradient - grad pass@4", relative_error(mean, _gradient(world, success))),
         exact("log q/p0 at the target, spread among successes and among failures", *spreads),
         within(by_pass, rare_k, above=rare_one),
-        within(f"trained for one draw, pass@4 (for pass@4: {of_k:.3g})", one, above=of_k),
+        within(f"{by_one}, pass@4 (for pass@4: {of_k:.3g})", one, above=of_k),
     ]
+
+
+def _trained(share: float, k: int) -> float:
+    """Share of successes at the target of pass@k, for a share of successes under the prior."""
+    log_prior = torch.tensor([[1 - share], [share]]).double().log()
+    problem = Problem(log_prior, torch.eye(2)[:, 1:], BETA)
+    return TARGETS["pass-at-k"](problem, k=k, threshold=THRESHOLD)[1].exp().item()
 
 
 def negative(world: World) -> list[Finding]:
