@@ -107,14 +107,14 @@ def test_script_on_a_chat_model_and_a_data_set(tmp_path, capsys):
         {"question": "d", "solution": None},  # without an answer, and so left out
     ]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    args = Verifiable(prior=str(tmp_path / "prior"), steps=2, particles=4, draws=64, k=2)
+    args = Verifiable(prior=str(tmp_path / "prior"), steps=2, particles=4, draws=512, k=2)
     files = {"dataset": str(tmp_path / "data.jsonl"), "column": "solution", "max_new_tokens": 3}
     files["prompt_column"] = "question"
     findings = main(dataclasses.replace(args, **files))
     assert len(findings) == 2
-    assert "64 draws of each distribution to 2 questions" in capsys.readouterr().out
+    assert "512 draws of each distribution to 2 questions" in capsys.readouterr().out
     (tmp_path / "data.jsonl").write_text(json.dumps({"question": "a", "solution": "no word"}))
-    with pytest.raises(SystemExit, match=r"--prior: in 64 draws to each of 1 questions .* 0 alw"):
+    with pytest.raises(SystemExit, match=r"--prior: in 512 draws to each of 1 questions .* 0 alw"):
         main(dataclasses.replace(args, **files))
     (tmp_path / "data.jsonl").write_text(json.dumps(rows[-1]))
     with pytest.raises(SystemExit, match="--column: no question has an answer"):
