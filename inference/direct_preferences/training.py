@@ -58,11 +58,7 @@ def fit_preferences(
     boolean("progress", progress)
     if on_step is not None:
         function("on_step", on_step, takes=1, why="the metrics of a step")
-    labels = pairs.outcome.unique().tolist()
-    if isinstance(pairs, ResponseLabels) and labels in ([FIRST], [SECOND]):
-        kind = "desirable" if labels == [FIRST] else "undesirable"
-        fault = f"all {len(pairs)} labelled responses are {kind}, so nothing tells them apart"
-        warnings.warn(f"{fault}: give responses of both labels", stacklevel=2)
+    _warn_of_one_label(pairs)
     metrics = []
     if program.prior is not None:
         pairs = pairs.scored(program.prior)
@@ -80,3 +76,12 @@ def fit_preferences(
             if on_step is not None:
                 on_step(record)
     return metrics
+
+
+def _warn_of_one_label(pairs: Judgements) -> None:
+    """Warn of labelled responses that all have one label."""
+    labels = pairs.outcome.unique().tolist()
+    if isinstance(pairs, ResponseLabels) and labels in ([FIRST], [SECOND]):
+        kind = "desirable" if labels == [FIRST] else "undesirable"
+        fault = f"all {len(pairs)} labelled responses are {kind}, so nothing tells them apart"
+        warnings.warn(f"{fault}: give responses of both labels", stacklevel=3)

@@ -212,18 +212,10 @@ class Search:
             # behind an end nothing is ruled out, and the ratio is 1
             log_ratio = log_ratio + own[0] - own[1] + left.logsumexp(-1)
             particles.write(token, t)
-            stands: dict[tuple[int, Tokens], dict[int, bool]] = {}
-            rows, next_token = {}, token.tolist()
-            for (k, n), may in zip(active, self._stand(particles, active, t), strict=True):
-                place = n, tuple(drawn[k][n])
-                stands.setdefault(place, {})[next_token[k][n]] = may
-                rows[place] = log_prob[k, n]
+            stand = self._stand(particles, active, t)
+            for (k, n), may in zip(active, stand, strict=True):
                 is_allowed[k, n] = may
-            for (n, tokens), row in rows.items():
-                is_new = self.every_token and not self.tries[n].is_tested(tokens)
-                forbidden = self._forbidden(n, tokens) if is_new else None
-                self.tries[n].visit(tokens, row, stands[n, tokens], forbidden)
-            visited += rows
+            visited += self._visit(particles.response[..., :t].tolist(), active, stand, log_prob)
             particles.ended = particles.ended | ~is_allowed
             if t == prior.event_shape[0] or bool(particles.ended.all()):
                 break
@@ -233,6 +225,34 @@ class Search:
         nothing = self.space.of_rows([[]])
         response = torch.where(is_allowed[..., None], particles.response, nothing)
         return response, is_allowed, log_ratio
+
+    def _visit(
+        self,
+        drawn: list[list[list[int]]],
+        active: list[tuple[int, int]],
+        stand: list[bool],
+        log_prob: Tensor,
+    ) -> list[tuple[int, Tokens]]:
+        """Record the prefixes before the last tokens drawn, and return them, each with its prompt.
+
+        Args:
+            drawn: tokens so far, `[K, N, t]`.
+            active: particle and prompt of the responses that were not finished.
+            stand: True for those that may stand.
+            log_prob: log p0 of the next tokens, `[K, N, V]`.
+        """
+        stands: dict[tuple[int, Tokens], dict[int, bool]] = {}
+        rows = {}
+        for (k, n), may in zip(active, stand, strict=True):
+            *before, last = drawn[k][n]
+            place = n, tuple(before)
+            stands.setdefault(place, {})[last] = may
+            rows[place] = log_prob[k, n]
+        for (n, tokens), row in rows.items():
+            is_new = self.every_token and not self.tries[n].is_tested(tokens)
+            forbidden = self._forbidden(n, tokens) if is_new else None
+            self.tries[n].visit(tokens, row, stands[n, tokens], forbidden)
+        return [*rows]
 
     def _stand(self, particles: Particles, active: list[tuple[int, int]], t: int) -> list[bool]:
         """True for the responses of which the first t tokens may stand."""

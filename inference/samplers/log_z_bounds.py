@@ -63,21 +63,7 @@ def log_z_bounds(
         The bounds; their standard errors need R of at least 2, are NaN for 1, and too small for
         few, see `Estimate`.
     """
-    check_arguments(model, prompts, "model")
-    instance("posterior_sample", posterior_sample, Tensor)
-    samples = posterior_sample[None] if posterior_sample.dim() == 2 else posterior_sample
-    if samples.dim() != 3 or samples.shape[1] != len(prompts) or len(samples) == 0:
-        raise ValueError(
-            f"posterior_sample has shape {tuple(posterior_sample.shape)}, expected (R, "
-            f"{len(prompts)}, T): R samples of T token ids for each of the {len(prompts)} prompts"
-        )
-    prior = autoregressive(response_distribution(model, prompts, role="model"))
-    check_value("posterior_sample", prior, samples)
-    if not bool(prior.space.contains(samples).all()):
-        raise ValueError(
-            "posterior_sample has a row that is no response: what follows its end is not padding"
-        )
-
+    samples = _checked(posterior_sample, model, prompts)
     run = partial(sequential_monte_carlo, model, prompts, guide=guide, num_samples=num_samples)
 
     def log_z_hat(retained: Tensor | None) -> Tensor:
@@ -96,3 +82,22 @@ def log_z_bounds(
     lower = torch.stack([log_z_hat(None) for _ in samples])  # [R, N]
     upper = torch.stack([log_z_hat(sample) for sample in samples])
     return LogZBounds(Estimate.of_mean(lower), Estimate.of_mean(upper))
+
+
+def _checked(posterior_sample: Tensor, model: Program, prompts: Prompts) -> Tensor:
+    """The samples as `[R, N, T]`; refuse rows that are no responses to the prompts."""
+    check_arguments(model, prompts, "model")
+    instance("posterior_sample", posterior_sample, Tensor)
+    samples = posterior_sample[None] if posterior_sample.dim() == 2 else posterior_sample
+    if samples.dim() != 3 or samples.shape[1] != len(prompts) or len(samples) == 0:
+        raise ValueError(
+            f"posterior_sample has shape {tuple(posterior_sample.shape)}, expected (R, "
+            f"{len(prompts)}, T): R samples of T token ids for each of the {len(prompts)} prompts"
+        )
+    prior = autoregressive(response_distribution(model, prompts, role="model"))
+    check_value("posterior_sample", prior, samples)
+    if not bool(prior.space.contains(samples).all()):
+        raise ValueError(
+            "posterior_sample has a row that is no response: what follows its end is not padding"
+        )
+    return samples

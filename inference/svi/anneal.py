@@ -140,14 +140,20 @@ def anneal(
         result = train(
             program, objective=objective(), optimizer=optimizer(num_steps), seed=seed + i
         )
-        with random_state.isolated(seed + i, prompts.ids.device), torch.no_grad():
-            distribution = response_distribution(guide, prompts, role="guide")
-            response = distribution.sample(torch.Size([num_samples]))
-            forbidden = log_likelihood_at(model, prompts, response).isneginf()
-        stages.append(Stage(penalty, forbidden.double().mean().item(), result))
+        with random_state.isolated(seed + i, prompts.ids.device):
+            forbidden = _forbidden_share(model, guide, prompts, num_samples)
+        stages.append(Stage(penalty, forbidden, result))
         if result.stopped_early is not None:
             break
     return stages
+
+
+@torch.no_grad()
+def _forbidden_share(model: Program, guide: Program, prompts: Prompts, num_samples: int) -> float:
+    """Share of forbidden responses among draws of the guide, averaged over prompts."""
+    distribution = response_distribution(guide, prompts, role="guide")
+    response = distribution.sample(torch.Size([num_samples]))
+    return log_likelihood_at(model, prompts, response).isneginf().double().mean().item()
 
 
 def _check_keeps_its_parameters(guide: Program, prompts: Prompts) -> None:

@@ -208,8 +208,7 @@ def _beta_of_prompt(path: _Path, n: int, text: str, name: str, target: float) ->
 
 def _beta_at(path: _Path, budget: str, target: float) -> float:
     """beta at which the KL or the reward, which fall as beta grows, equals the target."""
-    is_kl = budget == "max_kl"
-    measure = path.sample.kl if is_kl else path.mean_reward
+    measure = path.sample.kl if budget == "max_kl" else path.mean_reward
 
     def at(log_beta: float) -> float:
         return measure(path.log_weight(math.exp(log_beta))).value
@@ -227,17 +226,24 @@ def _beta_at(path: _Path, budget: str, target: float) -> float:
     while at(high) >= target > least and high < middle + SPAN:
         high += STEP
     if not at(high) < target < at(low):
-        exact, num_draws = path.sample.exact, len(path.reward)
-        name, unit = ("KL(p || p0)", "nats") if is_kl else ("E[r]", "of reward")
-        where = "exactly" if exact else f"on {num_draws} draws of the prior"
-        if target <= least:
-            fix = "Every posterior is beyond it: ask for more"
-        elif target >= most:
-            fix = "No posterior gets there" + ("" if exact else "; draw more of the prior")
-        else:
-            fix = "The target is too near to an end of that range for beta to be determined"
-        raise BudgetError(
-            f"{name} is asked to be {target:g} {unit}, and ranges from {least:.4g} (beta = "
-            f"infinity) to {most:.4g} (beta = 0), {where}. {fix}"
-        )
+        raise _out_of_range(path, budget, target, least, most)
     return math.exp(root(lambda log_beta: at(log_beta) - target, low, high))
+
+
+def _out_of_range(
+    path: _Path, budget: str, target: float, least: float, most: float
+) -> BudgetError:
+    """Error of a target that no beta meets, with the range of the KL or of the reward."""
+    exact, num_draws = path.sample.exact, len(path.reward)
+    name, unit = ("KL(p || p0)", "nats") if budget == "max_kl" else ("E[r]", "of reward")
+    where = "exactly" if exact else f"on {num_draws} draws of the prior"
+    if target <= least:
+        fix = "Every posterior is beyond it: ask for more"
+    elif target >= most:
+        fix = "No posterior gets there" + ("" if exact else "; draw more of the prior")
+    else:
+        fix = "The target is too near to an end of that range for beta to be determined"
+    return BudgetError(
+        f"{name} is asked to be {target:g} {unit}, and ranges from {least:.4g} (beta = infinity) "
+        f"to {most:.4g} (beta = 0), {where}. {fix}"
+    )

@@ -1,6 +1,7 @@
 """A causal network read with a key-value cache: once over the prompts, then token by token."""
 
 import inspect
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -68,35 +69,15 @@ class CachedDecoder(Decoder):
 
     def __init__(self, network: "transformers.PreTrainedModel", max_new_tokens: int) -> None:
         super().__init__()
-        network = checked_network(network)
-        kind, arguments = type(network).__name__, inspect.signature(network.forward).parameters
-        for adapter in getattr(network, "peft_config", {}).values():
-            check_settings(f"the network {kind}", adapter.to_dict())
-        names = [name for name in CACHE if name in arguments]
-        if not names:
-            expected = f"expected {' or '.join(CACHE)}, the keys and values of attention"
-            fix = "recurrent networks, such as Mamba and RWKV, are not supported as prior"
-            raise ValueError(f"{kind}.forward takes {', '.join(arguments)}: {expected}; {fix}")
+        network = self.network = checked_network(network)
+        arguments = inspect.signature(network.forward).parameters
+        self._cache = _cache_argument(network, arguments)
         config = network.config.get_text_config()
-        if others := set(getattr(config, "layer_types", None) or ()) - ATTENTION:
-            expected = "expected layers of attention alone"
-            raise ValueError(f"{kind} has layers of kind {sorted(others)}, {expected}")
         experts = getattr(config, "_experts_implementation", None)
         if network.dtype == torch.float64 and experts == "grouped_mm":
             network.set_experts_implementation("eager")  # torch has no such product in float64
         check_causal(network.eval())
-        if any(hasattr(module, "lora_A") for module in network.modules()):
-            from model.networks.layers.adapted_linear import (
-                faster_adapters,  # takes seconds to import
-            )
-
-            faster_adapters(network)
-        fused_layers(network)
-        rotary_layers(network)
-        # the search for padding in a pass without a mask waits for a GPU: there is no padding then
-        vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
-        self.network = network
-        self._cache = names[0]
+        _speed_up(network)
         # networks with ALiBi count positions by the mask `[B, C]`
         is_alibi = getattr(config, "alibi", False)
         self._takes_positions = "position_ids" in arguments and not is_alibi
@@ -337,6 +318,35 @@ class CachedDecoder(Decoder):
         cache = getattr(cache, "self_attention_cache", cache)
         new = CachedState(cache, end, state.mask, positions, state.is_padded, hidden[0])
         return out.logits, new
+
+
+def _cache_argument(network: "transformers.PreTrainedModel", arguments: Collection[str]) -> str:
+    """Name of the keys and values of attention; refuses a network with layers of another kind."""
+    kind = type(network).__name__
+    for adapter in getattr(network, "peft_config", {}).values():
+        check_settings(f"the network {kind}", adapter.to_dict())
+    names = [name for name in CACHE if name in arguments]
+    if not names:
+        expected = f"expected {' or '.join(CACHE)}, the keys and values of attention"
+        fix = "recurrent networks, such as Mamba and RWKV, are not supported as prior"
+        raise ValueError(f"{kind}.forward takes {', '.join(arguments)}: {expected}; {fix}")
+    config = network.config.get_text_config()
+    if others := set(getattr(config, "layer_types", None) or ()) - ATTENTION:
+        expected = "expected layers of attention alone"
+        raise ValueError(f"{kind} has layers of kind {sorted(others)}, {expected}")
+    return names[0]
+
+
+def _speed_up(network: "transformers.PreTrainedModel") -> None:
+    """Replace adapters, layers and a check by faster ones, in place."""
+    if any(hasattr(module, "lora_A") for module in network.modules()):
+        from model.networks.layers import adapted_linear  # takes seconds to import
+
+        adapted_linear.faster_adapters(network)
+    fused_layers(network)
+    rotary_layers(network)
+    # the search for padding in a pass without a mask waits for a GPU: there is no padding then
+    vars(without_head(network))["warn_if_padding_and_no_attention_mask"] = _no_warning
 
 
 def _no_warning(*_: Any) -> None:
