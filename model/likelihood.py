@@ -99,24 +99,6 @@ def check_made_for_beta(label: str, factor: object, beta: float | Mapping[str, f
             )
 
 
-ROUNDING = 0.02
-"""Share of the largest value that networks in half precision may differ by in another batch."""
-
-
-def difference_of(first: Tensor, second: Tensor) -> float:
-    """Largest difference of the values of two calls; 0 if rounding explains every difference.
-
-    NaN in either call is left out.
-    """
-    first, second = first.double(), second.double()
-    differs = (first != second) & ~first.isnan() & ~second.isnan()
-    difference = (first - second).abs()[differs]
-    both = torch.cat([first, second])
-    size = both[both.isfinite()].abs()
-    is_noise = difference > ROUNDING * max(size.tolist(), default=0.0)
-    return max(difference[is_noise].tolist(), default=0.0)
-
-
 def for_each_prompt(prompts: Prompts, response: Tensor) -> Tensor:
     """Responses `[..., N, T]`, expanded from `[..., 1, T]`; a `ValueError` for other shapes."""
     num, shape = len(check_prompts(prompts)), instance("response", response, Tensor).shape

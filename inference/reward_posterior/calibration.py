@@ -96,10 +96,7 @@ def calibrate(
     # variance of the share of right predictions, if calibrated
     variance = _means(bins, confidence * (1 - confidence)) / count
     share = count / count.sum()
-    keys = list(range(len(outcome)) if pair is None else pair)
-    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    group = torch.tensor([number[key] for key in keys])[is_decided.cpu()]
-    group = group.unique(return_inverse=True)[1]
+    group = _groups(range(len(outcome)) if pair is None else pair, is_decided)
     accuracy = Estimate.of_share(right[:, None])
     if pair is not None:
         error = max(_over(group, right).standard_error, accuracy.standard_error)  # NaN of one pair
@@ -132,6 +129,13 @@ def _check(probability: Tensor, outcome: Tensor, pair: Sequence[Hashable] | None
     if not bool(is_decided.any()):
         raise ValueError(f"all {len(outcome)} comparisons are ties: there is nothing to predict")
     return is_decided
+
+
+def _groups(keys: Sequence[Hashable], is_decided: Tensor) -> Tensor:
+    """Numbers from 0 without a gap, equal for equal keys, of the comparisons that are no ties."""
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    every = torch.tensor([number[key] for key in keys])
+    return every[is_decided.cpu()].unique(return_inverse=True)[1]
 
 
 def _means(group: Tensor, values: Tensor) -> Tensor:

@@ -220,19 +220,19 @@ class LanguageModel(CachedDecoder):
             ValueError: if there is no prompt, an empty text and no BOS, a prompt is too long, a
                 column has other than N values, or the tokenizer has no chat template.
         """
-        reader = self.network, self.tokenizer
-        encoded = encoded_prompts(*reader, prompts, system, places, template_options, columns or {})
+        columns, reader = columns or {}, (self.network, self.tokenizer)
+        encoded = encoded_prompts(*reader, prompts, system, places, template_options, columns)
         messages, texts, places, rows = encoded
+        start = self.tokenizer.bos_token_id
         for place, text, row in zip(places, texts, rows, strict=True):
-            if not row and self.tokenizer.bos_token_id is None:
+            if not row and start is None:
                 fix = "write a text of at least one token, or set `tokenizer.bos_token`"
                 raise ValueError(f"{place} is empty and the tokenizer has no BOS token: {fix}")
-            if not row:
-                row.append(self.tokenizer.bos_token_id)
+            row[:] = row or [start]
             self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
         warn_of_unknown_words(self.tokenizer, texts, places)
-        attributes = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns or {}}
-        return Prompts.from_ids(rows, texts, self.device, **attributes)
+        about = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns}
+        return Prompts.from_ids(rows, texts, self.device, **about)
 
     def _check_room(self, prompt: str, num_tokens: int) -> None:
         """Refuse a prompt that leaves too little of the context for a response."""

@@ -14,12 +14,13 @@ from model.common import checks
 from model.common.checks import boolean, instance, whole_number
 from model.common.provenance import through
 from model.common.texts import quoted
-from model.likelihood import LikelihoodError, difference_of, for_each_prompt, upper_bound_of
+from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
 from model.networks.text_network import Chat
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts, check_prompts
 from model.rewards.exchange import Exchange, answered, checked_numbers, exchanges, settled
 from model.rewards.signatures import ForeignFunction
+from model.rewards.tokens import difference_of
 
 NUM_REPEATED = 16  # number of texts that are scored twice to tell whether a function repeats itself
 
