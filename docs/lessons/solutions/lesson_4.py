@@ -12,7 +12,7 @@ def mean_of_all(log_weight):
 
 
 def standardised(log_weight):
-    """Wrong: a division by the standard deviation is the gradient of another objective."""
+    """Wrong, as the mean is another vector; right in exercise 3, where a bias is allowed."""
     return leave_one_out_factor(log_weight) / (log_weight.std() + 1e-6)
 
 
@@ -35,8 +35,14 @@ def draws_without_root(log_z, c, beta, num_draws, trace_of_fisher):
     return abs(log_z + c / beta) * trace_of_fisher**0.5 / num_draws
 
 
-ANSWERS = {"check_baseline": leave_one_out_factor, "check_price": price}
+def downhill(log_weight):
+    """Wrong: the sign."""
+    return log_weight.mean() - log_weight
+
+
+ANSWERS = {"check_baseline": leave_one_out_factor, "check_price": price, "check_own": standardised}
 WRONG = {
+    "check_own": [no_baseline, downhill],
     "check_baseline": [mean_of_all, standardised, no_baseline],
     "check_price": [constant_in_units_of_reward, draws_without_root],
 }
