@@ -112,9 +112,8 @@ def _(gold, num_comparisons, rewards, texts):
 def _():
     mo.md(r"""
     A reward is known where the prior puts its draws, and unknown where training is about to go.
-    Comparisons see differences of rewards alone, and a constant added to all rewards moves no
-    posterior of responses: compare differences of rows. After 1,000 comparisons "good" and "not
-    good" are 3.05 apart, in gold 3.13.
+    Comparisons see differences alone, and a constant moves no posterior: compare two rows. After
+    1,000 comparisons "good" and "not good" are 3.05 apart, in gold 3.13.
 
     ## Predict, then run: over-optimisation
 
