@@ -61,6 +61,7 @@ VARIANTS: dict[str, Variant] = {
     "prefix": _on_text("soft-prompt", {"kind": "prefix"}),
     "twisted": _on_text("twisted"),
     "contrastive-twist": _only_on_text("twisted", objective="contrastive-twist"),
+    "gauss-newton": _only_on_text("twisted", objective="gauss-newton"),
     "fine-tuned-2": _only_on_text("mixture", {"component": "fine-tuned"}),
     "recurrent": Variant("recurrent"),
     "2-gram": Variant("n-gram", {"n": 2}),
