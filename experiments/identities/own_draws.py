@@ -20,6 +20,8 @@ from model.common.minimise import minimise
 
 STEPS = 400
 """Number of steps of a descent on pairs."""
+BETAS, ROUNDS = (0.25, 1.0), 1000
+"""Log-odds per nat of judge and loss, and number of mean updates, of online DPO."""
 MAX_STEPS = 300
 """Largest number of steps of a descent to a teacher."""
 
@@ -53,6 +55,33 @@ def on_policy_pairs(world: World) -> list[Finding]:
         within("bigrams, the same share for weighed pairs, far from 0", weighed, above=0.5),
         within(forward, modes[1], above=modes[0]),
     ]
+
+
+def online_dpo(world: World) -> list[Finding]:
+    """DPO on the guide's own pairs, where a rich guide ends from p0 (OAIF, arXiv 2402.04792).
+
+    A step of log q is the mean update: the slopes of the loss at all pairs with each response. The
+    judge is that of Bradley and Terry, or always favours the larger reward.
+    """
+    first, second = pairs(world.log_joint - world.log_prior)
+    certain = torch.heaviside(first - second, first.new_tensor(0.5))
+
+    def ended(wins: Tensor, beta: float) -> Tensor:
+        log_q = world.log_prior
+        for _ in range(ROUNDS):
+            one, other = pairs(world.log_ratio(log_q))
+            slope = wins - (beta * (one - other)).sigmoid()
+            log_q = (log_q + slope @ log_q.exp() / beta).log_softmax(0)
+        return log_q
+
+    gaps = [world.gap(ended((beta * (first - second)).sigmoid(), beta)) for beta in BETAS]
+    best = ended(certain, min(BETAS)).exp()[world.reward.argmax()].item()
+    betas = " and ".join(f"{beta:g}" for beta in BETAS)
+    by_chance = f"labels by their probability, beta {betas}, KL(q || p*) at the end, nats"
+    always = (
+        f"labels that favour the larger reward, beta {min(BETAS):g}, share of the best response"
+    )
+    return [exact(by_chance, *gaps), within(always, best, above=0.99)]
 
 
 def _loss(world: World, draw: Callable[[Tensor], Tensor], log_q: Tensor) -> Tensor:

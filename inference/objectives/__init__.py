@@ -17,6 +17,7 @@ from inference.objectives.grpo import GRPO
 from inference.objectives.leave_one_out import LeaveOneOut_ELBO
 from inference.objectives.max_at_k import MaxAtK_ELBO
 from inference.objectives.multi_sample import MultiSample_ELBO
+from inference.objectives.online_dpo import OnlineDPO
 from inference.objectives.proximal import Proximal_ELBO
 from inference.objectives.pyro_objectives import renyi, reweighted_wake_sleep, trace
 from inference.objectives.reward_to_go import RewardToGo_ELBO
@@ -189,6 +190,9 @@ OBJECTIVES: dict[str, Objective] = {
         "Nash learning: the reward is the rate of wins against the guide itself, by a judge that a "
         "smaller beta makes more certain; not the posterior",
         target="nash",
+    ),
+    "online-dpo": Objective(
+        OnlineDPO, "online DPO: a judge's preferences between the guide's own draws (OAIF)"
     ),
     "wake-phi": Objective(
         WakePhi,

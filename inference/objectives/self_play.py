@@ -59,8 +59,7 @@ class SelfPlay(ResponseObjective):
         self, num_particles: int = 64, *, judge: Judge | None = None, kl_weight: float = 0.1
     ) -> None:
         super().__init__(num_particles)
-        why = "prompts, first and second responses. `TextJudge` makes one of a function of texts"
-        self.judge = None if judge is None else function("judge", judge, takes=3, why=why)
+        self.judge = None if judge is None else checked_judge(judge)
         self.kl_weight = positive("kl_weight", kl_weight)
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
@@ -89,9 +88,32 @@ def _bradley_terry(score: Tensor) -> Tensor:
 
 
 def _judged(judge: Judge, prompts: Prompts, response: Tensor) -> Tensor:
-    """The same by a judge of responses `[K, N, T]`. The ranks of a run divide the pairs."""
-    num, length = len(response), response.shape[-1]
-    first, second = torch.triu_indices(num, num, 1, device=response.device)  # [M] pairs
+    """The same by a judge of responses `[K, N, T]`."""
+    value = judged(judge, prompts, response)
+    wins = value.new_zeros(len(response), len(prompts))
+    for side, of_side in zip(pairs_of(response), (value, 1 - value), strict=True):
+        wins.index_add_(0, side, of_side)
+    return wins / (len(response) - 1)
+
+
+def checked_judge(judge: Judge) -> Judge:
+    """The judge, refused if it is no function of three arguments."""
+    why = "prompts, first and second responses. `TextJudge` makes one of a function of texts"
+    return function("judge", judge, takes=3, why=why)
+
+
+def pairs_of(response: Tensor) -> Tensor:
+    """Numbers of the two responses of all M pairs, `[2, M]`, of responses `[K, N, T]`."""
+    return torch.triu_indices(len(response), len(response), 1, device=response.device)
+
+
+def judged(judge: Judge, prompts: Prompts, response: Tensor) -> Tensor:
+    """P(first beats second) of `pairs_of` the responses, `[M, N]`; the ranks of a run divide them.
+
+    Raises:
+        LikelihoodError: if the judge returns no probabilities.
+    """
+    length, (first, second) = response.shape[-1], pairs_of(response)
 
     def probability(prompts: Prompts, response: Tensor) -> Tensor:  # a pair in one row
         value = judge(prompts, *response.split(length, -1))
@@ -99,10 +121,7 @@ def _judged(judge: Judge, prompts: Prompts, response: Tensor) -> Tensor:
 
     with torch.no_grad():
         pairs = torch.cat([response[first], response[second]], -1)
-        value = values_of("the judge", probability, prompts, pairs).value
-    wins = value.new_zeros(num, len(prompts))
-    wins.index_add_(0, first, value).index_add_(0, second, 1 - value)
-    return wins / (num - 1)
+        return values_of("the judge", probability, prompts, pairs).value
 
 
 def _checked(value: object, shape: torch.Size) -> Tensor:

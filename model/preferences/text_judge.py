@@ -16,7 +16,7 @@ from model.rewards.exchange import as_number, exchanges, listed, settled
 
 
 class TextJudge:
-    """P(first beats second) by a function of texts, for the objective `SelfPlay`.
+    """P(first beats second) by a function of texts, for `SelfPlay` and `OnlineDPO`.
 
         shorter = lambda prompts, first, second: [len(a) < len(b) for a, b in zip(first, second)]
         judge = TextJudge(shorter, prior)

@@ -80,13 +80,15 @@ DESCENDS = {
     "reinforce++": "reverse-kl",
     "self-play": "nash",
     "max-at-k": "max-at-k",
+    "online-dpo": "online-dpo",
 }
 """Quantity that each objective descends."""
 
 UNBIASED = {
     name
     for name, what in DESCENDS.items()
-    if what in ("reverse-kl", "multi-sample", "best-of-n", "quantile", "nash", "max-at-k")
+    if what
+    in ("reverse-kl", "multi-sample", "best-of-n", "quantile", "nash", "max-at-k", "online-dpo")
     and name not in ("gauss-newton", "reinforce++")
 } | set(DIVERGENCES)
 """The gradient's mean is exact, for the f-divergences given log Z."""
@@ -128,6 +130,7 @@ VANISHES = {
     "chi2-reverse",
     "alpha",
     "rloo",
+    "online-dpo",
 }
 """At q = p* the gradient is 0 on every sample (for the f-divergences where log Z is known)."""
 
@@ -212,6 +215,10 @@ def exact_loss(name, model, guide, prompts, num_particles):
     if what == "nash":
         weight = OBJECTIVES[name]().kl_weight
         return -UPDATES[what](log_q, replace(problem_of(truth), beta=weight)) / weight
+    if what == "online-dpo":
+        weight = (q[:, None] * q).detach()  # [S, S, N], and both orders of a pair
+        h, gap = (each[:, None] - each for each in (log_q - truth.log_prior, truth.log_likelihood))
+        return -2 * (weight * gap.sigmoid() * h.sigmoid().log()).sum()
     if what in ("best-of-n", "quantile"):
         objective = OBJECTIVES[name]()
         pyro.set_rng_seed(3)

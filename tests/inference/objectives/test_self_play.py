@@ -1,16 +1,22 @@
 """Self-play against sums over all draws, with judges that no reward explains."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from guides import FineTuned
 from inference import Enumeration, fit, log_guide_at
+from inference.direct_preferences import LIKELIHOODS
+from inference.direct_preferences.of_batch import OfBatch
+from inference.objectives.online_dpo import OnlineDPO
 from inference.objectives.self_play import SelfPlay
 from inference.targets.fixed_points import Problem
 from inference.targets.fixed_points.nash import nash
 from model import AlignmentModel, grammar_prior
 from model.likelihood import LikelihoodError
+from model.preferences import FIRST
 from tests.inference.objectives.table import (
     ONE,
     TWO,
@@ -19,6 +25,7 @@ from tests.inference.objectives.table import (
     autograd,
     gradient,
     mean_gradient,
+    posterior_guide,
 )
 
 WEIGHT = 0.6
@@ -99,6 +106,67 @@ def test_a_judge_of_no_probabilities_is_refused(judge, words):
         gradient(SelfPlay(4, judge=judge), Target(), guide, TWO, response)
 
 
+def test_online_ipo_has_four_times_the_gradient_of_self_play():
+    """On every sample, with a judge of its own and with that of Bradley and Terry."""
+    guide = Table(1)
+    response = guide.distribution(TWO).sample((5,))
+    for judge in (None, circular):
+        online = OnlineDPO(5, likelihood=LIKELIHOODS["ipo"], judge=judge)
+        _, actual = gradient(online, Target(), guide, TWO, response)
+        play = SelfPlay(5, judge=judge, kl_weight=1.0)
+        _, expected = gradient(play, Target(), guide, TWO, response)
+        assert expected.norm() > 0.1
+        assert_close(actual, 4 * expected)
+
+
+def test_labels_are_drawn_by_their_probability_or_favour_the_better_response():
+    """The likelihood of a label is the number of first responses that win."""
+    prob = torch.tensor([0.1, 0.5, 0.9]).double().repeat_interleave(20_000)
+
+    def wins(labels):
+        first = OnlineDPO(2, labels=labels, likelihood=lambda pairs, outcome, _: outcome == FIRST)
+        value = first._log_likelihood(torch.zeros(2, len(prob)), prob).view(3, -1)
+        return value.double().mean(1)
+
+    tolerance = {"rtol": 0, "atol": 0.02}
+    assert_close(wins("expected"), torch.tensor([0.1, 0.5, 0.9]).double())
+    assert_close(wins("drawn"), torch.tensor([0.1, 0.5, 0.9]).double(), **tolerance)
+    assert_close(wins("best"), torch.tensor([0.0, 0.5, 1.0]).double(), **tolerance)
+
+
+@pytest.mark.parametrize("beta", [0.3, 2.0])
+def test_certain_labels_drive_the_guide_from_the_posterior_to_the_best_response(beta):
+    """All labels of the same certainty as the loss leave the guide there."""
+    model, choices = Target(), {"num_particles": 2, "beta": beta}
+    guide, truth = posterior_guide(model, ONE), Enumeration(model, ONE)
+    log_q = log_guide_at(guide, ONE, truth.support)[:, 0]
+    to_best = autograd(log_q[truth.log_likelihood[:, 0].argmax()], guide)
+    for labels in ("expected", "best"):
+        make = partial(OnlineDPO, labels=labels, **choices)
+        mean = mean_gradient(make, model, guide, ONE, 2)
+        if labels == "expected":
+            assert mean.norm() < 1e-9
+        else:
+            assert mean @ to_best < -0.01
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_all_likelihoods_of_pairs_take_draws_of_the_guide(name):
+    guide, likelihood = Table(1), LIKELIHOODS[name]
+    response, choices = guide.distribution(TWO).sample((4,)), {"likelihood": likelihood}
+    if name == "orpo":
+        with pytest.raises(ValueError, match="`orpo` got a reward of 0 or more"):
+            gradient(OnlineDPO(4, **choices), Target(), guide, TWO, response)
+        return
+    if isinstance(likelihood, OfBatch):
+        with pytest.raises(ValueError, match="labels='expected', expected 'drawn' or 'best'"):
+            gradient(OnlineDPO(4, **choices), Target(), guide, TWO, response)
+        choices["labels"] = "drawn"
+    loss, slope = gradient(OnlineDPO(4, **choices), Target(), guide, TWO, response)
+    assert torch.tensor(loss).isfinite()
+    assert slope.norm() > 0.01
+
+
 def test_a_judge_is_not_trained():
     guide, weight = Table(1), torch.tensor(0.5, requires_grad=True)
     response = guide.distribution(TWO).sample((4,))
@@ -106,7 +174,8 @@ def test_a_judge_is_not_trained():
     def judge(_, first, __):
         return weight * (first[..., 0] == 1)
 
-    gradient(SelfPlay(4, judge=judge), Target(), guide, TWO, response)
+    for make in (SelfPlay, OnlineDPO):
+        gradient(make(4, judge=judge), Target(), guide, TWO, response)
     assert weight.grad is None
 
 
