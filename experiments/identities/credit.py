@@ -176,6 +176,40 @@ def _gae(world: World, errors: Tensor, rate: Tensor) -> tuple[float, float]:
     return relative_error(mean, truth), of_draw + (mean - truth).square().sum().item()
 
 
+def otb(_: World) -> list[Finding]:
+    """Baselines of places: means by squared scores so far, by those of the token (2602.07078).
+
+    Each prefix has logits of its own, whose scores are orthogonal: the squared norm of the gradient
+    of one draw is a sum over its tokens. Its mean gradient is the same with every baseline.
+    """
+    rows = []
+    for world in cases():
+        prob, to_go = world.log_guide.exp(), _advantages(world, world.log_guide)[1]
+        alive = (torch.arange(len(to_go))[:, None] < world.length).double()
+        squares = alive * _squared_scores(world)
+        row = []
+        for weight in (squares, squares.cumsum(0) * alive, alive):
+            baseline = (prob * weight * to_go).sum(1) / (prob * weight).sum(1)
+            row.append((squares * (to_go - baseline[:, None]).square() @ prob).sum().log().item())
+        rows.append(row)
+    logs = torch.tensor(rows, dtype=torch.float64)
+    of_token, so_far = (logs[:, :2] - logs[:, 2:]).T
+    subject = "log of the mean squared gradient of a draw over that of equal weights"
+    return [
+        over_cases(f"{subject}, scores so far", so_far.tolist(), below=0.0),
+        paired(f"{subject}, scores so far less scores of the token", so_far, of_token, above=0.0),
+    ]
+
+
+def _squared_scores(world: World) -> Tensor:
+    """1 - 2 q_t + sum_v q_t(v)^2 of each token, `[T, S]`."""
+    squares = []
+    for t in range(world.truth.support.shape[-1]):
+        prob = next_token(world, world.log_guide, t).exp()
+        squares.append(1 - 2 * prob + given(world, world.log_guide, t) @ prob)
+    return torch.stack(squares)
+
+
 def opo(world: World) -> list[Finding]:
     """Mean of rewards weighed by length, or by squared scores (OPO, arXiv 2505.23585).
 

@@ -8,6 +8,12 @@ Given x_<t the terms before t have mean zero, so that leaving the terms out is R
 where the omitted terms are noise; use `LeaveOneOut_ELBO` close to the posterior, where they make
 log w = log Z for every response. `experiments.gradient_noise` measures both.
 
+With `energy`, the baseline of place t is the mean of G_t over the other responses that have not
+ended, each weighed by the squared norms of its scores up to t, by the logits of its tokens (OTB, Li
+et al. 2026, arXiv 2602.07078, where the response itself counts too):
+
+    W_t = sum_{s <= t} 1 - 2 q(x_s | x_<s) + sum_v q(v | x_<s)^2
+
 With `rollouts`, each token has the advantage of VinePPO (Kazemnejad et al. 2024, arXiv 2410.01679):
 
     A_t = V(x_<=t) - V(x_<t),   V(x_<t) = mean of log w over R draws that go on from x_<t
@@ -42,15 +48,17 @@ from inference.programs import Program, autoregressive
 from model import Prompts, ResponseDistribution
 from model.common.checks import finite, one_of, positive, whole_number
 
-Baseline = Literal["leave-one-out", "value", "rollouts", "none"]
+ROUNDING = 1e-9  # share of all weights below which the others have none
+Baseline = Literal["leave-one-out", "energy", "value", "rollouts", "none"]
 
 
 class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names its objectives
     """The ELBO with token-wise credit. Unbiased, value and gradient. Refuses hard constraints.
 
     Args:
-        num_particles: K, at least 2 for the baseline `leave-one-out`.
-        baseline: `leave-one-out`, the mean of G_t of the other particles; `value`, a function of
+        num_particles: K, at least 2 for the baselines `leave-one-out` and `energy`.
+        baseline: `leave-one-out`, the mean of G_t of the other particles; `energy`, the mean with
+            weights W_t, or the former where no other has a weight; `value`, a function of
             the guide's state before the token, learned by least squares; `rollouts`, means of
             draws from each prefix, which also replace G_t; or `none`.
         gae_lambda: l, with the baseline `value`; 1 for no bias.
@@ -72,7 +80,7 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
     ) -> None:
         one_of("baseline", baseline, get_args(Baseline))
         super().__init__(num_particles)
-        if baseline == "leave-one-out":
+        if baseline in ("leave-one-out", "energy"):
             why = f"{BASELINE}; the baselines `value`, `rollouts` and `none` take 1"
             whole_number("num_particles", self.num_particles, at_least=2, why=why)
         self.baseline = baseline
@@ -98,10 +106,13 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         prior, log_likelihood = self.read_model(model, prompts, response)
         with torch.no_grad():
             log_prior = autoregressive(prior).log_prob_per_token(response).double()  # [K, N, T]
+        hidden = energy = None
         if self.baseline == "value":
             log_guide, hidden = q.log_prob_and_hidden(response)
+        elif self.baseline == "energy":
+            log_guide, energy = q.in_chunks(_energy, response)
         else:
-            log_guide, hidden = q.log_prob_per_token(response), None
+            log_guide = q.log_prob_per_token(response)
         log_ratio = log_prior - log_guide.detach()
         log_weight = log_likelihood + log_ratio.sum(-1)  # [K, N]
         if values is not None:
@@ -111,6 +122,8 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
         else:
             to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
             advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
+            if energy is not None:
+                advantage = less_weighed_mean(to_go, energy)
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
         draws = (response, log_guide.sum(-1), log_weight, log_likelihood)
         return Losses(-log_weight.mean(0).sum(), surrogate, *draws)
@@ -160,6 +173,26 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
                 self.value = ValueFunction(weight.shape[-1]).to(weight.device, weight.dtype)
             self.value.load_state_dict(state)
             pyro.module("value", self.value)  # into Pyro's store, which the optimiser reads
+
+
+def _energy(q: ResponseDistribution, response: Tensor) -> tuple[Tensor, Tensor]:
+    """log q of the tokens of B responses, `[B, T]`, and W_t, without gradient; 0 at padding."""
+    log_q, is_token = q.next_token_logits(response).log_softmax(-1), q.space.is_token(response)
+    log_guide = log_q.gather(-1, response[..., None]).squeeze(-1).masked_fill(~is_token, 0.0)
+    prob = log_q.detach().double().exp()
+    of_token = 1 - 2 * log_guide.detach().double().exp() + prob.square().sum(-1)
+    return log_guide, of_token.clamp(min=0).cumsum(-1).masked_fill(~is_token, 0.0)
+
+
+def less_weighed_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Each value minus the mean of the others along dimension 0 by their weights, `[K, ...]`.
+
+    By equal weights where the others have none.
+    """
+    total = weight.sum(0)
+    others = total - weight
+    mean = ((weight * values).sum(0) - weight * values) / others
+    return torch.where(others > ROUNDING * total, values - mean, leave_one_out(values))
 
 
 def telescoped(error: Tensor, rate: float | Tensor) -> Tensor:

@@ -186,6 +186,49 @@ def test_the_regression_of_the_value_is_of_mean_squares_and_leaves_the_guide_alo
     assert torch.autograd.grad(loss, hidden, allow_unused=True) == (None,)
 
 
+@pytest.mark.parametrize("num", [2, 3])
+def test_the_mean_gradient_with_weighed_baselines_is_exact(num):
+    model, guide = Target(), Table(1)
+    make = partial(RewardToGo_ELBO, num, baseline="energy")
+    truth = Enumeration(model, ONE)
+    log_q = log_guide_at(guide, ONE, truth.support)
+    exact = autograd(-(log_q.exp() * (truth.log_joint - log_q)).sum(), guide)
+    mean = mean_gradient(make, model, guide, ONE, num)
+    assert torch.allclose(mean, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_a_place_has_the_mean_of_the_others_by_their_squared_scores_so_far():
+    """Scores by autograd, each token of a table by its own logits, and baselines in plain loops."""
+    model, guide = Target(), Table(1)
+    response = torch.tensor([[1, 2], [2, 0], [0, 0], [1, 1]])[:, None]
+    log_q = guide.distribution(ONE).log_prob_per_token(response)[:, 0]
+    log_prior = model.prior.distribution(ONE).log_prob_per_token(response)[:, 0]
+    reward = model.reward(ONE, response)[:, 0] / BETA
+    advantage = torch.zeros(4, 2).double()
+    lengths, energy = [2, 2, 1, 2], torch.zeros(4, 2).double()
+    for k, length in enumerate(lengths):
+        for t in range(length):
+            score = torch.autograd.grad(
+                log_q[k, t], guide.parameters(), retain_graph=True, materialize_grads=True
+            )
+            energy[k, t:length] += sum(part.square().sum() for part in score)
+    to_go = reward[:, None] + (log_prior - log_q).detach().flip(-1).cumsum(-1).flip(-1)
+    for k, length in enumerate(lengths):
+        for t in range(length):
+            others = [j for j in range(4) if j != k and t < lengths[j]]
+            total = sum(energy[j, t] for j in others)
+            advantage[k, t] = to_go[k, t] - sum(energy[j, t] * to_go[j, t] for j in others) / total
+    expected = autograd(-(advantage * log_q).sum() / 4, guide)
+    objective = RewardToGo_ELBO(4, baseline="energy")
+    _, actual = gradient(objective, model, guide, ONE, response)
+    assert expected.norm() > 0.1
+    assert torch.allclose(actual, expected, atol=1e-9)
+    alone = RewardToGo_ELBO(2, baseline="energy"), RewardToGo_ELBO(2)  # at place 2 no other
+    short = torch.tensor([[1, 2], [0, 0]])[:, None]
+    of_energy, plain = (gradient(each, model, guide, ONE, short)[1] for each in alone)
+    assert torch.allclose(of_energy, plain, atol=1e-9)
+
+
 class Values(nn.Module):
     """V of the prefix before each token, by its last word, `[T, 3]`."""
 
