@@ -80,7 +80,7 @@ def joined(device: str | None) -> Iterator[Launch]:
         return
     faulthandler.enable(2)  # a crash of a silent rank says where
     if torch.cuda.is_available() and device != "cpu":
-        _take_gpu()
+        _take_gpu(device)
     store = _join()
     with divided():
         yield Launch(store)
@@ -135,8 +135,12 @@ def _record(error: BaseException, message: str) -> None:
         get_error_handler().record_exception(refusal)
 
 
-def _take_gpu() -> None:
+def _take_gpu(device: str | None) -> None:
     """Choose the GPU of this process by its number on the machine."""
+    if device is not None and torch.device(device).index is not None and num_launched() != 1:
+        raise SystemExit(
+            f"--device {device} is one GPU, and each process needs its own: write --device cuda"
+        )
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= count:
         raise SystemExit(

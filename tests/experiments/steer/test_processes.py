@@ -15,6 +15,7 @@ import tyro
 
 from experiments.shared.metrics_file import read_metrics
 from experiments.shared.run_folder import RunFolder
+from experiments.steer import processes
 from experiments.steer.__main__ import main
 from experiments.steer.arguments import Steer
 from experiments.steer.checks import check
@@ -114,6 +115,19 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     with joined(None) as launch:
         assert launch.earlier is None
         assert ranks.num_ranks() == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "fault"), [("cuda:1", "cuda:1 is one GPU"), (None, "has 1 GPUs"), ("cpu", None)]
+)
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, device, fault):
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(processes, "_join", lambda: sys.exit("joined"))
+    with pytest.raises(SystemExit, match=fault or "joined"), joined(device):
+        pass
 
 
 def test_the_next_attempt_reads_the_folder_of_the_one_before(tmp_path):
