@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache
 
 from model.common.devices import is_asynchronous, total_memory
 from model.common.graphs import NOT_COMPILED, has_graphs
@@ -239,9 +240,12 @@ class CachedDecoder(Decoder):
                 raise ValueError(f"{type(self.network).__name__} has {fault}: {NOT_COMPILED}")
 
     def _takes_wide_mask(self, cache: Any) -> bool:
-        """True if attention takes the mask of `_wide` for all layers of a cache."""
-        is_wide = self.network.config._attn_implementation in WIDE and self._takes_positions
-        return is_wide and all(map(is_plain, cache.layers))
+        """True if attention takes the mask of `_wide` for all layers of a cache; None for a new."""
+        config = self.network.config
+        if config._attn_implementation not in WIDE or not self._takes_positions:
+            return False
+        cache = DynamicCache(config=config) if cache is None else cache
+        return all(map(is_plain, cache.layers))
 
     def takes_one_mask(self, state: CachedState) -> bool:
         """True if one mask says for all layers which tokens a token reads, whatever their ids."""
@@ -297,11 +301,10 @@ class CachedDecoder(Decoder):
         if self._takes_positions:
             batch["position_ids"] = positions[:, start:end]
         mask: Tensor | None = state.mask[:, :end] if state.is_padded else None
-        if mask is not None and is_asynchronous(tokens.device):
-            # `transformers` reads the values of a mask `[B, C]`, and waits for the device
-            one_token = start and tokens.shape[1] == 1
-            if self.records or (one_token and self._takes_wide_mask(state.cache)):
-                mask = self._wide(mask, tokens.shape[1])
+        # `transformers` reads the values of a mask `[B, C]`, and waits for the device
+        reads_mask = mask is not None and is_asynchronous(tokens.device)
+        if reads_mask and (self.records or self._takes_wide_mask(state.cache)):
+            mask = self._wide(state.mask[:, :end], tokens.shape[1])
         batch |= {"attention_mask": mask, self._cache: state.cache}
         if last_only and self._keeps_last_logits:
             batch["logits_to_keep"] = 1

@@ -192,6 +192,7 @@ def test_network_that_counts_positions_by_the_mask_is_read_as_the_plain_sequence
         language_model.check_fixed()
 
 
+@pytest.mark.on_cpu  # a GPU has a mask in which padding reads itself
 @pytest.mark.parametrize("guide", [None, LoRA, Twisted], ids=["prior", "lora", "twisted"])
 def test_padding_that_a_network_reads_as_nan_is_refused_before_any_pass(guide):
     """Eager attention in float64 rounds the mask to minus infinity."""
