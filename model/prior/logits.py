@@ -94,13 +94,14 @@ def _inverted(prob: Tensor, uniform: Tensor) -> Tensor:
     sums = [prob[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1, dtype=torch.float64)]
     if whole < size:
         sums.append(prob[:, whole:].sum(-1, keepdim=True, dtype=torch.float64))
-    cdf = torch.cat(sums, 1).cumsum(-1)
+    cdf = (torch.cat(sums, 1) if len(sums) > 1 else sums[0]).cumsum(-1)
     height = uniform * cdf[:, -1:]
     block = _first_above(cdf, height)
-    ids = block * BLOCK + torch.arange(BLOCK, device=block.device)
-    within = prob.gather(1, ids.clamp(max=size - 1)).masked_fill(ids >= size, 0.0)
+    first = block * BLOCK
+    ids = first + torch.arange(BLOCK, device=block.device)
+    within = prob.gather(1, ids.clamp_(max=size - 1))  # places behind the last token are the last
     height = (height - pad(cdf, (1, 0)).gather(-1, block)).clamp_(min=0.0)
-    token = block * BLOCK + _first_above(within.cumsum(-1, dtype=torch.float64), height)
+    token = first + _first_above(within.cumsum(-1, dtype=torch.float64), height)
     return token.clamp_(max=size - 1)  # all probabilities may be NaN
 
 

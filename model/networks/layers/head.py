@@ -77,7 +77,8 @@ def logits_of(network: "transformers.PreTrainedModel", hidden: Tensor) -> Tensor
     head = shallow_copy(network)
     head._modules = dict(network._modules)
     output = network.get_output_embeddings()
-    aligned = _AlignedOutput(output) if is_misaligned(output) else output
+    is_packed = "forward" in vars(output)  # and aligned, once for a draw
+    aligned = output if is_packed or not is_misaligned(output) else _AlignedOutput(output)
     new = {id(body): _NO_BODY, id(output): aligned}
     head._modules |= {name: new.get(id(part), part) for name, part in head._modules.items()}
     mask = torch.ones(1, len(hidden), dtype=torch.long, device=hidden.device)

@@ -19,7 +19,8 @@ from torch.nn.functional import linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from model.common.sharded_tensors import copy_all
-from model.networks.layers.packed_layers import ALIGNMENT, SharedOutputs, weight_of
+from model.networks.layers.head import ALIGNMENT
+from model.networks.layers.packed_layers import SharedOutputs, weight_of
 
 Factors = tuple[Tensor, Tensor]
 """A, `[rank, in]`, and alpha/rank B, `[out, rank]`, in half precision."""

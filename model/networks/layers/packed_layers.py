@@ -24,13 +24,12 @@ from transformers.pytorch_utils import Conv1D
 
 from model.common.devices import HALF, is_asynchronous, is_half_on_a_cpu
 from model.common.graphs import lasting, record
+from model.networks.layers.head import ALIGNMENT, is_misaligned
 
 BASES = (nn.Linear, Conv1D)
 """Types of linear layers; the weights of `Conv1D` are `[in, out]`."""
 FEWEST = 32
 """Smallest number of tokens for which packed layers are faster on a CPU, packing included."""
-ALIGNMENT = 8
-"""Number of weights in 16 bytes."""
 MOST = 1 << 30
 """Largest memory of a network, bytes, that is packed: packed weights take the memory once more."""
 
@@ -182,9 +181,10 @@ class _Group(SharedOutputs):
 
     @property
     def gains(self) -> bool:
-        """False for one layer without adapters in torch's order, as on a GPU."""
+        """False for one aligned layer without adapters in torch's order, as on a GPU."""
         first = self.layers[0]
-        return len(self.layers) > 1 or _has_adapters(first) or reorders(first.weight)
+        is_many = len(self.layers) > 1 or _has_adapters(first)
+        return is_many or is_misaligned(first) or reorders(first.weight)
 
     def pack(self) -> None:
         """Pack the weights of the time, after a first pass."""
@@ -221,8 +221,9 @@ class _Packed:
         """Pack the weights and adapters of the time."""
         factors = [each.rounded_factors() for each in self._layers if _has_adapters(each)]
         size, like = sum(self._sizes), self._bases[0].weight
-        # rows of a product on a GPU begin at multiples of 16 bytes
-        rank = -(-sum(len(a) for a, _ in factors) // ALIGNMENT) * ALIGNMENT
+        rank = sum(len(a) for a, _ in factors)
+        if factors or is_asynchronous(like.device):
+            rank += -(size + rank) % ALIGNMENT  # rows of a product begin at multiples of 16 bytes
         if self._weight is None:
             self._weight = like.new_zeros(size + rank, weight_of(self._bases[0]).shape[1])
             self._b = like.new_zeros(size, rank) if factors else None

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from model import LanguageModel
-from model.networks.layers import packed_layers
+from model.networks.layers import head, packed_layers
 from model.networks.layers.packed_layers import FEWEST, PackedLayers, packs
 from tests.model.networks.layers.test_adapted_linear import Operations, adapted_twice
 from tests.model.tiny import PROMPTS, tiny
@@ -99,6 +100,22 @@ def test_a_token_of_llama_has_two_products_for_each_input() -> None:
     # of two layers: queries, keys and values; their output; gate and up; down; and the head
     assert products.number == 2 * 4 * 2 + 1
     assert [bool(group.packed) for group in packing._groups.values()].count(False) == 1
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@torch.no_grad()
+def test_an_output_layer_is_aligned_once_for_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = networks("gpt2")[0].network
+    for module in (head, packed_layers):
+        monkeypatch.setattr(module, "is_asynchronous", lambda _: True)
+    hidden = torch.randn(3, network.config.n_embd, dtype=HALF)
+    expected = head.logits_of(network, hidden)
+    with PackedLayers(network), Operations({"constant_pad_nd"}) as copies:
+        passes = [head.logits_of(network, hidden) for _ in range(3)]
+    assert copies.number == 0
+    assert [logits.stride(0) % head.ALIGNMENT > 0 for logits in passes] == [True, False, False]
+    for logits in passes:
+        assert_close(logits, expected)
 
 
 @supported
