@@ -124,16 +124,16 @@ class Enumeration:
             ImpossibleResponseError: if the guide can draw an impossible response.
         """
         instance("guide", guide, nn.Module)
-        name = f"the guide {name_of(guide)}"
+        label = f"the guide {name_of(guide)}"
         log_guide = self.log_guide(guide)
         prob = log_guide.exp()
         weight = prob * torch.where(prob == 0, 0.0, self.log_joint - log_guide)
         if bool(weight.isneginf().any()):
-            fault = f"{name} can draw an impossible response: the ELBO is -inf"
+            fault = f"{label} can draw an impossible response: the ELBO is -inf"
             raise ImpossibleResponseError(f"{fault}, and has no gradient")
         trained = {name: p for name, p in guide.named_parameters() if p.requires_grad}
         if not trained:
-            raise ValueError(f"{name} has no parameter that trains: the ELBO has no gradient")
+            raise ValueError(f"{label} has no parameter that trains: the ELBO has no gradient")
         gradient = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
         for chunk, part in zip(self._chunks(), weight.split(self._chunk_size), strict=True):
             surrogate = (part * log_guide_at(guide, self.prompts, chunk)).sum()

@@ -227,19 +227,11 @@ class Search:
         return response, is_allowed, log_ratio
 
     def _visit(
-        self,
-        drawn: list[list[list[int]]],
-        active: list[tuple[int, int]],
-        stand: list[bool],
-        log_prob: Tensor,
+        self, drawn: list, active: list[tuple[int, int]], stand: list[bool], log_prob: Tensor
     ) -> list[tuple[int, Tokens]]:
         """Record the prefixes before the last tokens drawn, and return them, each with its prompt.
 
-        Args:
-            drawn: tokens so far, `[K, N, t]`.
-            active: particle and prompt of the responses that were not finished.
-            stand: True for those that may stand.
-            log_prob: log p0 of the next tokens, `[K, N, V]`.
+        Tokens drawn are `[K, N, t]`, and log p0 of those that could be last `[K, N, V]`.
         """
         stands: dict[tuple[int, Tokens], dict[int, bool]] = {}
         rows = {}
