@@ -8,6 +8,7 @@ the loop of their first call.
 import asyncio
 import math
 import os
+import re
 import threading
 from collections.abc import Awaitable, Iterable, Mapping, Sequence, Set
 from numbers import Real
@@ -25,6 +26,7 @@ from model.prior.prompts import Prompts
 _LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
 """The loop of this process, by process id: a forked child has no threads of its parent."""
 _STARTING = threading.Lock()
+OPENED = re.compile(r"(?:<think>\s*)?\Z")
 
 
 class Exchange(NamedTuple):
@@ -51,17 +53,23 @@ def exchanges(language_model: LanguageModel, prompts: Prompts, response: Tensor)
             prompt: str | Chat = prompts.texts[n]
             completion: str | Chat = text
             if chat is not None:
-                prompt, completion = answered(chat, text)
+                prompt, completion = answered(chat, opened(prompts.texts[n]), text)
             listed.append(Exchange(names[n], text, ids, prompt, completion, columns[n]))
     return listed
 
 
-def answered(chat: Sequence[Mapping[str, Any]], text: str) -> tuple[Chat, Chat]:
+def opened(prompt: str) -> str:
+    """The tag `<think>` at the end of the text of a prompt, which opens an answer; else nothing."""
+    return OPENED.findall(prompt)[0]
+
+
+def answered(chat: Sequence[Mapping[str, Any]], begun: str, text: str) -> tuple[Chat, Chat]:
     """The messages before an answer, and the assistant's message with the answer.
 
-    If the last message of the chat is the assistant's, the answer continues the message.
+    The chat template has begun the message. If the last message of the chat is the assistant's,
+    the answer continues that message.
     """
-    messages, begun = [dict(message) for message in chat], ""
+    messages = [dict(message) for message in chat]
     if messages[-1]["role"] == "assistant":
         begun = messages.pop()["content"]
     return messages, [{"role": "assistant", "content": f"{begun}{text}"}]

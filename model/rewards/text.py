@@ -18,7 +18,14 @@ from model.likelihood import LikelihoodError, for_each_prompt, upper_bound_of
 from model.networks.text_network import Chat
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts, check_prompts
-from model.rewards.exchange import Exchange, answered, checked_numbers, exchanges, settled
+from model.rewards.exchange import (
+    Exchange,
+    answered,
+    checked_numbers,
+    exchanges,
+    opened,
+    settled,
+)
 from model.rewards.signatures import ForeignFunction
 from model.rewards.tokens import difference_of
 
@@ -33,7 +40,8 @@ class TextReward:
 
     The text is the prompt as written, then the response decoded, without its end. For a chat the
     text is the response alone. A network with a chat template of its own reads the messages of the
-    chat and the response as the assistant's message. Special tokens are part of the text.
+    chat and the response as the assistant's message. Special tokens are part of the text, and so is
+    the tag `<think>` at the end of a prompt, as chat templates write it.
 
     Functions with the parameters of TRL, verl or verifiers see prompts and columns too, and may
     return None for a prompt to which the reward does not apply (`rewards/signatures.py`). There
@@ -162,11 +170,11 @@ class TextReward:
         texts: list[str | Chat] = []
         for k in range(num_rows):
             for n, chat in enumerate(chats):
-                text = (wholes if whole[n] else alone)[k][n]
+                text, begun = (wholes if whole[n] else alone)[k][n], opened(prompts.texts[n])
                 if chat is None or not reads_chats:
-                    texts.append(text)
+                    texts.append(text if whole[n] else begun + text)
                 else:
-                    prompt, completion = answered(chat, text)
+                    prompt, completion = answered(chat, begun, text)
                     texts.append([*prompt, *completion])
         return texts
 

@@ -246,6 +246,30 @@ def test_function_of_texts_scores_the_response_alone_for_a_chat():
 
 
 @pytest.mark.parametrize(
+    ("written", "begun"), [(" <think> ", "<think> "), ("", ""), (" <think> c", "")]
+)
+def test_tag_of_reasoning_that_a_template_writes_is_in_the_answer(written, begun):
+    """Otherwise no answer would have the format of reasoning in tags."""
+    tokenizer = chat("<bos> $A")
+    tokenizer.chat_template = TEMPLATE.replace("<assistant>{%", f"<assistant>{written}{{%")
+    prior = language_model_of(tokenizer, max_new_tokens=2)
+    goes_on = [*QUESTION, {"role": "assistant", "content": "<think>"}]
+    prompts, response = prior.encode([QUESTION, goes_on]), torch.tensor([[[4, 5], [4, 5]]])
+    seen = []
+
+    def ours(texts):
+        seen.extend(texts)
+        return [0.0] * len(texts)
+
+    def theirs(completions):
+        return ours([message["content"] for (message,) in completions])
+
+    for function in (ours, theirs):
+        TextReward(function, prior)(prompts, response)
+    assert seen == [f"{begun}a b", "<think>a b"] * 2
+
+
+@pytest.mark.parametrize(
     ("function", "names", "fault"),
     [
         (lambda texts, other: 0, "texts, other", "of no known signature"),
