@@ -11,15 +11,13 @@ ELBO is a bound on log p(y | prompt) (LaTRO: Chen et al. 2024, arXiv 2411.04282)
 
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Number
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from model.common.checks import instance
-from model.common.texts import quoted
-from model.likelihood import LikelihoodError, for_each_prompt
+from model.likelihood import LikelihoodError, check_answers, for_each_prompt
 from model.prior.language_model import LanguageModel
 from model.prior.prompts import Prompts
 from model.prior.response_distribution import ResponseDistribution
@@ -135,12 +133,7 @@ class AnswerLikelihood:
                 "`columns` to `encode`, or another `column`"
             )
         values = prompts.columns[self.column]
-        for value in values:
-            if value is not None and not isinstance(value, str | Number):
-                raise LikelihoodError(
-                    f"column {self.column!r} has {quoted(value)} ({type(value).__name__}), "
-                    "expected a text, a number or None"
-                )
+        check_answers(self.column, values)
         return values
 
     def _check_room(self, num_tokens: int) -> None:

@@ -16,10 +16,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
-from numbers import Number
 from typing import Any, Literal
 
 from model.common.checks import instance, one_of
+from model.likelihood import check_answers
 
 WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 """A whole number, whose commas separate thousands: "1,2" is two numbers."""
@@ -73,14 +73,8 @@ class Accuracy:
         self.__name__ = f"accuracy by {column} ({self.method})"
 
     def check_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Refuse a reference answer that is no text, number or None."""
-        for reference in columns[self.column]:
-            if not isinstance(reference, str | Number | None):
-                raise TypeError(
-                    f"column {self.column!r} has the reference answer {reference!r} "
-                    f"({type(reference).__name__}), expected a text, a number or None: take the "
-                    "text out, or compare in a reward of your own"
-                )
+        """Refuse a reference answer that is empty, or no text, number or None."""
+        check_answers(self.column, columns[self.column])
 
     def __call__(
         self, completion: str | Sequence[Mapping[str, Any]], state: Mapping[str, Any]

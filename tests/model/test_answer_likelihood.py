@@ -70,8 +70,8 @@ def test_an_end_id_of_the_answer_is_scored_at_its_end_alone():
     [
         ({"solution": ["b"]}, r"the column 'answer', and the prompts have \['solution'\]"),
         ({}, "the prompts have none"),
-        ({"answer": [["b"]]}, r"column 'answer' has \['b'\] \(list\)"),
-        ({"answer": [""]}, "the answer ' ' has no token to score"),
+        ({"answer": [["b"]]}, r"column 'answer' has the reference answer \['b'\] \(list\)"),
+        ({"answer": [""]}, r"column 'answer' has the reference answer '' \(str\)"),
     ],
 )
 def test_answers_that_cannot_be_scored_are_refused(columns, fault):

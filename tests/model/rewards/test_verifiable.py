@@ -89,10 +89,13 @@ def test_accuracy_is_by_the_answer_of_the_prompt_and_absent_without_one(prior, q
     assert reward.upper_bound == 1.0
 
 
-def test_a_reference_that_is_no_text_and_no_number_is_refused(prior, response):
-    """The text of a list would never match, and every response would be wrong."""
-    prompts = prior.encode(["the film was"] * 3, columns={"answer": ["good", ["good"], 3]})
-    with pytest.raises(LikelihoodError, match=r"reference answer \['good'\] \(list\), expected a"):
+@pytest.mark.parametrize(
+    ("answer", "fault"), [(["good"], r"\['good'\] \(list\)"), (" ", r"' ' \(str\)")]
+)
+def test_a_reference_that_is_no_text_and_no_number_is_refused(prior, response, answer, fault):
+    """The text of a list would never match, and the empty response alone an empty text."""
+    prompts = prior.encode(["the film was"] * 3, columns={"answer": ["good", answer, 3]})
+    with pytest.raises(LikelihoodError, match=rf"reference answer {fault}, expected a"):
         TextReward(Accuracy(), prior)(prompts, response)
 
 
