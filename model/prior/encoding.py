@@ -11,7 +11,7 @@ from model.common.checks import instance
 from model.networks.checks import check_ids
 from model.prior.chat import Messages, listed_prompts, options_of, text_of
 from model.prior.prompts import Columns, checked_columns
-from model.prior.tokenization import token_rows, unknown_words
+from model.prior.tokenization import ends_within_token, token_rows, unknown_words
 
 
 class EncodedPrompts(NamedTuple):
@@ -64,3 +64,15 @@ def warn_of_unknown_words(
         fault = f"does not know words of {len(parts)} prompts, first {parts[0]}"
         reading = "and reads all such words as one token"
         warnings.warn(f"the tokenizer {fault}, {reading}", stacklevel=3)
+
+
+def warn_of_open_ends(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], places: Sequence[str]
+) -> None:
+    """Warn of prompts that end in a space which belongs to the token of the next word."""
+    pairs = zip(texts, places, strict=True)
+    if parts := [place for text, place in pairs if ends_within_token(tokenizer, text)]:
+        fault = f"{len(parts)} prompts end in a space, first {parts[0]}"
+        reason = "the tokenizer writes the space in front of the next word, so that responses"
+        fix = "begin in the middle of a token, which the network has rarely read: leave it out"
+        warnings.warn(f"{fault}: {reason} {fix}", stacklevel=3)

@@ -16,7 +16,7 @@ from model.networks.adapter import forget_base
 from model.networks.loading import load_pretrained
 from model.prior.cached_decoder import CachedDecoder
 from model.prior.decoder_check import check_cached_reading
-from model.prior.encoding import encoded_prompts, warn_of_unknown_words
+from model.prior.encoding import encoded_prompts, warn_of_open_ends, warn_of_unknown_words
 from model.prior.prompts import Columns, Prompts, check_prompts
 from model.prior.response_distribution import ResponseDistribution
 from model.prior.response_space import OtherLanguageModelError, ResponseSpace
@@ -201,7 +201,8 @@ class LanguageModel(CachedDecoder):
         A text gets the beginning that the tokenizer adds, and no end. An empty text becomes the
         BOS. Special tokens in a text are tokenized as such. A chat is written by the tokenizer's
         template, which has all special tokens, up to where the assistant's message begins, or goes
-        on if the last message is the assistant's.
+        on if the last message is the assistant's. A space at the end that tokens of the next word
+        would have in front is warned of.
 
         Args:
             prompts: N prompts, each a text or a list of messages `{"role": ..., "content": ...}`.
@@ -231,6 +232,7 @@ class LanguageModel(CachedDecoder):
             row[:] = row or [start]
             self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
         warn_of_unknown_words(self.tokenizer, texts, places)
+        warn_of_open_ends(self.tokenizer, texts, places)
         about = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns}
         return Prompts.from_ids(rows, texts, self.device, **about)
 

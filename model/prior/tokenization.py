@@ -50,6 +50,17 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     return [part for part in parts if part != unknown]
 
 
+def ends_within_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """True for a text that ends in a space which is a part of a token if a word follows."""
+    if not text.endswith(" "):
+        return False
+    row, longer = (
+        tokenizer(each, add_special_tokens=False, truncation=False)["input_ids"]
+        for each in (text, f"{text}a")
+    )
+    return longer[: len(row)] != row
+
+
 def _without_end(row: list[int], written: list[int], ends: set[int]) -> list[int]:
     """`row` up to the last of `written`, the tokens of the text; without added ends if no text."""
     if not written:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tokenizers import normalizers
 from torch.testing import assert_close
+from transformers import AutoTokenizer
 
 from model import AlignmentModel, TextLikelihood, TextReward, read_preferences
 from model.networks.text_network import without_beginning
@@ -14,7 +15,7 @@ from model.preferences import (
     StandardisedFeatures,
     UncertainReward,
 )
-from model.prior.tokenization import token_rows
+from model.prior.tokenization import ends_within_token, token_rows
 from tests.model.tokenizers import CHAT, TOKENIZERS, chat, language_model_of, metaspace, word_piece
 
 PAIRS = [
@@ -153,3 +154,18 @@ def test_features_have_no_second_beginning_and_no_end():
         states = prior.network.base_model(torch.tensor([[0, 2, 4]])).last_hidden_state
         for text in ("<bos> <user> a", "<user> a"):
             assert_close(features([text])[0], states[0].mean(0), rtol=1e-5, atol=1e-12)
+
+
+# Ends
+
+
+def test_a_space_at_the_end_that_begins_the_next_token_is_warned_of(prior):
+    """In front of a word the space is a part of the word's token."""
+    tokenizer = AutoTokenizer.from_pretrained("model/film_reviews")
+    texts = ["The film was ", "The film was", "The film was\n", ""]
+    assert [ends_within_token(tokenizer, text) for text in texts] == [True, False, False, False]
+    for each in (*(TOKENIZERS[kind]() for kind in ("byte-level", "python")), prior.tokenizer):
+        assert not ends_within_token(each, "the film ")
+    film = language_model_of(tokenizer, max_new_tokens=2)
+    with pytest.warns(UserWarning, match="1 prompts end in a space, first prompt 1: the tokenizer"):
+        film.encode(["The film was", "The film was "])
