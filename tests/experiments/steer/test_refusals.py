@@ -69,7 +69,7 @@ REFUSALS = {
     "--factor answer-likelihood": "--factor 'answer-likelihood': .*needs the column 'answer'",
     # a list among the answers, in a row that is not measured
     "--reward accuracy --dataset lists.jsonl": r"--reward 'accuracy': .* answer \['a'\] \(list\)",
-    "--factor answer-likelihood --dataset lists.jsonl": r"--factor .*: column 'answer' has \['a'\]",
+    "--factor answer-likelihood --dataset lists.jsonl": r"--factor .*: column 'answer' .* \['a'\]",
     # budgets
     "--kl-budget 1 --beta 0.1": "--beta has no effect with a budget",
     "--kl-budget 1 --min-reward 0.5": "--kl-budget and --min-reward are both given",
