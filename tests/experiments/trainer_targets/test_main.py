@@ -11,8 +11,9 @@ from experiments.trainer_targets.trl_trainers import TRL
 from experiments.trainer_targets.worlds import POSTERIOR, TARGET, World
 
 
+@pytest.mark.slow
 def test_grpo_ends_at_its_own_target_and_rloo_at_the_posterior(tmp_path, capsys):
-    args = TrainerTargets(only=("rloo", "grpo"), steps=60, seeds=1, out=tmp_path)
+    args = TrainerTargets(only=("rloo", "grpo"), steps=150, seeds=1, out=tmp_path)
     statements = [finding.statement for finding in main(args)]
     ends = [float(text.rpartition("nats: ")[2].split(" ")[0]) for text in statements]
     assert ends[0] < REACHED

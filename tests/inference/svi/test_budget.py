@@ -46,6 +46,9 @@ def test_a_fit_by_responses_resumes_bit_for_bit(model, small_prior, prompts, tmp
     resumed, result = killed_and_resumed(partial(run, model, small_prior, prompts, **options), 3)
     assert torch.equal(parameters_of(whole), parameters_of(resumed))
     assert result.metrics == expected.metrics[-len(result.metrics) :]
+    assert (
+        run(model, small_prior, prompts, **options, resume=True)[1].metrics == []
+    )  # is at its end
     with pytest.raises(CheckpointError, match=r"is of response 48, expected at most num_res"):
         run(model, small_prior, prompts, **options | {"num_responses": 16}, resume=True)
 

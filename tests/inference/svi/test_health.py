@@ -112,8 +112,9 @@ def test_a_fall_of_three_errors_is_a_warning(fall, is_clear):
 
 def test_the_best_iterate_has_an_elbo_that_is_a_number():
     best, parameters = BestIterate(), {"w": torch.zeros(1)}
-    for step, value in enumerate((math.nan, 1.0, 0.9, math.nan)):
-        best.consider(step, Estimate(value, 0.1), parameters)
+    values = (math.nan, 0.1), (1.0, 0.1), (0.9, 0.1), (1.05, 0.2), (math.nan, 0.1)
+    for step, elbo in enumerate(values):
+        best.consider(step, Estimate(*elbo), parameters)
     assert (best.step, best.elbo) == (1, (1.0, 0.1))
     parameters["w"] += 1
     assert best.restore(Estimate(0.0, 0.3), parameters) == ""  # 1.0 is 3.2 errors of both
