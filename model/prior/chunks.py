@@ -71,10 +71,11 @@ def by_micro_batches(function: Function, batch: Batch, value: Tensor) -> tuple[T
             sums = [*total, *(None for _ in pairs)]
             index = torch.arange(len(rows), device=rows.device) if group is None else group
             own_lengths = [lengths[place] for place in index.tolist()]
-            for chunk in chunks(own_lengths, batch.micro_batch):
+            divided = chunks(own_lengths, batch.micro_batch)
+            for chunk, own in zip(divided, _on_device(divided, rows), strict=True):
                 longest = _longest(batch, [own_lengths[place] for place in chunk])
-                part = batch.part(prompts, own_rows[chunk], start, longest)
-                places = index[chunk]
+                part = batch.part(prompts, own_rows[own], start, longest)
+                places = index[own]
                 own_grads = [None if grad is None else grad[places] for grad in grads]
                 outputs = function(part, value[places])
                 add_gradients(sums, wide, outputs, own_grads, in_place=in_place)
@@ -125,11 +126,16 @@ def parts(batch: Batch, lengths: list[int]) -> Iterator[tuple[Tensor | None, Bat
         if group is None and len(divided) == 1:
             yield None, batch.part(prompts, rows, start, _longest(batch, own_lengths))
             return
-        for chunk in divided:
+        for chunk, index in zip(divided, _on_device(divided, rows), strict=True):
             longest = _longest(batch, [own_lengths[place] for place in chunk])
-            index = torch.tensor(chunk, device=rows.device)
             places = index if group is None else group[index]
             yield places, batch.part(prompts, rows[index], start, longest)
+
+
+def _on_device(divided: list[list[int]], rows: Tensor) -> tuple[Tensor, ...]:
+    """Places of each chunk on the device of `rows`, by one copy for all chunks."""
+    places = rows.new_tensor([place for chunk in divided for place in chunk])
+    return places.split([len(chunk) for chunk in divided])
 
 
 def _longest(batch: Batch, lengths: list[int]) -> int | None:

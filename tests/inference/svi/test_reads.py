@@ -107,6 +107,7 @@ def test_options_and_texts_add_few_waits() -> None:
     waits = partial(in_a_step, by_device, prior, prior.encode(["a b", "b a", "c a", "a c"]), 4)
     assert waits(step_kl=None, learning_rate=1e-3, clip_norm=1.0) <= MOST
     assert waits(prompts_per_step=2) <= MOST + 1  # to choose the prompts
+    assert waits(micro_batch=4) == waits(micro_batch=8) <= MOST + 8
     text = {name: TextReward(lambda texts: [len(t) for t in texts], prior) for name in "ab"}
     assert waits(rewards=text) <= MOST + 7  # ids, values, check, whether it applies
 
