@@ -12,10 +12,11 @@ preferences, the KL(q || p*) of DPO beside that of a reward inferred first, with
     python -m experiments.dpo --numbers 100 1000 10000 --seeds 10
     python -m experiments.dpo --preferences pairs.jsonl --beta 0.4 --guide lora
 
-With `--preferences` the data are yours, from any source that `read_preferences` reads. DPO and a
-reward that is inferred first and followed by SVI have the same steps and responses. There is no
-known truth: printed are accuracy and log loss of the implied rewards on held-out preferences, and
-the distance of both guides from the prior and from the posterior of the inferred reward.
+With `--preferences` the data are yours, from any source that `read_judged`
+reads. DPO has the likelihood of Plackett and Luce for rankings. DPO and a reward that is inferred
+first and followed by SVI have the same steps and responses. There is no known truth: printed are
+accuracy and log loss of the implied rewards on held-out preferences, and the distance of both
+guides from the prior and from the posterior of the inferred reward.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,8 @@ def from_file(path: str, args: DPO) -> list[Finding]:
         study = Study.of(*source, args.prior, args.max_new_tokens, args.held_out, args.beta)
         sizes = {"steps": args.steps, "pairs": args.pairs, "samples": args.samples}
         rows = compare(study, args.guide, rate=args.learning_rate, **sizes)
-    counts = f"{len(study.train)} preferences, {len(study.held_out)} held out"
+    kinds = ("rankings", "pairs held") if study.has_rankings else ("preferences", "held")
+    counts = f"{len(study.train)} {kinds[0]}, {len(study.held_out)} {kinds[1]} out"
     print(table_of(f"{path}: {counts}, beta {args.beta:g}", rows))
     return []
 

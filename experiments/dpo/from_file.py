@@ -1,4 +1,4 @@
-"""Preferences of a file: DPO beside a reward that is inferred first and then followed by SVI."""
+"""Preferences or rankings of a file: DPO beside a reward that is inferred first, then SVI."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,14 +17,21 @@ from inference import (
     random_state,
     sample_prior,
 )
-from inference.direct_preferences import PreferenceProgram, ResponsePairs, fit_preferences
+from inference.direct_preferences import (
+    Judgements,
+    PreferenceProgram,
+    ResponseLists,
+    ResponsePairs,
+    fit_preferences,
+)
 from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import calibrate
 from model import AlignmentModel, LanguageModel, Prompts
 from model.preferences import (
     PriorFeatures,
+    Ranking,
     encode_distinct_prompts,
-    read_preferences,
+    read_judged,
     split_preferences,
     uncertain_model,
 )
@@ -41,22 +48,26 @@ Row = dict[str, Estimate | str]
 
 @dataclass(frozen=True)
 class Study:
-    """Preferences of a file, in two parts, and a reward of the first part.
+    """Preferences or rankings of a file, in two parts, and a reward of the first part.
 
     Attributes:
         prompts: the first distinct prompts of `train`.
         model: posterior of the reward, the target of both ways.
         log_odds: `[C]`, log-odds by the reward that the first of two held-out responses wins.
-        pair: C held-out pairs of texts.
+        group: the texts of the preference or ranking of each held-out pair, C.
     """
 
     prior: LanguageModel
-    train: ResponsePairs
+    train: Judgements
     held_out: ResponsePairs
     prompts: Prompts
     model: AlignmentModel
     log_odds: Tensor
-    pair: list[frozenset[str]]
+    group: list[frozenset[str]]
+
+    @property
+    def has_rankings(self) -> bool:
+        return isinstance(self.train, ResponseLists)
 
     @classmethod
     def of(
@@ -66,19 +77,20 @@ class Study:
         with blamed(f"--prior {prior_name}", FAULTS):
             prior = load_prior(prior_name, max_new_tokens=length)
         with blamed("--preferences"):
-            every = read_preferences(path, prior.tokenizer, prompt_column=column)
+            every = read_judged(path, prior.tokenizer, prompt_column=column)
             parts = split_preferences(every, share)
-            train, held_out = (ResponsePairs.of(part, prior) for part in parts)
+            is_list = isinstance(every[0], Ranking)
+            train: Judgements = (ResponseLists if is_list else ResponsePairs).of(parts[0], prior)
+            pairs = [pair for each in parts[1] for pair in each.preferences()]
+            held_out = ResponsePairs.of(pairs, prior)
         prompts = encode_distinct_prompts(parts[0], prior, MAX_PROMPTS)
         _, reward = REWARD_INFERENCE["map"].from_preferences(
             parts[0], PriorFeatures(prior), num_components=COMPONENTS, prior_scale=PRIOR_SCALE
         )
-        chosen, rejected = (
-            reward([each.texts[side] for each in parts[1]]).mean(0) for side in (0, 1)
-        )
+        chosen, rejected = (reward([each.texts[side] for each in pairs]).mean(0) for side in (0, 1))
         model = uncertain_model(prior, reward, "mean", beta)
-        pair = [each.pair for each in parts[1]]
-        return cls(prior, train, held_out, prompts, model, chosen - rejected, pair)
+        group = [each.pair for each in parts[1] for _ in each.preferences()]
+        return cls(prior, train, held_out, prompts, model, chosen - rejected, group)
 
 
 def compare(
@@ -95,7 +107,8 @@ def compare(
     prior, prompts, beta = study.prior, study.prompts, study.model.beta
     direct, indirect = (GUIDES[guide_name](prior, prompts) for _ in range(2))
     budget: dict[str, Any] = {"num_steps": steps, "learning_rate": rate}
-    program = PreferenceProgram(direct, prior, beta)
+    likelihood = "plackett-luce" if study.has_rankings else "dpo"
+    program = PreferenceProgram(direct, prior, beta, likelihood=likelihood)
     fit_preferences(program, study.train, pairs_per_step=pairs, **budget)
     per_step = min(PROMPTS_PER_STEP, len(prompts))
     objective = LeaveOneOut_ELBO(max(2, 2 * pairs // per_step))
@@ -112,7 +125,7 @@ def compare(
 
 def judged(study: Study, log_odds: Tensor) -> Row:
     """Held-out accuracy and log loss, nats, of the log-odds `[C]` of the first response."""
-    calibration = calibrate(log_odds.sigmoid(), study.held_out.outcome, pair=study.pair)
+    calibration = calibrate(log_odds.sigmoid(), study.held_out.outcome, pair=study.group)
     return {"held-out accuracy": calibration.accuracy, "log loss": calibration.log_loss}
 
 

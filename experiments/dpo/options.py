@@ -15,8 +15,8 @@ class DPO(ClaimArguments):
     """Measure the optimum of DPO and its relatives, exactly and from few preferences."""
 
     preferences: types.Name | None = None
-    """Preferences, texts or chats: a file in JSON lines, JSON, CSV or Parquet, a folder of the
-    `datasets` library, or a name on the hub. Default: simulate preferences of a judge."""
+    """Preferences or rankings, texts or chats: a file in JSON lines, JSON, CSV or Parquet, a folder
+    of the `datasets` library, or a name on the hub. Default: simulate preferences of a judge."""
     prompt_column: Annotated[types.Name, FROM_FILE] = "prompt"
     """Column of the prompts in `--preferences`."""
     beta: types.Positive = 0.1

@@ -23,8 +23,9 @@ of the proxies need no training. There are two worlds:
     python -m experiments.rlhf --num-preferences 100 1000 --inference ensemble --aggregation minimum
     python -m experiments.rlhf --preferences pairs.jsonl --prior smollm2 --guide lora
 
-With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejected": ...} a line, of
-texts or chats, or another source that `read_preferences` reads.
+With `--preferences` the data are yours: {"prompt": ..., "chosen": ..., "rejected": ...} a line, or
+{"prompt": ..., "responses": [...], "scores": [...]}, of texts or chats, or another source that
+`read_judged` reads.
 Held-out preferences test the reward, RUN/reward keeps the reward, and a guide is tuned on it.
 """
 
@@ -46,7 +47,7 @@ from guides.saved import save_guide, write_card
 from inference import LeaveOneOut_ELBO, fit, random_state
 from model import LanguageModel, Prompts
 from model.common.paths import without_folders
-from model.preferences import encode_distinct_prompts, uncertain_model
+from model.preferences import Ranking, encode_distinct_prompts, uncertain_model
 from model.prior.named_priors import ON_THE_HUB
 
 
@@ -57,6 +58,8 @@ def main(args: RLHF) -> list[Finding]:
     if args.preferences is not None:
         reader = prior.tokenizer, args.prompt_column
         split = read_split(args.preferences, args.held_out, args.seed, *reader)
+        if isinstance(split[0][0], Ranking) and (args.flip or args.tie_strength):
+            raise SystemExit("--flip and --tie-strength are for pairs, --preferences has rankings")
     prompts = encode_prompts(args, prior, split)
     with new_folder(args, "rlhf") as folder, resume_hint(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")

@@ -15,7 +15,14 @@ from inference import random_state
 from inference.diagnostics.simulation_based_calibration import simulation_based_calibration
 from inference.reward_posterior import REWARD_INFERENCE
 from inference.reward_posterior.calibration import Calibration, calibrate, predict
-from model.preferences import AGGREGATIONS, BradleyTerry, Features, Preference, RewardPosterior
+from model.preferences import (
+    AGGREGATIONS,
+    BradleyTerry,
+    Features,
+    Judged,
+    Preference,
+    RewardPosterior,
+)
 from model.preferences.comparisons import Comparisons
 from model.preferences.features import StandardisedFeatures
 from model.preferences.heads import HEADS, LinearHead
@@ -38,9 +45,9 @@ class Study(NamedTuple):
 
 
 def learn(
-    args: RLHF, features: Features, train: Sequence[Preference], seed: int
+    args: RLHF, features: Features, train: Sequence[Judged], seed: int
 ) -> tuple[BradleyTerry, RewardPosterior]:
-    """Infer the posterior of the reward."""
+    """Infer the posterior of the reward from preferences or rankings."""
     with blamed(f"--inference {args.inference} with --head {args.head}"):
         names = ("prior_scale", "flip", "tie_strength")
         options: dict[str, Any] = {name: getattr(args, name) for name in names}
@@ -68,13 +75,15 @@ def check_inference(args: RLHF, features: StandardisedFeatures, train: Sequence[
 
 
 def held_out(
-    model: BradleyTerry, posterior: RewardPosterior, preferences: Sequence[Preference]
+    model: BradleyTerry, posterior: RewardPosterior, preferences: Sequence[Judged]
 ) -> Calibration:
-    """Test a reward on preferences that it was not learned from."""
-    comparisons = Comparisons.of(preferences, posterior.features)
+    """Test a reward on preferences, or on all pairs of rankings, that it was not learned from."""
+    pairs = [pair for each in preferences for pair in each.preferences()]
+    groups = [each.pair for each in preferences for _ in each.preferences()]
+    comparisons = Comparisons.of(pairs, posterior.features)
     assert comparisons.outcome is not None
     prediction = predict(model, comparisons, posterior.samples, label_noise=True)
-    return calibrate(prediction, comparisons.outcome, pair=[each.pair for each in preferences])
+    return calibrate(prediction, comparisons.outcome, pair=groups)
 
 
 class TextWorld(NamedTuple):

@@ -33,8 +33,9 @@ class RLHF(FigureArguments):
     """Learn a reward from preferences, with its uncertainty, and steer a language model by it."""
 
     preferences: types.Name | None = None
-    """Preferences, texts or chats: a file in JSON lines, JSON, CSV or Parquet, a folder of the
-    `datasets` library, or a name on the hub. Default: simulate preferences from a known reward."""
+    """Preferences or rankings, texts or chats: a file in JSON lines, JSON, CSV or Parquet, a folder
+    of the `datasets` library, or a name on the hub. Default: simulate preferences from a known
+    reward."""
     prompt_column: Annotated[types.Name, FROM_FILE] = "prompt"
     """Column of the prompts in `--preferences`."""
     prior: types.Name = "film-reviews"

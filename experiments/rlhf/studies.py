@@ -18,12 +18,17 @@ from experiments.shared.figures import save
 from experiments.shared.refusals import blamed
 from experiments.shared.tables import text_table
 from model import LanguageModel, vader_sentiment
-from model.preferences import Features, Preference
-from model.preferences.data import read_preferences, split_preferences, write_preferences
+from model.preferences import (
+    Features,
+    Judged,
+    read_judged,
+    split_preferences,
+    write_preferences,
+)
 
 NEXT_WORD = "next word"
 """Name of the world with responses of one token, where every number is exact."""
-Split = tuple[Sequence[Preference], Sequence[Preference]]
+Split = tuple[Sequence[Judged], Sequence[Judged]]
 
 
 def read_split(
@@ -33,12 +38,12 @@ def read_split(
     tokenizer: PreTrainedTokenizerBase | None = None,
     prompt_column: str = "prompt",
 ) -> Split:
-    """Read preferences to learn from and to test on; exit if either part has nothing but ties.
+    """Read preferences, or rankings, to learn from and to test on; exit if a part is all ties.
 
     `tokenizer` writes preferences between chats as texts.
     """
     with blamed("--preferences"):
-        every = read_preferences(source, tokenizer, prompt_column=prompt_column)
+        every = read_judged(source, tokenizer, prompt_column=prompt_column)
         return split_preferences(every, test_share, seed)
 
 

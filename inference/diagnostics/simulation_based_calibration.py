@@ -9,7 +9,7 @@ posterior too narrow, ranks in the middle one too wide, ranks at one end a bias.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from inference import random_state
 from inference.estimate import check_numbers
 from model.common.checks import as_given, boolean, function, instance, whole_number
-from model.preferences import Comparisons
+from model.preferences import Observations
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Ranks:
 
 
 def simulation_based_calibration(
-    model: Callable[[Comparisons], Any],
-    comparisons: Comparisons,
+    model: Callable[[Any], Any],
+    comparisons: Observations,
     infer: Callable[..., Tensor],
     *,
     num_simulations: int,
@@ -94,7 +94,7 @@ def simulation_based_calibration(
     """
     function("the model", model, why="a Pyro program over comparisons")
     function("infer", infer, why="of a model and comparisons")
-    instance("comparisons", comparisons, Comparisons)
+    instance("comparisons", comparisons, Observations)  # type: ignore[type-abstract]
     if quantities is not None:
         function("quantities", quantities, why="of weights")
     num_simulations = whole_number("num_simulations", num_simulations)
@@ -102,12 +102,12 @@ def simulation_based_calibration(
     boolean("progress", progress)
     bar = tqdm(range(num_simulations), "calibration", unit="simulation", disable=not progress)
     ranks = []
-    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.like.device), pyro.get_param_store().scope():
         for simulation in bar:
             with torch.no_grad():
-                trace = poutine.trace(model).get_trace(replace(comparisons, outcome=None))
+                trace = poutine.trace(model).get_trace(comparisons.given(None))
             truth, outcome = trace.nodes["w"]["value"], trace.nodes["outcome"]["value"]
-            data = replace(comparisons, outcome=outcome)
+            data = comparisons.given(outcome)
             samples = infer(model, data, num_samples=num_samples, seed=seed + simulation)
             samples = check_numbers("what infer returned", samples)
             if quantities is not None:

@@ -1,4 +1,4 @@
-"""Judged responses as token ids, which a guide can score: pairs, and single labelled responses."""
+"""Judged responses as token ids, which a guide can score: pairs, labelled responses, lists."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,8 +11,17 @@ from torch import Tensor
 from model import LanguageModel, Prompts
 from model.common.checks import first_index, instance
 from model.common.texts import quoted
-from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, encode_prompts
-from model.preferences.comparisons import check_outcome
+from model.preferences import (
+    FIRST,
+    SECOND,
+    TIE,
+    Judged,
+    Preference,
+    PreferenceError,
+    Ranking,
+    encode_prompts,
+)
+from model.preferences.comparisons import check_outcome, check_scores, listed, padded_scores
 from model.preferences.data import names
 
 
@@ -37,15 +46,15 @@ class Judgements(ABC):
     offset: Tensor | None = None
     log_prior: Tensor | None = None
 
-    num_responses: ClassVar[int]
-    """R, number of responses of a judgement."""
+    num_responses: ClassVar[int | None]
+    """R, number of responses of a judgement; None for any number from two."""
 
     def __post_init__(self) -> None:
         shape, count = tuple(instance("response", self.response, Tensor).shape), len(self.prompts)
-        sides = self.num_responses
+        sides = self.num_responses or max(2, *shape[:1])
         if len(shape) != 3 or shape[:2] != (sides, count):
             raise ValueError(f"response has shape {shape}, expected ({sides}, {count}, T)")
-        check_outcome(self.outcome, count)
+        self.check_outcome()
         expected: dict[str, tuple[int, ...]]
         expected = {"weight": (count,), "offset": (count,), "log_prior": (sides, count)}
         for name, shape in expected.items():
@@ -57,12 +66,16 @@ class Judgements(ABC):
             if (place := first_index(is_odd)) is not None:
                 numbers = "finite numbers" + " of at least 0" * (name == "weight")
                 raise ValueError(f"{name} is {value[place]:g} at index {place}, expected {numbers}")
-        if self.offset is not None and sides == 1:
-            raise ValueError("offset is of pairs, got labelled responses: leave it out")
+        if self.offset is not None and self.num_responses != 2:
+            raise ValueError(f"offset is of pairs, got {type(self).__name__}: leave it out")
+
+    def check_outcome(self) -> None:
+        """Refuse impossible outcomes."""
+        check_outcome(self.outcome, len(self))
 
     @classmethod
     @abstractmethod
-    def of(cls, preferences: Sequence[Any], language_model: LanguageModel) -> Self:
+    def of(cls, preferences: Sequence[Judged], language_model: LanguageModel) -> Self:
         """Encode preferences.
 
         Raises:
@@ -137,16 +150,13 @@ class ResponsePairs(Judgements):
     num_responses: ClassVar[int] = 2
 
     @classmethod
-    def of(cls, preferences: Sequence[Preference], language_model: LanguageModel) -> Self:
+    def of(cls, preferences: Sequence[Judged], language_model: LanguageModel) -> Self:
         """Encode preferences, the chosen response first; see `Judgements.of`."""
-        for preference in instance("preferences", preferences, Sequence):  # type: ignore[type-abstract]
-            instance("a preference", preference, Preference, why="`read_preferences` makes them")
-        if not preferences:
-            raise PreferenceError("there are no preferences, expected at least one")
-        prompts = encode_prompts(preferences, language_model)
-        sides = [[each.chosen for each in preferences], [each.rejected for each in preferences]]
-        response = encode(prompts, sides, language_model, names(preferences))
-        outcome = torch.tensor([TIE if each.tie else FIRST for each in preferences])
+        pairs = listed(preferences, Preference)
+        prompts = encode_prompts(pairs, language_model)
+        sides = [[each.chosen for each in pairs], [each.rejected for each in pairs]]
+        response = encode(prompts, sides, language_model, names(pairs))
+        outcome = torch.tensor([TIE if each.tie else FIRST for each in pairs])
         return cls(prompts, response, outcome.to(prompts.ids.device))
 
 
@@ -161,7 +171,7 @@ class ResponseLabels(Judgements):
     num_responses: ClassVar[int] = 1
 
     @classmethod
-    def of(cls, preferences: Sequence[Preference], language_model: LanguageModel) -> Self:
+    def of(cls, preferences: Sequence[Judged], language_model: LanguageModel) -> Self:
         """Encode preferences, the chosen responses as desirable and the others as undesirable."""
         pairs = ResponsePairs.of(preferences, language_model)
         turned = torch.where(pairs.outcome == TIE, TIE, 1 - pairs.outcome)
@@ -195,3 +205,34 @@ class ResponseLabels(Judgements):
         response = encode(encoded, [responses], language_model, places)
         outcome = torch.tensor([FIRST if each else SECOND for each in is_desirable])
         return cls(encoded, response, outcome.to(encoded.ids.device))
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseLists(Judgements):
+    """C lists of up to R responses to a prompt; see `Judgements`. The outcome is a score of each.
+
+    lists = ResponseLists.of(read_judged("rankings.jsonl"), prior)
+    program = PreferenceProgram(guide, prior, beta=0.1, likelihood="plackett-luce")
+
+    `outcome` is `[R, C]`, -inf at the places of a list with fewer than R responses. There the first
+    response of the list fills `response`.
+    """
+
+    num_responses: ClassVar[int | None] = None
+
+    def check_outcome(self) -> None:
+        scores = instance("outcome", self.outcome, Tensor)
+        if scores.shape != self.response.shape[:2]:
+            shapes = f"shape {tuple(scores.shape)}, expected {tuple(self.response.shape[:2])}"
+            raise ValueError(f"outcome has {shapes}")
+        check_scores(scores.T)
+
+    @classmethod
+    def of(cls, preferences: Sequence[Judged], language_model: LanguageModel) -> Self:
+        """Encode rankings; see `Judgements.of`."""
+        lists = listed(preferences, Ranking)
+        prompts, scores = encode_prompts(lists, language_model), padded_scores(lists).T
+        size, places = len(scores), names(lists)
+        rows = [[*each.responses, *each.responses[:1] * size][:size] for each in lists]
+        response = encode(prompts, list(zip(*rows, strict=True)), language_model, places)
+        return cls(prompts, response, scores.to(prompts.ids.device))

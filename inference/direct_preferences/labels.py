@@ -15,7 +15,7 @@ from model.preferences import FIRST, TIE
 Likelihood = Callable[[Tensor, Tensor, float], Tensor]
 """Function of rewards over beta `[R, C]`, outcomes `[C]` and beta: log-likelihoods `[C]`, nats.
 
-R is 2 for pairs, and 1 for labelled responses."""
+R is 2 for pairs, and 1 for labelled responses; of lists the outcome is `[R, C]`, see `OfList`."""
 
 
 def pair(rewards: Tensor) -> tuple[Tensor, Tensor]:

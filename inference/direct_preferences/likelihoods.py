@@ -21,6 +21,7 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `with_chosen(...)` | log sigmoid(beta h) + weight r(first)/beta, RPO and CPO | see there |
 | `kto` | sigmoid(beta (r/beta - z)) - 1 of a desirable response, see `kto` | arXiv 2402.01306 |
 | `bco` | log sigmoid(r - d) of a desirable response, see `bco` | arXiv 2404.04656 |
+| `plackett-luce`, `info-nca` | of lists of responses, see `of_list.py` | 2305.18290, 2402.05369 |
 
 A tie is half a preference for each. With label noise or a tie of its own probability, pass
 `bradley_terry(flip=..., tie_strength=...)`, the likelihood of `model.preferences`.
@@ -35,6 +36,7 @@ from torch.nn.functional import logsigmoid, relu
 
 from inference.direct_preferences.labels import Likelihood, bco, kto, pair
 from inference.direct_preferences.of_batch import OfBatch, quantiles, robust_mean
+from inference.direct_preferences.of_list import info_nca, plackett_luce
 from model.common.checks import finite
 from model.preferences import FIRST, TIE, log_outcome
 
@@ -234,5 +236,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "aot": OfBatch(quantiles),
     "kto": kto(),
     "bco": bco(),
+    "plackett-luce": plackett_luce,
+    "info-nca": info_nca(),
 }
 """Likelihoods by name."""

@@ -35,6 +35,7 @@ from guides.prior_match import kl_per_token
 from inference.direct_preferences.judgements import Judgements
 from inference.direct_preferences.likelihoods import EXPONENT, LIKELIHOODS, Likelihood, OfDifference
 from inference.direct_preferences.of_batch import OfBatch
+from inference.direct_preferences.of_list import OfList
 from inference.programs import autoregressive
 from model import LanguageModel
 from model.common.checks import as_given, boolean, finite, function, instance, one_of, positive
@@ -84,7 +85,7 @@ class PreferenceProgram:
         beta: reward per nat.
         likelihood: name in `LIKELIHOODS`, or a function of the rewards over beta, `[R, C]`, of
             outcomes `[C]` and beta that returns log-likelihoods `[C]`. An `OfBatch` also takes the
-            weights of the pairs; a function around one does not.
+            weights of the pairs; a function around one does not. An `OfList` takes lists.
         link: name in `LINKS`, or a function f'(u) of log u.
         per_token: True to divide log q/p0 by the number of tokens of the response, its end
             included. A rich guide then has the target `length-normalised` of
@@ -137,6 +138,9 @@ class PreferenceProgram:
                 raise ValueError(f"the pairs have an offset, expected {expected}")
             side = torch.where(pairs.outcome == TIE, 0.0, 0.5 - pairs.outcome.to(rewards))
             rewards = rewards - torch.stack([side, -side]) * pairs.offset / self.beta
+        if pairs.outcome.dim() == 2 and not isinstance(self.likelihood, OfList):
+            fix = "use `plackett-luce`, or the pairs of each list, `Ranking.preferences()`"
+            raise ValueError(f"the likelihood does not read lists of responses: {fix}")
         weight = (pairs.weight,) if isinstance(self.likelihood, OfBatch) else ()
         log_likelihood = self.likelihood(rewards, pairs.outcome, self.beta, *weight)
         return as_given(

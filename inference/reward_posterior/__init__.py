@@ -17,8 +17,11 @@ from model.preferences import (
     Comparisons,
     Features,
     Head,
+    Judged,
     LinearHead,
-    Preference,
+    Observations,
+    Ranking,
+    Rankings,
     RewardPosterior,
     StandardisedFeatures,
 )
@@ -40,7 +43,7 @@ class RewardInference:
     def __call__(
         self,
         model: Callable[..., Any],
-        comparisons: Comparisons,
+        comparisons: Observations,
         *,
         num_samples: int = 64,
         seed: int = 0,
@@ -52,7 +55,7 @@ class RewardInference:
             model: Pyro program over comparisons with a latent site `w`, such as `BradleyTerry`. An
                 attribute `first_values`, as there, names sites that a search for the maximum first
                 holds, such as a latent flip probability.
-            comparisons: Comparisons with outcomes.
+            comparisons: `Comparisons` or `Rankings`, with outcomes.
             num_samples: S.
             seed: Seed of starts and draws.
             progress: True to show a progress bar, where there is one.
@@ -65,7 +68,7 @@ class RewardInference:
 
     def from_preferences(
         self,
-        preferences: Sequence[Preference],
+        preferences: Sequence[Judged],
         features: Features,
         *,
         head: Callable[[int], Head] = LinearHead,
@@ -75,18 +78,18 @@ class RewardInference:
         tie_strength: float | None = None,
         **options: Any,
     ) -> tuple[BradleyTerry, RewardPosterior]:
-        """Infer a reward from preferences: features, comparisons, program and draws in one call.
+        """Infer a reward from preferences or rankings: features, program and draws in one call.
 
             laplace = REWARD_INFERENCE["laplace"]
             program, reward = laplace.from_preferences(preferences, PriorFeatures(prior))
 
         Args:
-            preferences: Preferences to learn from.
+            preferences: Preferences, or rankings, to learn from.
             features: phi. The texts of the preferences centre and scale the features.
             head: A head of `HEADS`: the reward as a function of D features, given D.
             num_components: Number of principal components of the features; default, no projection.
-            prior_scale, flip: See `BradleyTerry`.
-            tie_strength: See `BradleyTerry`; default, the most probable.
+            prior_scale, flip: See `BradleyTerry`; rankings have no flip.
+            tie_strength: See `BradleyTerry`; default, the most probable. Rankings have none.
             options: `num_samples`, `seed` and `progress` of a call of the entry.
 
         Raises:
@@ -95,10 +98,11 @@ class RewardInference:
         """
         texts = [text for preference in preferences for text in preference.texts]
         scaled = StandardisedFeatures.fit(features, texts, num_components=num_components)
-        comparisons = Comparisons.of(preferences, scaled)
-        if tie_strength is None:
+        is_list = any(isinstance(each, Ranking) for each in preferences)
+        comparisons = (Rankings if is_list else Comparisons).of(preferences, scaled)
+        if tie_strength is None and isinstance(comparisons, Comparisons):
             tie_strength = ties.tie_strength(comparisons, prior_scale, flip)
-        model = BradleyTerry(head(scaled.num_features), prior_scale, flip, tie_strength)
+        model = BradleyTerry(head(scaled.num_features), prior_scale, flip, tie_strength or 0.0)
         return model, RewardPosterior(model.head, scaled, self(model, comparisons, **options))
 
 

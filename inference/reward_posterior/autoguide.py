@@ -17,12 +17,12 @@ from inference import random_state
 from inference.reward_posterior.maximum import check_inference, point_mass
 from inference.svi.optimizer.per_parameter import PerParameterOptimizer
 from model.common.checks import positive
-from model.preferences import Comparisons
+from model.preferences import Observations
 
 
 def autoguide(
-    model: Callable[[Comparisons], Any],
-    comparisons: Comparisons,
+    model: Callable[[Any], Any],
+    comparisons: Observations,
     *,
     num_samples: int = 64,
     seed: int = 0,
@@ -47,10 +47,10 @@ def autoguide(
     counts = {"num_steps": num_steps, "num_particles": num_particles}
     check_inference(model, comparisons, progress, num_samples=num_samples, **counts)
     learning_rate = positive("learning_rate", learning_rate)
-    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.like.device), pyro.get_param_store().scope():
         point = point_mass(model, comparisons)
         start = {name: value.detach() for name, value in point(comparisons).items()}
-    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.like.device), pyro.get_param_store().scope():
         init = init_to_value(values=start)
         guide = AutoMultivariateNormal(model, init_loc_fn=init, init_scale=0.3)
         adam = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": 0.01 ** (1 / num_steps)})

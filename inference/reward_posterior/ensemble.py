@@ -18,12 +18,12 @@ from tqdm import tqdm
 from inference import random_state
 from inference.reward_posterior.maximum import check_inference, maximum_a_posteriori
 from model.common.checks import instance
-from model.preferences import BradleyTerry, Comparisons
+from model.preferences import BradleyTerry, Observations
 
 
 def ensemble(
     model: BradleyTerry,
-    comparisons: Comparisons,
+    comparisons: Observations,
     *,
     num_samples: int = 64,
     seed: int = 0,
@@ -44,10 +44,10 @@ def ensemble(
     instance("model", model, BradleyTerry, why="its prior is moved from member to member")
     center = model.prior_mean
     if center is None:
-        center = comparisons.first.new_zeros(model.head.num_weights)
-    count, members = len(comparisons.first), []
+        center = comparisons.like.new_zeros(model.head.num_weights)
+    count, members = len(comparisons), []
     bar = tqdm(range(num_samples), desc="ensemble", unit="member", disable=not progress)
-    with random_state.isolated(seed, comparisons.first.device):
+    with random_state.isolated(seed, comparisons.like.device):
         for member in bar:
             moved = replace(model, prior_mean=center + model.prior_scale * torch.randn_like(center))
             resampled = comparisons.select(torch.randint(count, (count,)))

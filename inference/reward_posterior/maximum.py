@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from inference import random_state
 from model.common.checks import boolean, function, instance, whole_number
 from model.common.minimise import minimise
-from model.preferences import Comparisons
+from model.preferences import Observations
 
 
 class NotMaximisedError(ArithmeticError):
@@ -33,13 +33,14 @@ def check_inference(model: object, comparisons: object, progress: object, **coun
     for name, count in counts.items():
         whole_number(name, count)
     function("model", model, why="a Pyro program over comparisons, such as `BradleyTerry`")
-    if instance("comparisons", comparisons, Comparisons).outcome is None:
+    observed = instance("comparisons", comparisons, Observations)  # type: ignore[type-abstract]
+    if observed.outcome is None:
         raise ValueError("the comparisons have no outcomes, expected those that were observed")
 
 
 def maximum_a_posteriori(
-    model: Callable[[Comparisons], Any],
-    comparisons: Comparisons,
+    model: Callable[[Any], Any],
+    comparisons: Observations,
     *,
     num_samples: int = 1,
     seed: int = 0,
@@ -56,16 +57,16 @@ def maximum_a_posteriori(
         NotMaximisedError: If L-BFGS does not converge.
     """
     check_inference(model, comparisons, progress, num_samples=num_samples)
-    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.like.device), pyro.get_param_store().scope():
         return point_mass(model, comparisons)(comparisons)["w"].detach()[None]
 
 
 def start(
-    model: Callable[[Comparisons], Any], comparisons: Comparisons
+    model: Callable[[Any], Any], comparisons: Observations
 ) -> Callable[[dict[str, Any]], Tensor]:
     """Start of each site: a prior draw; or the maximum beside the `first_values` of the model."""
     known = getattr(model, "first_values", {})
-    values = {name: comparisons.first.new_tensor(value) for name, value in known.items()}
+    values = {name: comparisons.like.new_tensor(value) for name, value in known.items()}
     if not values:
         return init_to_sample
     conditioned = poutine.condition(model, values)
@@ -76,9 +77,7 @@ def start(
     return init_to_value(values=values)
 
 
-def point_mass(
-    model: Callable[[Comparisons], Any], comparisons: Comparisons
-) -> AutoLaplaceApproximation:
+def point_mass(model: Callable[[Any], Any], comparisons: Observations) -> AutoLaplaceApproximation:
     """Point mass at the maximum of the joint density that L-BFGS reaches from `start`."""
     guide = AutoLaplaceApproximation(model, init_loc_fn=start(model, comparisons))
     maximise(model, guide, comparisons)
@@ -86,9 +85,9 @@ def point_mass(
 
 
 def maximise(
-    model: Callable[[Comparisons], Any],
+    model: Callable[[Any], Any],
     guide: nn.Module,
-    comparisons: Comparisons,
+    comparisons: Observations,
     max_steps: int = 2000,
 ) -> None:
     """Move a point mass to the maximum of the joint density, in place and in Pyro's store.
@@ -120,8 +119,8 @@ def maximise(
 
 
 def laplace(
-    model: Callable[[Comparisons], Any],
-    comparisons: Comparisons,
+    model: Callable[[Any], Any],
+    comparisons: Observations,
     *,
     num_samples: int = 64,
     seed: int = 0,
@@ -141,7 +140,7 @@ def laplace(
         NotMaximisedError: If there is no maximum with curvature in all directions.
     """
     check_inference(model, comparisons, progress, num_samples=num_samples)
-    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.like.device), pyro.get_param_store().scope():
         guide = point_mass(model, comparisons)
         try:
             gaussian = guide.laplace_approximation(comparisons)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from inference import random_state
 from inference.reward_posterior.maximum import check_inference, start
-from model.preferences import Comparisons
+from model.preferences import Observations
 
 
 def nuts(
-    model: Callable[[Comparisons], Any],
-    comparisons: Comparisons,
+    model: Callable[[Any], Any],
+    comparisons: Observations,
     *,
     num_samples: int = 64,
     seed: int = 0,
@@ -44,7 +44,7 @@ def nuts(
     if warmup_steps is not None:
         counts["warmup_steps"] = warmup_steps
     check_inference(model, comparisons, progress, **counts)
-    with random_state.isolated(seed, comparisons.first.device), pyro.get_param_store().scope():
+    with random_state.isolated(seed, comparisons.like.device), pyro.get_param_store().scope():
         chain = MCMC(
             NUTS(model, init_strategy=start(model, comparisons)),
             num_samples=num_samples * thinning,

@@ -1,11 +1,12 @@
-"""The reward as a latent variable: a Pyro program for comparisons (Bradley and Terry 1952).
+"""The reward as a latent variable: a Pyro program for preferences (Bradley and Terry 1952).
 
     w ~ Normal(0, prior_scale^2),   r_w(x) = head(phi(x), w),   d = r_w(first) - r_w(second)
     P(first beats second) : P(second beats first) : P(tie)  =  exp(d/2) : exp(-d/2) : nu
 
 Ties are those of Davidson 1970. Without ties, nu = 0, the first is preferred with probability
 sigmoid(d). Label noise reverses a preference with probability epsilon, and leaves a tie a tie.
-Probabilities are computed as logs, so that no difference is too large.
+Probabilities are computed as logs, so that no difference is too large. Lists of responses have the
+likelihood of Plackett and Luce, see `plackett_luce.py`, without label noise.
 """
 
 import math
@@ -17,13 +18,16 @@ import torch
 from torch import Tensor
 
 from model.common.checks import finite, instance, positive, probability
-from model.preferences.comparisons import TIE, Comparisons
+from model.preferences.comparisons import TIE, Comparisons, Rankings
 from model.preferences.heads import Head, check_head
+from model.preferences.plackett_luce import RankingDistribution
 
 
 @dataclass(frozen=True)
 class BradleyTerry:
     """The program: samples `w`, and observes the outcomes of comparisons, or draws missing ones.
+
+    Observations are `Comparisons`, or `Rankings`, which have no flip and no `tie_strength`.
 
         model = BradleyTerry(LinearHead(features.num_features), prior_scale=2.0)
         weights = REWARD_INFERENCE["laplace"](model, Comparisons.of(preferences, features))
@@ -70,15 +74,21 @@ class BradleyTerry:
         """
         return {"flip": self.flip[0] / sum(self.flip) / 2} if isinstance(self.flip, tuple) else {}
 
-    def __call__(self, comparisons: Comparisons) -> Tensor:
-        """Run the program. Returns the outcomes, `[..., C]`. Refuses ties at `tie_strength` 0."""
+    def __call__(self, comparisons: Comparisons | Rankings) -> Tensor:
+        """Run the program. Returns the outcomes, `[..., C]`; of rankings the scores `[..., C, R]`.
+
+        Refuses ties of comparisons at `tie_strength` 0.
+        """
         outcome = comparisons.outcome
-        if outcome is not None and self.tie_strength == 0 and bool((outcome == TIE).any()):
+        if isinstance(comparisons, Rankings):
+            if self.flip or self.tie_strength:
+                raise ValueError("flip and tie_strength are of pairs, got rankings: leave them out")
+        elif outcome is not None and self.tie_strength == 0 and bool((outcome == TIE).any()):
             raise ValueError(
                 f"{int((outcome == TIE).sum())} of {len(outcome)} comparisons are ties, which have "
                 "probability 0 at tie_strength 0: give it a positive value, or leave the ties out"
             )
-        zeros = comparisons.first.new_zeros(self.head.num_weights)
+        zeros = comparisons.like.new_zeros(self.head.num_weights)
         mean = zeros if self.prior_mean is None else self.prior_mean
         w = pyro.sample("w", dist.Normal(mean, self.prior_scale).expand(zeros.shape).to_event(1))
         flip = self.flip
@@ -87,10 +97,16 @@ class BradleyTerry:
             flip = pyro.sample("flip", dist.Beta(a, b))
         # vectorised particles leave a place for the plate, [K, 1, P]
         w = w.squeeze(-2) if w.dim() > 1 else w
-        difference = self.head(comparisons.first, w) - self.head(comparisons.second, w)  # [..., C]
-        log_prob = log_outcome(difference, flip, self.tie_strength)
-        with pyro.plate("comparisons", len(comparisons.first), dim=-1):
-            return pyro.sample("outcome", dist.Categorical(logits=log_prob), obs=outcome)
+        given: dist.TorchDistribution
+        if isinstance(comparisons, Rankings):
+            reward = self.head(comparisons.features, w)[..., comparisons.response]  # [..., C, R]
+            given = RankingDistribution(reward.masked_fill(comparisons.response < 0, -math.inf))
+        else:
+            first, second = (self.head(f, w) for f in (comparisons.first, comparisons.second))
+            log_prob = log_outcome(first - second, flip, self.tie_strength)  # [..., C, 3]
+            given = dist.Categorical(logits=log_prob)
+        with pyro.plate("comparisons", len(comparisons), dim=-1):
+            return pyro.sample("outcome", given, obs=outcome)
 
 
 def log_outcome(

@@ -59,15 +59,15 @@ def common_start(chosen: TextOrChat, rejected: TextOrChat) -> TextOrChat:
 
 def chat_texts(
     tokenizer: PreTrainedTokenizerBase | None,
-    chats: tuple[Messages, Messages, Messages],
+    chats: tuple[Messages, ...],
     place: str,
     options: Mapping[str, Any],
-) -> tuple[str, str, str]:
+) -> tuple[str, ...]:
     """Texts of a prompt and of the responses to the prompt, all of them chats.
 
     Args:
         tokenizer: tokenizer with a chat template; None if the caller has none.
-        chats: messages of the prompt, of the chosen and of the rejected response.
+        chats: messages of the prompt, and of each response.
         place: place of the preference in errors.
         options: options of the template.
 
@@ -82,12 +82,10 @@ def chat_texts(
     try:
         start = text_of(tokenizer, prompt, place, options)
         whole = {**options, **WHOLE}
-        chosen, rejected = (
-            _answer(tokenizer, start, prompt + each, place, whole) for each in responses
-        )
+        answers = [_answer(tokenizer, start, prompt + each, place, whole) for each in responses]
     except ValueError as error:
         raise DataError(f"{error}") from error
-    return start, chosen, rejected
+    return start, *answers
 
 
 def _answer(

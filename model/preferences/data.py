@@ -5,10 +5,11 @@
 
 import json
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,12 +31,43 @@ OTHER_PROMPTS = ("question", "instruction", "query", "input")
 """Columns in which other data have the prompt."""
 
 
+J = TypeVar("J", bound="Judged")
+
+
 class PreferenceError(ValueError):
     """A record is not a preference, or a file has none."""
 
 
+class Judged(ABC):
+    """Responses to a prompt that were judged together: a `Preference` or a `Ranking`."""
+
+    prompt: str
+    chat: Messages | None
+    place: str
+    options: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def texts(self) -> tuple[str, ...]:
+        """The whole texts of the responses."""
+
+    @property
+    @abstractmethod
+    def is_tie(self) -> bool:
+        """True if no response was preferred to another."""
+
+    @abstractmethod
+    def preferences(self) -> "list[Preference]":
+        """All pairs of which one response is better. Those of a list are not independent."""
+
+    @property
+    def pair(self) -> frozenset[str]:
+        """The whole texts, in no order."""
+        return frozenset(self.texts)
+
+
 @dataclass(frozen=True)
-class Preference:
+class Preference(Judged):
     """One comparison of two responses to a prompt.
 
     The whole texts are prompt + response as written: a response has its own leading space. The
@@ -83,9 +115,11 @@ class Preference:
         return self.prompt + self.chosen, self.prompt + self.rejected
 
     @property
-    def pair(self) -> frozenset[str]:
-        """The whole texts, in no order."""
-        return frozenset(self.texts)
+    def is_tie(self) -> bool:
+        return self.tie
+
+    def preferences(self) -> "list[Preference]":
+        return [self]
 
 
 def read_preferences(
@@ -144,13 +178,13 @@ def to_preference(
         start = prompt if isinstance(prompt, tuple) else None
         chats = with_prompt(start, chosen, rejected, place)
         options = options_of(record.values, place)
-        chat, texts = chats[0], chat_texts(tokenizer, chats, place, options)
+        chat, (prompt, chosen, rejected) = chats[0], chat_texts(tokenizer, chats, place, options)
     elif isinstance(prompt, tuple) or isinstance(chosen, tuple) or isinstance(rejected, tuple):
         expected = "expected prompt and responses of one kind"
         raise DataError(f"{place}: texts and chats, {expected}")
     else:
-        texts = with_prompt(prompt, chosen, rejected, place)
-    return Preference(*texts, tie, chat, place, options)
+        prompt, chosen, rejected = with_prompt(prompt, chosen, rejected, place)
+    return Preference(prompt, chosen, rejected, tie, chat, place, options)
 
 
 def _check_no_other_prompt(record: Record, chosen: str) -> None:
@@ -183,18 +217,20 @@ def write_preferences(path: str | Path, preferences: Iterable[Preference]) -> No
 
 
 def split_preferences(
-    preferences: Iterable[Preference], held_out: float = 0.2, seed: int = 0
-) -> tuple[list[Preference], list[Preference]]:
-    """Training and held-out preferences, at random; each side has one that is no tie.
+    preferences: Iterable[J], held_out: float = 0.2, seed: int = 0
+) -> tuple[list[J], list[J]]:
+    """Training and held-out preferences or rankings; each side has one that is no tie.
 
-    Equal pairs of texts are on one side. `held_out` is the share of different pairs.
+    At random, but equal sets of texts are on one side. `held_out` is the share of different sets.
 
     Raises:
         PreferenceError: if there is one pair alone, or a side has nothing but ties.
     """
     held_out, seed = finite("held_out", held_out, above=0, below=1), checked_seed("seed", seed)
     instance("preferences", preferences, Iterable)  # type: ignore[type-abstract]
-    listed = [instance("one of preferences", each, Preference) for each in preferences]
+    listed = list(preferences)
+    for each in listed:
+        instance("one of preferences", each, Judged)  # type: ignore[type-abstract]
     pairs = list(dict.fromkeys(preference.pair for preference in listed))
     if len(pairs) < 2:
         raise PreferenceError(f"there are {len(pairs)} different pairs, expected at least two")
@@ -204,7 +240,7 @@ def split_preferences(
         [each for each in listed if (each.pair in out) == is_out] for is_out in (False, True)
     )
     for name, part in {"held-out preferences": test, "preferences to learn from": train}.items():
-        if all(preference.tie for preference in part):
+        if all(preference.is_tie for preference in part):
             raise PreferenceError(
                 f"all {len(part)} {name} are ties, which say nothing: change the share held out, "
                 "or give more"
@@ -212,12 +248,12 @@ def split_preferences(
     return train, test
 
 
-def names(preferences: Sequence[Preference]) -> list[str]:
+def names(preferences: Sequence[Judged]) -> list[str]:
     """Names of preferences in errors: file and line if known, else the number."""
     return [each.place or f"preference {number}" for number, each in enumerate(preferences)]
 
 
-def encode_prompts(preferences: Sequence[Preference], language_model: "LanguageModel") -> "Prompts":
+def encode_prompts(preferences: Sequence[Judged], language_model: "LanguageModel") -> "Prompts":
     """The prompt of each preference; a `ValueError` names a preference whose prompt is too long."""
     prompts = [each.chat or each.prompt for each in preferences]
     places = [f"{name}: the prompt" for name in names(preferences)]
@@ -227,10 +263,10 @@ def encode_prompts(preferences: Sequence[Preference], language_model: "LanguageM
 
 
 def encode_distinct_prompts(
-    preferences: Sequence[Preference], language_model: "LanguageModel", limit: int
+    preferences: Sequence[Judged], language_model: "LanguageModel", limit: int
 ) -> "Prompts":
     """The first different prompts of preferences, at most `limit`; see `encode_prompts`."""
-    distinct: dict[str, Preference] = {}
+    distinct: dict[str, Judged] = {}
     for each in preferences:
         distinct.setdefault(each.prompt, each)
     return encode_prompts(list(distinct.values())[:limit], language_model)

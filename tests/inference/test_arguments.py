@@ -45,6 +45,7 @@ from inference.direct_preferences import (
     PreferenceProgram,
     ResponseLabels,
     fit_preferences,
+    info_nca,
     robust_mean,
 )
 from inference.enumeration import kl
@@ -349,6 +350,7 @@ CALLS: dict[str, Call] = {
         {"baseline": NAME, "gae_lambda": [-0.1, 1.1, NAN, "1"], "gae_alpha": [0.0, NAN, "1"]},
     ),
     "MaxAtK_ELBO": (MaxAtK_ELBO, {}, {"k": COUNT}),
+    "info_nca": (info_nca, {}, {"scale": [0]}),
     "robust_mean": (robust_mean, {}, {"robustness": [0, -1.0, NAN, "2"]}),
     "SquaredResidual": (
         SquaredResidual,

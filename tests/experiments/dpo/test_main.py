@@ -1,5 +1,7 @@
 """Optimum of DPO in rich and poor families, exact."""
 
+import json
+
 import pytest
 
 from experiments.dpo.__main__ import DPO, INFERENCE, KL, judged, main
@@ -75,3 +77,24 @@ def test_ties_of_a_file_are_learned_from_and_a_file_of_ties_alone_is_refused(tmp
     write_preferences(tmp_path / "pairs.jsonl", pairs[::2])
     with pytest.raises(SystemExit, match="--preferences: all 1 held-out preferences are ties"):
         main(DPO(preferences=path, **sizes))
+
+
+def test_rankings_of_a_file_train_by_both_ways(tmp_path, capsys):
+    """The scores follow the first word; a held-out list is six pairs."""
+    words = {" great .": 3, " good .": 2, " dull .": 1, " awful .": 0}
+    rows = [
+        {"question": f"The {noun} was", "responses": [*words], "scores": [*words.values()]}
+        for noun in ("film", "plot", "acting", "story")
+    ]
+    path = tmp_path / "lists.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = {"steps": 8, "pairs": 2, "samples": 8, "max_new_tokens": 4, "held_out": 0.5}
+    args = DPO(preferences=str(path), prompt_column="question", **sizes)
+    assert main(args) == []
+    printed = capsys.readouterr().out
+    assert "2 rankings, 12 pairs held out" in printed
+    (row,) = [line for line in printed.splitlines() if line.startswith("reward alone")]
+    assert float(row.split("±")[0].split()[-1]) > 0.8
+    path.write_text(json.dumps(rows[0] | {"scores": [1, 2]}) + "\n")
+    with pytest.raises(SystemExit, match=r"--preferences: .*line 1: 4 responses and 2 scores"):
+        main(args)

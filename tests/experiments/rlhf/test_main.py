@@ -72,6 +72,23 @@ def test_a_file_of_preferences_to_a_guide(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_file_of_rankings_to_a_guide(tmp_path, capsys):
+    """Nectar's columns; a list that is held out is all its pairs."""
+    answers = [{"answer": f" {'very ' * i}good.", "rank": i} for i in range(4)]
+    rows = [{"prompt": f"The {noun} was", "answers": answers} for noun in ("film", "plot", "end")]
+    path = tmp_path / "lists.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = replace(SMALL, preferences=str(path), components=2)
+    folder = run(own, tmp_path / "runs")
+    assert "from 2 preferences, on 1 held out: accuracy" in capsys.readouterr().out
+    rewards = saved_reward(folder)(["The end was good.", "The end was very very very good."])
+    assert rewards.mean(0).diff() < 0
+    with pytest.raises(SystemExit, match="--flip and --tie-strength are for pairs"):
+        main(replace(own, flip=0.1, out=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
 def test_head_with_a_hidden_layer(tmp_path):
     args = replace(SMALL, head="mlp", inference="ensemble", reward_samples=2, seeds=1)
     reward = saved_reward(run(replace(args, num_preferences=(20,), simulations=0), tmp_path))

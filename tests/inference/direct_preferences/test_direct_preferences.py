@@ -18,12 +18,14 @@ from inference.direct_preferences import (
     LINKS,
     PreferenceProgram,
     ResponseLabels,
+    ResponseLists,
     ResponsePairs,
     alpha_divergence,
     bco,
     bradley_terry,
     exo,
     fit_preferences,
+    info_nca,
     kto,
     margin,
     positive_dpo,
@@ -35,7 +37,16 @@ from inference.direct_preferences import (
 from inference.direct_preferences.of_batch import quantiles
 from inference.targets.fixed_points import TARGETS, Problem
 from model import AlignmentModel, TokenReward
-from model.preferences import FIRST, SECOND, TIE, Preference, PreferenceError, simulate
+from model.preferences import (
+    FIRST,
+    SECOND,
+    TIE,
+    Preference,
+    PreferenceError,
+    Ranking,
+    log_ranking,
+    simulate,
+)
 from model.prior.grammar import untrained_prior
 
 BETA = 0.4
@@ -241,9 +252,10 @@ def test_label_noise_of_the_judge_belongs_into_the_likelihood(
 
 OF_LABELS = {"kto", "bco"}
 OF_BATCH = {"dr-dpo", "aot"}
+OF_LIST = {"plackett-luce", "info-nca"}
 
 
-@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - OF_LABELS - OF_BATCH))
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - OF_LABELS - OF_BATCH - OF_LIST))
 def test_likelihoods_are_those_of_their_papers(name):
     rewards = torch.tensor([[-0.5, -2.0, -1.0], [-1.5, -0.1, -0.3]]).double()
     outcome, beta, e = torch.tensor([FIRST, SECOND, TIE]), 0.3, 0.1
@@ -646,3 +658,78 @@ def test_choices_that_do_not_exist_are_refused(choices, message, prior):
         PreferenceProgram(LoRA(prior, rank=2), prior, 0.1, per_token=1)
     with pytest.raises(ValueError, match=r"smoothing is 0\.5"):
         smoothed(0.5)
+
+
+def test_the_posterior_is_the_target_of_lists(prior, prompts, truth, reward):
+    """Lists of three draws of p0: rankings of the judge, the best alone, scores, pairs of lists."""
+    index = torch.cartesian_prod(*[torch.arange(0, len(reward), 2)] * 3)  # [C, 3], best first
+    own, response, many = reward[index], truth.support[index.T, 0], prompts[[0] * len(index)]
+    weight = truth.log_prior[:, 0][index].sum(-1).softmax(0)
+    ranked, best = (torch.tensor(each).double().expand_as(own) for each in ([2, 1, 0], [1, 0, 0]))
+    judged = weight * log_ranking(own, ranked).exp()
+    cases = [
+        ("plackett-luce", ranked, judged),
+        ("plackett-luce", best, weight * log_ranking(own, best).exp()),
+        ("info-nca", own, weight),
+        (info_nca(3.0), 3 * own, weight),
+    ]
+    choices = {"prior": prior, "prompts": prompts, "truth": truth}
+    for likelihood, score, each in cases:
+        lists = ResponseLists(many, response, score.T, each)
+        choices |= {"pairs": lists, "likelihood": likelihood}
+        assert gradient(truth.log_posterior[:, 0], **choices) < 1e-8
+        assert gradient(truth.log_prior[:, 0], **choices) > 1e-3
+    places = {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.0}, {(0, 1): 0.5, (0, 2): 0.5}, {(0, 2): 1.0}
+    slopes = []
+    for share in places:  # all pairs, the best beside any other, the best beside the worst
+        pairs = ResponsePairs(
+            prompts[[0] * (len(share) * len(index))],
+            torch.cat([response[list(each)] for each in share], 1),
+            torch.full((len(share) * len(index),), FIRST),
+            torch.cat([size * judged for size in share.values()]),
+        )
+        choices |= {"pairs": pairs, "likelihood": "dpo"}
+        slopes.append(gradient(truth.log_posterior[:, 0], **choices))
+    assert max(slopes[:2]) < 1e-8
+    assert slopes[2] > 1e-4
+
+
+def test_lists_of_two_are_pairs_and_shorter_lists_train(prior):
+    preferences = [Preference("w1", " w2 w3", " w3"), Preference("w2", " w1", " w3 w3")]
+    pairs = ResponsePairs.of(preferences, prior)
+    guide = LoRA(prior, rank=2)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(0.1)
+    dpo, luce = (
+        PreferenceProgram(guide, prior, BETA, likelihood=n) for n in ("dpo", "plackett-luce")
+    )
+    expected = dpo.log_likelihood(pairs)
+    lists = ResponseLists.of([Ranking.of(each) for each in preferences], prior)
+    for each in (pairs, lists):
+        assert_close(luce.log_likelihood(each), expected, rtol=1e-14, atol=0)
+    more = Ranking("w2", (" w1", " w3 w3", " w3"), (1.0, 0.5, 2.0))
+    lists = ResponseLists.of([Ranking.of(preferences[0]), more], prior)
+    assert lists.response[2].tolist() == [[2, 3], [3, 0]]
+    assert lists.outcome.tolist() == [[1, 1], [0, 0.5], [-math.inf, 2]]
+    assert_close(luce.log_likelihood(lists)[0], expected[0], rtol=1e-14, atol=0)
+    options = {"num_steps": 20, "learning_rate": 0.01, "pairs_per_step": 1, "progress": False}
+    for name in sorted(OF_LIST):
+        program = PreferenceProgram(LoRA(prior, rank=2), prior, BETA, likelihood=name)
+        before = program.log_likelihood(lists).sum()
+        fit_preferences(program, lists, **options)
+        assert program.log_likelihood(lists).sum() > before + 1e-3
+    for data, name, message in (
+        (lists, "dpo", "does not read lists of responses: use `plackett-luce`"),
+        (pairs, "info-nca", "reads scores, which pairs have not: use `dpo`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PreferenceProgram(guide, prior, BETA, likelihood=name).log_likelihood(data)
+    for changed, message in {
+        "outcome": (lists.outcome[:2], r"outcome has shape \(2, 2\), expected \(3, 2\)"),
+        "offset": (torch.ones(2), "offset is of pairs, got ResponseLists"),
+    }.items():
+        with pytest.raises(ValueError, match=message[1]):
+            replace(lists, **{changed: message[0]})
+    with pytest.raises(PreferenceError, match="there are no rankings"):
+        ResponseLists.of([], prior)
