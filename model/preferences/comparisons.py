@@ -171,10 +171,10 @@ def check_outcome(outcome: Tensor, count: int) -> None:
 def listed(preferences: Sequence[Judged], kind: type[J]) -> list[J]:
     """Preferences, or rankings, all of one kind and at least one; else refused."""
     instance("preferences", preferences, Sequence)  # type: ignore[type-abstract]
-    why = f"`read_{kind.__name__.lower()}s` makes them"
-    objects = [instance(f"a {kind.__name__.lower()}", each, kind, why=why) for each in preferences]
+    name, why = kind.__name__.lower(), "`read_judged` makes them"
+    objects = [instance(f"a {name}", each, kind, why=why) for each in preferences]
     if not objects:
-        raise PreferenceError(f"there are no {kind.__name__.lower()}s, expected at least one")
+        raise PreferenceError(f"there are no {name}s, expected at least one")
     return objects
 
 

@@ -110,7 +110,7 @@ def read_judged(
     prompt_column: str = "prompt",
     **where: Any,
 ) -> list[Judged]:
-    """Rankings and preferences, each record by its columns; see `read_preferences`.
+    """Rankings, or preferences, by the columns of the first record; see `read_preferences`.
 
     A ranking has the prompt and a pair of `LAYOUTS`. A score or rank of null is of a response that
     is worse than all others, in an order that was not recorded.
@@ -120,12 +120,9 @@ def read_judged(
     """
     try:
         records = read_records(source, **where)
-        return [
-            to_ranking(record, names, tokenizer, prompt_column)
-            if (names := _layout(record)) is not None
-            else to_preference(record, tokenizer, prompt_column)
-            for record in records
-        ]
+        if (names := _layout(records[0])) is None:
+            return [to_preference(record, tokenizer, prompt_column) for record in records]
+        return [to_ranking(record, names, tokenizer, prompt_column) for record in records]
     except DataError as error:
         raise PreferenceError(f"{error}") from error
 
@@ -137,8 +134,8 @@ def to_ranking(
     prompt_column: str,
 ) -> Ranking:
     """A record as a `Ranking`, by the columns of responses and scores; a `DataError` otherwise."""
-    fix = ": --prompt-column names another column" if prompt_column == "prompt" else ""
-    check_columns(record, (prompt_column,), fix)
+    fix = ": --prompt-column names the column of the prompts" if prompt_column == "prompt" else ""
+    check_columns(record, (prompt_column, *(name.partition(".")[0] for name in names)), fix)
     place, prompt = record.place, text_or_chat(record, prompt_column)
     parts = {f"{names[0]}, item {i}": each for i, each in enumerate(_listed(record, names[0]))}
     items = record._replace(values=parts)

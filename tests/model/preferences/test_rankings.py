@@ -55,7 +55,8 @@ def test_a_list_of_two_is_a_comparison_and_places_without_a_response_do_not_coun
     log_prob = log_ranking(reward, torch.tensor([7.0, 2.0, -inf]).double())
     assert_close(log_prob, log_outcome(difference)[:, 0], rtol=1e-15, atol=1e-16)
     (slope,) = torch.autograd.grad(log_prob.sum(), reward)
-    assert_close(slope[:, 0], (-difference).sigmoid())
+    loses = (-difference).sigmoid()
+    assert_close(slope, torch.stack([loses, -loses, torch.zeros(5)], -1))
     score = torch.ones(MOST_TIED + 2).index_fill(0, torch.tensor([3]), 0.0)
     with pytest.raises(ValueError, match=r"13 responses of a list have one score .* at most 12"):
         log_ranking(torch.zeros(MOST_TIED + 2), score)
@@ -134,6 +135,8 @@ def test_rankings_of_known_layouts(layout):
     )
     assert ranking.responses == RANKING.responses
     assert ranking.preferences() == RANKING.preferences()
+    with pytest.raises(PreferenceError, match=r"item 0 is .*, expected an object with 'answer'"):
+        read_judged([{"prompt": "a", "answers": [{"text": "b", "rank": 1}]}])
 
 
 def test_pairs_the_best_alone_and_ranks_of_null(tmp_path):
@@ -176,10 +179,7 @@ RECORDS = {
         "responses": ["", "a"],
         "scores": [1, 2],
     },
-    r"column 'answers': item 0 is .*, expected an object with 'answer'": {
-        "prompt": "a",
-        "answers": [{"text": "b", "rank": 1}],
-    },
+    "column 'responses' is missing, got 'prompt', 'chosen'": {"prompt": "a", "chosen": "b"},
 }
 
 
