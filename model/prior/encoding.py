@@ -66,12 +66,18 @@ def warn_of_unknown_words(
         warnings.warn(f"the tokenizer {fault}, {reading}", stacklevel=3)
 
 
-def warn_of_open_ends(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], places: Sequence[str]
-) -> None:
-    """Warn of prompts that end in a space which belongs to the token of the next word."""
-    pairs = zip(texts, places, strict=True)
-    if parts := [place for text, place in pairs if ends_within_token(tokenizer, text)]:
+def warn_of_open_ends(tokenizer: PreTrainedTokenizerBase, encoded: EncodedPrompts) -> None:
+    """Warn of prompts that end in a space which belongs to the token of the next word.
+
+    The end of a chat is the template's, unless the last message is the assistant's.
+    """
+    parts = [
+        place
+        for chat, text, place in zip(encoded.messages, encoded.texts, encoded.places, strict=True)
+        if chat is None or chat[-1]["role"] == "assistant"
+        if ends_within_token(tokenizer, text)
+    ]
+    if parts:
         fault = f"{len(parts)} prompts end in a space, first {parts[0]}"
         reason = "the tokenizer writes the space in front of the next word, so that responses"
         fix = "begin in the middle of a token, which the network has rarely read: leave it out"

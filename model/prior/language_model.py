@@ -232,7 +232,7 @@ class LanguageModel(CachedDecoder):
             row[:] = row or [start]
             self._check_room(f"{place} has {len(row)} tokens ({text[:40]!r}...)", len(row))
         warn_of_unknown_words(self.tokenizer, texts, places)
-        warn_of_open_ends(self.tokenizer, texts, places)
+        warn_of_open_ends(self.tokenizer, encoded)
         about = {"vocabulary": self.vocabulary, "messages": messages, "columns": columns}
         return Prompts.from_ids(rows, texts, self.device, **about)
 

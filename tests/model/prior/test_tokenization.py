@@ -1,5 +1,7 @@
 """The text of a reward: prompt as written, response decoded, for every tokenizer."""
 
+import warnings
+
 import pytest
 import torch
 from tokenizers import normalizers
@@ -169,3 +171,11 @@ def test_a_space_at_the_end_that_begins_the_next_token_is_warned_of(prior):
     film = language_model_of(tokenizer, max_new_tokens=2)
     with pytest.warns(UserWarning, match="1 prompts end in a space, first prompt 1: the tokenizer"):
         film.encode(["The film was", "The film was "])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %} Answer: {% endif %}"
+    question, answer = ({"role": role, "content": "film "} for role in ("user", "assistant"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        film.encode([[question]])  # the template's own space
+    with pytest.warns(UserWarning, match="1 prompts end in a space, first prompt 0"):
+        film.encode([[question, answer]])
