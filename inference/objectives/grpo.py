@@ -30,6 +30,11 @@ rewards in nats and c for beta:
 | c = 0 (DAPO) | none: the limit is the best response |
 | k1 as a loss | none: k1 has the mean gradient 0, and the guide collapses |
 
+`top_entropy_quantile` holds the conditionals of the other prefixes as they are, but for a KL in the
+loss, which draws them to the prior. With k1 in the reward the posterior stays a fixed point, with
+gradient 0 on every sample, and is not the only one: a wrong token of low entropy is not mended. The
+targets of a KL in the loss are no fixed points then.
+
 The targets are for large groups. Groups of K have the targets with `group_size=K`: the response is
 one of few rewards in the deviation, and its own share in the mean multiplies c by K/(K - 1).
 """
@@ -99,6 +104,9 @@ class GRPO(RepeatedBatchObjective):
             arXiv 1912.09729); None for no limit. Refused if the gain is not a ratio times A.
         off_policy_mask: mean of log a/q over the tokens of a response, nats, from which an
             advantage below 0 has no gradient (DeepSeek-V3.2, arXiv 2512.02556); None for no limit.
+        top_entropy_quantile: share of the tokens of a step, those before which q has the highest
+            entropy, whose advantage has a gradient (Wang et al. 2025, arXiv 2506.01939, 0.2); 1 for
+            all tokens. The KL in the loss is of all tokens. One more pass without gradient.
         epochs: number of steps on each batch.
         engine: other program that draws the batches, see `engine.py`; None for the guide. A token
             of an engine that the guide cannot draw has no penalty.
@@ -121,6 +129,7 @@ class GRPO(RepeatedBatchObjective):
         clip: float | tuple[float, float] | None = CLIP,
         dual_clip: float | None = None,
         off_policy_mask: float | None = None,
+        top_entropy_quantile: float = 1.0,
         epochs: int = 1,
         engine: Engine | None = None,
     ) -> None:
@@ -152,6 +161,8 @@ class GRPO(RepeatedBatchObjective):
         self.off_policy_mask = (
             None if off_policy_mask is None else finite("off_policy_mask", off_policy_mask, above=0)
         )
+        share = finite("top_entropy_quantile", top_entropy_quantile, above=0, at_most=1)
+        self.top_entropy_quantile = share
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         batch, distribution = self.next_batch(model, guide, prompts)
@@ -174,6 +185,9 @@ class GRPO(RepeatedBatchObjective):
         if self.off_policy_mask is not None:
             is_stale = tokens.mean(-log_ratio.detach()) > self.off_policy_mask
             objective = objective.masked_fill(is_stale & (tokens.advantage < 0), 0.0)
+        if self.top_entropy_quantile < 1:
+            is_high = _is_high(q, batch.response, self.top_entropy_quantile)
+            objective = objective.masked_fill(~is_high, 0.0)
         if self.kl == "loss" and self.kl_weight > 0:  # 0 times infinite is NaN
             change = (log_guide - log_prior).masked_fill(log_guide == -torch.inf, 0.0)
             objective = objective - self.kl_weight * self._penalty(change)
@@ -242,6 +256,22 @@ class GRPO(RepeatedBatchObjective):
     def _penalty(self, log_ratio: Tensor) -> Tensor:
         """Estimate of the KL of each token, `[K, N, T]`, nats, from log q/p0."""
         return KL_ESTIMATORS[self.estimator](log_ratio)
+
+
+@torch.no_grad()
+def _is_high(q: ResponseDistribution, response: Tensor, share: float) -> Tensor:
+    """Mask of the share of all tokens, `[K, N, T]`, at which q has the highest entropy."""
+    (entropy,) = q.in_chunks(_entropy, response)
+    is_token = q.space.is_token(response)
+    ordered = entropy.masked_fill(~is_token, -torch.inf).flatten().sort(descending=True).values
+    last = (share * (is_token.sum().double() - 1)).long()  # as torch.quantile
+    return is_token & (entropy >= ordered.gather(0, last[None]))
+
+
+def _entropy(q: ResponseDistribution, response: Tensor) -> tuple[Tensor]:
+    """Entropy of q given the tokens before each token of B responses, `[B, T]`, nats."""
+    prob = q.next_token_logits(response).softmax(-1)
+    return (torch.special.entr(prob).sum(-1),)
 
 
 def _surrogate(ratio: str | Gain, clip: object, dual_clip: object) -> Surrogate:

@@ -156,6 +156,42 @@ def test_no_scale_and_k1_in_the_reward_have_the_gradient_of_leave_one_out():
     assert torch.allclose(ours, plain, atol=1e-12)
 
 
+def test_only_prefixes_of_high_entropy_have_a_gradient_which_is_that_of_the_kl():
+    """On draws in proportion to q. The posterior has none; a penalty in the loss is of all."""
+    model, guide = Target(), Table(1)
+    indifferent = Target(lambda _, response: response[..., 0] * 0.0)
+    truth, at_posterior = Enumeration(model, ONE), posterior_guide(model, ONE)
+    counts = (truth.log_guide(guide)[:, 0].exp() * 200_000).round().long()
+    response = truth.support.repeat_interleave(counts, 0)
+
+    def rows(gradient):
+        """Gradient of the logits after each of three prefixes."""
+        first, then = gradient.split([9, 27])
+        return torch.stack([first.view(3, 3)[1], *then.view(3, 3, 3)[1, 1:]])
+
+    def of(guide, response=response, model=model, **options):
+        choices = {"scale": "none", "kl": "reward", "estimator": "k1", "kl_weight": 1.0}
+        objective = GRPO(len(response), **choices | options)
+        return rows(gradient(objective, model, guide, ONE, response)[1])
+
+    log_guide = log_guide_at(guide, ONE, truth.support)
+    kl = (log_guide.exp() * (log_guide - truth.log_posterior)).sum()
+    exact, loss = rows(autograd(kl, guide)), {"kl": "loss", "estimator": "k3"}
+    assert exact.norm(dim=1).min() > 0.01
+    logits = torch.stack([guide.first[1], *guide.then[1, 1:]]).detach()
+    order = torch.distributions.Categorical(logits=logits).entropy().argsort(descending=True)
+    mass = torch.tensor([1.0, *logits[0].softmax(0)[1:]])[order]  # tokens in each response
+    for num, share in enumerate((mass.cumsum(0) / mass.sum()).tolist(), 1):
+        top = {"top_entropy_quantile": share - 0.01}
+        high, low = order[:num], order[num:]
+        actual, penalised = of(guide, **top), of(guide, **loss, **top)
+        assert torch.allclose(actual[high], exact[high], atol=1e-4)
+        assert not actual[low].any()
+        assert torch.allclose(penalised[high], of(guide, **loss)[high])
+        assert torch.allclose(penalised[low], of(guide, model=indifferent, **loss)[low])
+        assert of(at_posterior, response[::999], **top).norm() < 1e-9
+
+
 def test_k1_as_a_loss_has_no_mean_gradient_and_k2_has_the_one_of_k3_plus():
     model, guide = Target(lambda _, response: response[..., 0] * 0.0), Table(1)
     truth = Enumeration(model, ONE)
@@ -369,6 +405,8 @@ REFUSED = {
     "clip is 0": {"clip": 0.0},
     "dual_clip is 1": {"dual_clip": 1.0},
     "off_policy_mask is 0": {"off_policy_mask": 0.0},
+    "top_entropy_quantile is 0": {"top_entropy_quantile": 0.0},
+    "top_entropy_quantile is 20": {"top_entropy_quantile": 20},
     "dual_clip is 3.0, expected None": {"ratio": "constant", "dual_clip": 3.0},
     "clip is 0.1, expected None": {"ratio": "soft", "clip": 0.1},
     "clip is 0.01, expected None": {"ratio": partial(soft), "clip": 0.01},

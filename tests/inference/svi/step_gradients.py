@@ -1,5 +1,7 @@
 """Gradients of the steps of an objective on a tiny world; the guide does not move."""
 
+from typing import Any
+
 import pyro
 import torch
 from torch import Tensor, nn
@@ -35,14 +37,20 @@ def new_guide(entry: Objective, prior: LanguageModel, prompts: Prompts) -> nn.Mo
 
 
 def gradients_of_steps(
-    world: World, name: str, num_steps: int, *, by: Axis = "particles", size: int | None = None
+    world: World,
+    name: str,
+    num_steps: int,
+    *,
+    by: Axis = "particles",
+    size: int | None = None,
+    **options: Any,
 ) -> list[Tensor]:
     """Gradients of the steps of an objective, divided over ranks, in micro-batches of a size."""
     prior, model, prompts = world
     entry = OBJECTIVES[name]
     prompts = prompts[: entry.max_prompts or 3]
     guide = new_guide(entry, prior, prompts)
-    objective, rows = entry(num_particles=4), []
+    objective, rows = entry(num_particles=4, **options), []
     if hasattr(objective, "prior_rewards"):
         objective.prior_rewards.num_draws = 64
     programs = [model, guide]

@@ -24,10 +24,10 @@ def world(dtype: torch.dtype) -> World:
     return world_of("llama", reward, dtype, max_new_tokens=8)
 
 
-def gradients(name: str, dtype: torch.dtype, size: int | None) -> list[Tensor]:
+def gradients(name: str, dtype: torch.dtype, size: int | None, **options) -> list[Tensor]:
     """Gradients of two steps, or of all steps on a batch and of the first step on the next."""
     num_steps = 1 + getattr(OBJECTIVES[name](), "epochs", 1)
-    return gradients_of_steps(world(dtype), name, num_steps, size=size)
+    return gradients_of_steps(world(dtype), name, num_steps, size=size, **options)
 
 
 DOUBLE, SINGLE = (torch.float64, 1e-12), (torch.float32, 1e-6)
@@ -36,15 +36,16 @@ SOME = ["leave-one-out", "trajectory-balance", "gauss-newton"]
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "size"),
-    [(name, DOUBLE, 5) for name in OBJECTIVES]
-    + [(name, kind, size) for name in SOME for kind, size in ((DOUBLE, 1), (SINGLE, 5))],
+    ("name", "kind", "size", "options"),
+    [(name, DOUBLE, 5, {}) for name in OBJECTIVES]
+    + [(name, kind, size, {}) for name in SOME for kind, size in ((DOUBLE, 1), (SINGLE, 5))]
+    + [("dapo", DOUBLE, 5, {"top_entropy_quantile": 0.3})],
 )
-def test_micro_batches_have_the_gradient_of_the_whole_batch(name, kind, size):
+def test_micro_batches_have_the_gradient_of_the_whole_batch(name, kind, size, options):
     dtype, tolerance = kind
-    whole = gradients(name, dtype, None)
+    whole = gradients(name, dtype, None, **options)
     assert all(gradient.norm() > 1e-3 for gradient in whole)
-    for expected, gradient in zip(whole, gradients(name, dtype, size), strict=True):
+    for expected, gradient in zip(whole, gradients(name, dtype, size, **options), strict=True):
         if expected.device.type != "cpu":  # where Llama's norms in float32 round by the batch
             tolerance = max(tolerance, 1e-6)
         assert (gradient - expected).norm() <= tolerance * expected.norm()

@@ -35,19 +35,26 @@ def world(dtype: torch.dtype) -> World:
 
 
 def gradients(
-    name: str, dtype: torch.dtype = torch.float64, by: Axis = "particles", size: int | None = None
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    by: Axis = "particles",
+    size: int | None = None,
+    **options: float,
 ) -> list[Tensor]:
-    return gradients_of_steps(world(dtype), name, 2, by=by, size=size)
+    return gradients_of_steps(world(dtype), name, 2, by=by, size=size, **options)
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_USE)
-def test_the_gradient_on_two_ranks_is_that_of_one_process(group, name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in ONE_OF_EACH_USE), ("dapo", {"top_entropy_quantile": 0.3})],
+)
+def test_the_gradient_on_two_ranks_is_that_of_one_process(group, name, options):
     """On the same responses: the ranks draw the random numbers of one process."""
     double, single = (torch.float64, 1e-12), (torch.float32, 1e-6)
     for (dtype, tolerance), axes in ((double, AXES), (single, AXES[:1])):
-        whole = gradients(name, dtype)
+        whole = gradients(name, dtype, **options)
         for by in axes:
-            for of_rank in group.run(gradients, name, dtype, by):
+            for of_rank in group.run(gradients, name, dtype, by, **options):
                 for expected, gradient in zip(whole, of_rank, strict=True):
                     assert expected.norm() > 1e-3
                     assert (gradient - expected).norm() <= tolerance * expected.norm()
