@@ -8,6 +8,7 @@ import torch
 from experiments.identities import (
     chains,
     credit,
+    high_entropy,
     judges,
     own_draws,
     sampling,
@@ -24,6 +25,7 @@ SLOW = {
     "gflownet": (training, {}),
     "ppo": (training, {}),
     "opo": (credit, {}),
+    "high-entropy": (high_entropy, {}),
     "sppo": (judges, {}),
     "smc-bounds": (sampling, {}),
     "awrs": (token_rejection, {"PARTICLES": 2000}),
