@@ -88,10 +88,13 @@ class Ranking(Judged):
         return len(set(self.scores)) == 1
 
     def top(self, count: int) -> Self:
-        """The same list, of which only the best `count` are ranked; with 1, the best alone."""
-        whole_number("count", count)
-        limit = sorted(self.scores, reverse=True)[: count + 1][-1]
-        return replace(self, scores=tuple(max(score, limit) for score in self.scores))
+        """The same list, of which only the best `count` are ranked; with 1, the best alone.
+
+        All responses of one score with the last of these are ranked above the others.
+        """
+        last = sorted(self.scores, reverse=True)[: whole_number("count", count)][-1]
+        lower = max((score for score in self.scores if score < last), default=last)
+        return replace(self, scores=tuple(max(score, lower) for score in self.scores))
 
     def preferences(self) -> list[Preference]:
         order = sorted(zip(self.scores, self.responses, strict=True), reverse=True)
@@ -112,8 +115,9 @@ def read_judged(
 ) -> list[Judged]:
     """Rankings, or preferences, by the columns of the first record; see `read_preferences`.
 
-    A ranking has the prompt and a pair of `LAYOUTS`. A score or rank of null is of a response that
-    is worse than all others, in an order that was not recorded.
+    Columns `chosen` and `rejected` are preferences, whatever else a record has: leave them out to
+    read the lists beside them. A ranking has the prompt and a pair of `LAYOUTS`. A score or rank of
+    null is of a response that is worse than all others, in an order that was not recorded.
 
     Raises:
         PreferenceError: with file, line or row, and column.
@@ -159,8 +163,8 @@ def _is_number(value: object) -> bool:
 
 
 def _layout(record: Record) -> tuple[str, str] | None:
-    """The columns of responses and scores in a record; None without."""
-    if not isinstance(record.values, Mapping):
+    """The columns of responses and scores in a record; None without, or beside a preference."""
+    if not isinstance(record.values, Mapping) or {"chosen", "rejected"} <= record.values.keys():
         return None
     for responses, columns in LAYOUTS.items():
         for scores in columns:

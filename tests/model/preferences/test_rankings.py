@@ -135,6 +135,9 @@ def test_rankings_of_known_layouts(layout):
     )
     assert ranking.responses == RANKING.responses
     assert ranking.preferences() == RANKING.preferences()
+    pair = {"prompt": "The film", "chosen": " ran.", "rejected": " dragged."}
+    beside = read_judged([pair | ROWS[layout]])
+    assert beside == [Preference(*pair.values())]
     with pytest.raises(PreferenceError, match=r"item 0 is .*, expected an object with 'answer'"):
         read_judged([{"prompt": "a", "answers": [{"text": "b", "rank": 1}]}])
 
@@ -145,6 +148,9 @@ def test_pairs_the_best_alone_and_ranks_of_null(tmp_path):
     assert ranking.scores == (0.0, 0.0, 1.0)
     assert RANKING.top(1).scores == (2.0, 1.0, 1.0)
     assert RANKING.top(5) == RANKING
+    tied = Ranking("The film", ("a", "b", "c", "d"), (2.0, 2.0, 0.0, 1.0))
+    assert [tied.top(m).scores for m in (1, 2)] == [(2.0, 2.0, 1.0, 1.0)] * 2
+    assert tied.top(3) == tied
     pairs = [(each.chosen, each.rejected) for each in RANKING.preferences()]
     assert pairs == [(" shone.", " ran."), (" shone.", " dragged."), (" ran.", " dragged.")]
     lists = [Ranking(f"{i}", ("a", "b", "c"), (1, 2, 3)) for i in range(4)]
