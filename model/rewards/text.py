@@ -24,6 +24,7 @@ from model.rewards.exchange import (
     checked_numbers,
     exchanges,
     opened,
+    own_copies,
     settled,
 )
 from model.rewards.signatures import ForeignFunction
@@ -167,14 +168,15 @@ class TextReward:
         wholes = decode(response, prompts) if any(whole) else [[""] * len(whole)] * num_rows
         alone = wholes if all(whole) else decode(response)
         reads_chats = self.whole is None and getattr(self.function, "reads_chats", False)
+        begun = [opened(text) for text in prompts.texts]
         texts: list[str | Chat] = []
         for k in range(num_rows):
             for n, chat in enumerate(chats):
-                text, begun = (wholes if whole[n] else alone)[k][n], opened(prompts.texts[n])
+                text = (wholes if whole[n] else alone)[k][n]
                 if chat is None or not reads_chats:
-                    texts.append(text if whole[n] else begun + text)
+                    texts.append(text if whole[n] else begun[n] + text)
                 else:
-                    prompt, completion = answered(chat, begun, text)
+                    prompt, completion = answered(chat, begun[n], text)
                     texts.append([*prompt, *completion])
         return texts
 
@@ -196,7 +198,7 @@ class TextReward:
         new = {key: item for key, item in items.items() if key not in self._known}
         rewards = {key: self._known[key] for key in items if key in self._known}
         if new:
-            copies = [copy.deepcopy(item) for item in new.values()]  # which a function may change
+            copies = self._copies([*new.values()])  # which a function may change
             try:
                 returned = self._call(copies)
             except Exception as error:
@@ -215,6 +217,12 @@ class TextReward:
             self._known.move_to_end(key)
         while len(self._known) > self.cache_size:
             self._known.popitem(last=False)
+
+    def _copies(self, items: list[Any]) -> list[Any]:
+        """Copies of M texts or exchanges, none with a part of another."""
+        if self.foreign is not None:
+            return own_copies(items)
+        return [item if isinstance(item, str) else copy.deepcopy(item) for item in items]
 
     def _call(self, items: list[Any]) -> Any:
         """Result of the function for M texts or exchanges."""
@@ -237,7 +245,7 @@ class TextReward:
         """
         for key, item in items.items():
             try:
-                self._remember(self._checked(self._call([copy.deepcopy(item)]), {key: item}))
+                self._remember(self._checked(self._call(self._copies([item])), {key: item}))
             except Exception as again:
                 reason = f"text {quoted(_text(item))}: {type(again).__name__}: {again}"
                 return LikelihoodError(f"reward {self.name!r} failed on the {reason}")
