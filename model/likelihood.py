@@ -8,7 +8,7 @@ returns NaN for the other prompts. There the likelihood is without the reward or
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Number
 from typing import Protocol
 
@@ -41,20 +41,22 @@ class LikelihoodError(ValueError):
     """A value of a reward or a factor cannot enter the log likelihood."""
 
 
-def check_answers(column: str, answers: Iterable[object]) -> None:
-    """Refuse reference answers other than a text, a number or None, and a text without words.
+def check_answers(
+    column: str, answers: Iterable[object], content: Callable[[str], str] = str.strip
+) -> None:
+    """Refuse reference answers other than a text, a number or None, and texts without content.
 
     A missing cell of CSV is an empty text, which an empty response alone would match.
     """
     for answer in answers:
-        if isinstance(answer, str) and answer.strip(" \t\r\n."):
-            continue
-        if isinstance(answer, str) or not isinstance(answer, Number | None):
-            raise LikelihoodError(
-                f"column {column!r} has the reference answer {quoted(answer)} "
-                f"({type(answer).__name__}), expected a text, a number or None: take the text out "
-                "of a list, leave out rows without an answer, or write null in JSON"
-            )
+        fault = f"column {column!r} has the reference answer {quoted(answer)}"
+        if not isinstance(answer, str | Number | None):
+            kind = type(answer).__name__
+            expected = "expected a text, a number or None: take the text out of a list"
+            raise LikelihoodError(f"{fault} ({kind}), {expected}")
+        if isinstance(answer, str) and not content(answer):
+            fix = "leave out rows without an answer, or write null in JSON"
+            raise LikelihoodError(f"{fault}, whose content is empty: {fix}")
 
 
 class OtherBetaError(ValueError):

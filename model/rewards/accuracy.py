@@ -74,7 +74,7 @@ class Accuracy:
 
     def check_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Refuse a reference answer that is empty, or no text, number or None."""
-        check_answers(self.column, columns[self.column])
+        check_answers(self.column, columns[self.column], lambda text: _plain(final_answer(text)))
 
     def __call__(
         self, completion: str | Sequence[Mapping[str, Any]], state: Mapping[str, Any]
@@ -95,23 +95,21 @@ class Accuracy:
 def answers_match(text: str, reference: str) -> bool:
     """True if the final answer of a text equals a reference: as numbers, else as texts."""
     text, reference = text.replace(MINUS, "-"), reference.replace(MINUS, "-")
-    expected = marked_answer(reference)
-    expected = reference if expected is None else expected
-    answer, number = marked_answer(text), number_of(expected)
-    answer = text if answer is None else answer
+    answer, expected = final_answer(text), final_answer(reference)
+    number = number_of(expected)
     if number is None:
         return _plain(answer) == _plain(expected)
     numbers = [match[0] for match in NUMBER.finditer(COMMAND.sub(" ", answer))]
     return bool(numbers) and number_of(numbers[-1]) == number
 
 
-def marked_answer(text: str) -> str | None:
-    r"""Content of the last \boxed{...}, else the text behind the last "####"; None without both."""
+def final_answer(text: str) -> str:
+    r"""Content of the last \boxed{...}, else the text behind the last "####", else the text."""
     _, box, rest = text.rpartition("\\boxed{")
     if box and (end := _closing(rest)) is not None:
         return rest[:end]
     _, mark, rest = text.rpartition("####")
-    return rest if mark else None
+    return rest if mark else text
 
 
 def number_of(text: str) -> Fraction | None:

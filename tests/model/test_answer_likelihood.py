@@ -71,7 +71,7 @@ def test_an_end_id_of_the_answer_is_scored_at_its_end_alone():
         ({"solution": ["b"]}, r"the column 'answer', and the prompts have \['solution'\]"),
         ({}, "the prompts have none"),
         ({"answer": [["b"]]}, r"column 'answer' has the reference answer \['b'\] \(list\)"),
-        ({"answer": [""]}, r"column 'answer' has the reference answer '' \(str\)"),
+        ({"answer": [""]}, r"column 'answer' has the reference answer '', whose content is empty"),
     ],
 )
 def test_answers_that_cannot_be_scored_are_refused(columns, fault):
@@ -79,6 +79,14 @@ def test_answers_that_cannot_be_scored_are_refused(columns, fault):
     prompts = prior.encode(["a b"], columns=columns)
     with pytest.raises(LikelihoodError, match=fault):
         AnswerLikelihood(prior)(prompts, torch.tensor([[[2, 3]]]))
+
+
+def test_a_full_stop_is_an_answer():
+    """Another text of the same token has the same value."""
+    prior = tiny("gpt2", max_new_tokens=2)
+    prompts = prior.encode(["a b"], columns={"answer": ["."], "unknown": ["c"]})
+    factors = [AnswerLikelihood(prior, name) for name in prompts.columns]
+    assert_close(*(factor(prompts, torch.tensor([[[2, 3]]])) for factor in factors))
 
 
 def test_what_is_too_long_and_an_answer_without_its_column_are_refused():
