@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference.enumeration import Enumeration
 from inference.programs import check_normalised
-from model import AlignmentModel, Prompts
+from model import AlignmentModel, HardConstraintSupport, Prompts
 from model.common.checks import instance, positive
 
 
@@ -48,6 +48,9 @@ class Problem:
             raise ValueError(f"{shapes}, expected [S, N] for both: S responses to N prompts")
         for name, values in (("log_prior", self.log_prior), ("reward", self.reward)):
             object.__setattr__(self, name, values.double())
+        if not bool(self.reward.isfinite().all()):
+            fix = "a constraint has its posterior, and no trainer's fixed point is defined with it"
+            raise ValueError(f"the reward is infinite or NaN somewhere, expected numbers: {fix}")
         if self.parts is not None:
             object.__setattr__(self, "parts", self.parts.double())
             if self.parts.shape[1:] != shape or not torch.allclose(self.parts.sum(0), self.reward):
@@ -55,9 +58,6 @@ class Problem:
                 got = tuple(self.parts.shape)
                 raise ValueError(f"parts has shape {got}, expected {expected}, or None")
         check_normalised(self.log_prior, "log_prior")
-        if not bool(self.reward.isfinite().all()):
-            fix = "a constraint has its posterior, and no trainer's fixed point is defined with it"
-            raise ValueError(f"the reward is infinite or NaN somewhere, expected numbers: {fix}")
 
     @classmethod
     def of(cls, model: AlignmentModel, prompts: Prompts) -> Self:
@@ -71,7 +71,8 @@ class Problem:
         space = model.prior.space
         length = space.is_token(truth.support).sum(-1)
         reward = model.reward(prompts, truth.support)
-        terms = [term.log_value * model.beta for term in model.terms(prompts, truth.support)]
+        with HardConstraintSupport():
+            terms = [term.log_value * model.beta for term in model.terms(prompts, truth.support)]
         parts = torch.stack(terms) if len(terms) > 1 else None
         return cls(truth.log_prior, reward, model.beta, truth.support, length, parts)
 

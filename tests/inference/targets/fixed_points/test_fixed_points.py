@@ -356,3 +356,6 @@ def test_what_is_no_problem_is_refused(problem: Problem) -> None:
     model = AlignmentModel(prior, {}, 1.0, factors)
     with pytest.raises(ValueError, match=r"the model has the factors \['long'\]"):
         Problem.of(model, prior.encode(["the"]))
+    odd = {"odd": lambda _, response: (response[..., 0] % 2).double().log()}
+    with pytest.raises(ValueError, match="the reward is infinite or NaN"):
+        Problem.of(AlignmentModel(prior, odd | factors, 1.0), prior.encode(["the"]))
