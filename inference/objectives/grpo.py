@@ -149,7 +149,8 @@ class GRPO(RepeatedBatchObjective):
         if weights is not None and self.scale != "each":
             why = "elsewhere a weight is a factor of the reward itself"
             raise ValueError(f"weights are {weights}, expected scale='each': {why}")
-        each = instance("weights", weights or {}, Mapping).items()  # type: ignore[type-abstract]
+        weights = {} if weights is None else weights
+        each = instance("weights", weights, Mapping).items()  # type: ignore[type-abstract]
         self.weights = {name: finite(f"the weight of {name!r}", weight) for name, weight in each}
         self.estimator = one_of("estimator", estimator, KL_ESTIMATORS)
         self.kl_weight = finite("kl_weight", kl_weight, at_least=0)

@@ -121,9 +121,10 @@ class RewardToGo_ELBO(ResponseObjective):  # noqa: N801 - named as Pyro names it
             advantage, regression = values.diff(dim=-1), log_weight.new_zeros(())
         else:
             to_go = log_likelihood[..., None] + log_ratio.flip(-1).cumsum(-1).flip(-1)
-            advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
-            if energy is not None:
-                advantage = less_weighed_mean(to_go, energy)
+            if energy is None:
+                advantage, regression = self._advantage(to_go, hidden, q.space.is_token(response))
+            else:
+                advantage, regression = less_weighed_mean(to_go, energy), to_go.new_zeros(())
         surrogate = -(advantage * log_guide).sum(-1).mean(0).sum() + regression
         draws = (response, log_guide.sum(-1), log_weight, log_likelihood)
         return Losses(-log_weight.mean(0).sum(), surrogate, *draws)

@@ -221,7 +221,8 @@ class LanguageModel(CachedDecoder):
             ValueError: if there is no prompt, an empty text and no BOS, a prompt is too long, a
                 column has other than N values, or the tokenizer has no chat template.
         """
-        columns, reader = columns or {}, (self.network, self.tokenizer)
+        columns = {} if columns is None else columns
+        reader = self.network, self.tokenizer
         encoded = encoded_prompts(*reader, prompts, system, places, template_options, columns)
         messages, texts, places, rows = encoded
         start = self.tokenizer.bos_token_id

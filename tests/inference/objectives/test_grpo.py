@@ -418,13 +418,14 @@ REFUSED = {
     "scale='each' divides what baseline='batch'": {"scale": "each", "baseline": "batch"},
     "kl is 'reward' with scale='each', expected 'loss'": {"scale": "each", "kl": "reward"},
     "weights are .*, expected scale='each'": {"weights": {"reward": 2.0}},
+    "weights is a list": {"scale": "each", "weights": []},
     "the weight of 'reward' is nan": {"scale": "each", "weights": {"reward": math.nan}},
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_choices_that_do_not_exist_are_refused(message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         GRPO(**REFUSED[message])
 
 
