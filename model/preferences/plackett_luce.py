@@ -7,7 +7,7 @@ with the scores. Such a group at the end says nothing of its members, so that a 
 m responses is P of the first m factors. A tie that means "equally good" has probability 0 here.
 """
 
-from math import inf
+from math import inf, log, sqrt
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +15,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-MOST_TIED = 12
-"""Largest number of responses of one score that are better than others: 2^n sets are summed."""
+MOST_SUMMED = 6
+"""Largest number of responses of one score, better than others, whose orders are summed."""
 
 
 class RankingDistribution(TorchDistribution):
@@ -77,16 +77,17 @@ def _of_groups(reward: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _log_before(group: Tensor, rest: Tensor) -> Tensor:
-    """log P that a group, `[..., G]`, comes before others of log total weight `rest`, `[...]`.
+    """log P that a group, `[..., G]`, comes before others of log total weight `rest`, `[...]`."""
+    small = group.shape[-1] <= MOST_SUMMED
+    return _sum_over_orders(group, rest) if small else _integral_over_times(group, rest)
 
-    With W the weight of the others, P(S) = sum over i in S of w_i P(S without i) / (w(S) + W).
+
+def _sum_over_orders(group: Tensor, rest: Tensor) -> Tensor:
+    """The exact sum, of 2^G sets. With W the weight of the others, a set S comes before them with
+
+    P(S) = sum over i in S of w_i P(S without i) / (w(S) + W).
     """
     size = group.shape[-1]
-    if size > MOST_TIED:
-        raise ValueError(
-            f"{size} responses of a list have one score and are better than others, expected at "
-            f"most {MOST_TIED}: the sum over their orders is large"
-        )
     log_prob = [torch.zeros_like(rest)]  # of the sets by number, a bit for each member
     for number in range(1, 2**size):
         members = [i for i in range(size) if number >> i & 1]
@@ -94,3 +95,21 @@ def _log_before(group: Tensor, rest: Tensor) -> Tensor:
         first = [group[..., i] + log_prob[number ^ 1 << i] for i in members]
         log_prob.append(torch.stack(first).logsumexp(0) - total)
     return log_prob[-1]
+
+
+def _integral_over_times(group: Tensor, rest: Tensor) -> Tensor:
+    """The same for groups of any size: responses arrive at exponential times of rates w, and
+
+        P = integral over t > 0 of exp(-t) prod_i (1 - exp(-t w_i/W)).
+
+    The trapezoid rule in log t has an error that falls exponentially in 1/step. What is left out at
+    both ends is below exp(-39) of P.
+    """
+    size = group.shape[-1]
+    step = 0.4 / sqrt(size + 1)
+    log_t = torch.arange(-40.0, log(60 + 3 * size), step, dtype=torch.float64).to(group)  # [S]
+    log_time = (group - rest[..., None])[..., None, :] + log_t[:, None]  # [..., S, G]
+    # below -37, 1 - exp(-x) is x; above 5, it is 1 and has no gradient
+    log_arrived = (-torch.expm1(-log_time.clamp(-37, 5).exp())).log()
+    log_arrived = torch.where(log_time < -37, log_time, log_arrived)
+    return (log_t - log_t.exp() + log_arrived.sum(-1)).logsumexp(-1) + log(step)

@@ -2,7 +2,7 @@
 
 import json
 from itertools import permutations, product
-from math import inf
+from math import comb, inf, log
 
 import pytest
 import torch
@@ -22,7 +22,11 @@ from model.preferences import (
     read_judged,
     split_preferences,
 )
-from model.preferences.plackett_luce import MOST_TIED, RankingDistribution
+from model.preferences.plackett_luce import (
+    RankingDistribution,
+    _integral_over_times,
+    _sum_over_orders,
+)
 from tests.model.preferences.test_chats import NO, USER, YES, tokenizer_of
 
 GOOD = {"prompt": "The film", "responses": [" shone.", " dragged.", " ran."], "scores": [2, 0, 1]}
@@ -57,9 +61,22 @@ def test_a_list_of_two_is_a_comparison_and_places_without_a_response_do_not_coun
     (slope,) = torch.autograd.grad(log_prob.sum(), reward)
     loses = (-difference).sigmoid()
     assert_close(slope, torch.stack([loses, -loses, torch.zeros(5)], -1))
-    score = torch.ones(MOST_TIED + 2).index_fill(0, torch.tensor([3]), 0.0)
-    with pytest.raises(ValueError, match=r"13 responses of a list have one score .* at most 12"):
-        log_ranking(torch.zeros(MOST_TIED + 2), score)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 300.0])
+def test_many_tied_winners_have_the_probability_of_few(scale):
+    """The integral is the sum over orders, with its gradient; of equal rewards 1/C(G + M, G)."""
+    reward = torch.randn(2, 9, 20, generator=torch.Generator().manual_seed(0)).double()
+    for size in (2, 5, 8):
+        group = (scale * reward[0, :size].T).requires_grad_()
+        rest = (scale * reward[1, 0]).requires_grad_()
+        values = [each(group, rest) for each in (_integral_over_times, _sum_over_orders)]
+        slopes = [torch.autograd.grad(each.sum(), (group, rest)) for each in values]
+        assert_close(*values, rtol=1e-12, atol=1e-12)
+        assert_close(*slopes, rtol=1e-10, atol=1e-10)
+    score = (torch.arange(105) < 100).double()
+    log_prob = log_ranking(score.new_full((105,), scale), score)
+    assert_close(log_prob.item(), -log(comb(105, 100)), rtol=1e-13, atol=0)
 
 
 def test_drawn_orders_have_their_probabilities():
