@@ -10,6 +10,7 @@ from experiments.identities.findings import DISTINCT, exact, over_cases
 from experiments.identities.preferences import judged, least
 from experiments.identities.world import World, cases, gradient_at
 from experiments.shared.claims import Finding, within
+from inference import random_state
 from inference.direct_preferences import LIKELIHOODS
 from model.preferences import log_ranking
 
@@ -77,7 +78,9 @@ def pairs_of_a_ranking(_: World) -> list[Finding]:
         excess.append(actual / claimed - (size + 1) / 3)
         harmonic = sum(1 / k for k in range(1, size + 1))
         errors.append(efficient - (size - 1) ** 2 / (size - harmonic))
-    drawn = [variances(4 * case.reward[case.draws(case.log_prior, 4)]) for case in cases()]
+    with random_state.isolated(0):
+        lists = [case.reward[case.draws(case.log_prior, 4)] for case in cases()]
+    drawn = [variances(4 * reward) for reward in lists]
     narrow = [actual / claimed for claimed, actual, _ in drawn]
     loss = [actual / efficient for _, actual, efficient in drawn]
     equal, subject = "equal rewards, K 2 to 6", "lists of 4 draws, variance of all pairs over"
