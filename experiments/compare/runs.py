@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def read_run(path: Path, name: str) -> Run:
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Groups of the runs, labelled by the arguments in which the groups differ."""
     by_arguments: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in alike(runs):
         by_arguments.setdefault(json.dumps(relevant(run), sort_keys=True), []).append(run)
     groups = list(by_arguments.values())
     names = list(differences([group[0] for group in groups]))
@@ -140,6 +140,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Values of each argument in which runs that have it differ, in the order of the runs."""
+    runs = alike(runs)
     every = [relevant(run) for run in runs if run.arguments]
     names = dict.fromkeys(name for values in every for name in values)
     rows = {name: [relevant(run).get(name) for run in runs] for name in names}
@@ -158,6 +159,12 @@ def missing_metrics(runs: Sequence[Run]) -> dict[str, list[str]]:
 def shown(value: Any) -> str:
     """A value of an argument as text."""
     return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+
+
+def alike(runs: Sequence[Run]) -> Sequence[Run]:
+    """The runs; if the record of one has no `unused`, with all of their arguments compared."""
+    is_known = all(run.unused is not None for run in runs if run.arguments)
+    return runs if is_known else [replace(run, unused=None) for run in runs]
 
 
 def relevant(run: Run) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
             sentences.append(f"{run.name} has no arguments that can be read.")
         elif run.unused is None:
             state = "is of an earlier version, without a record of arguments that had no effect"
-            sentences.append(f"{run.name} {state}: all of its arguments are compared.")
+            sentences.append(f"{run.name} {state}: all arguments of all runs are compared.")
     for name, metrics in missing_metrics(runs).items():
         reason = "an earlier version or another script wrote it, or its model has no rewards"
         sentences.append(f"{name} lacks the metrics {', '.join(metrics)}: {reason}.")

@@ -195,7 +195,7 @@ def test_arguments_that_differ_have_a_table(paths):
 
 
 def test_an_argument_without_effect_makes_no_difference(make):
-    """A folder of an earlier version does not say which, and is compared by all arguments."""
+    """Beside a folder of an earlier version, which does not say which, all arguments count."""
     paths = [make(name, 1.0, time="9s", steps=n, seed=n) for n, name in enumerate("abc", 1)]
     runs = [read_run(path, path.name) for path in paths]
     assert [len(group.runs) for group in grouped(runs)] == [3]
@@ -203,7 +203,10 @@ def test_an_argument_without_effect_makes_no_difference(make):
     assert "steps" in record.pop("unused")
     (paths[2] / "arguments.json").write_text(json.dumps(record))
     older = read_run(paths[2], "c")
-    assert [len(group.runs) for group in grouped([*runs[:2], older])] == [2, 1]
+    groups = grouped([*runs[:2], older])
+    assert [group.label for group in groups] == ["steps 1", "steps 2", "steps 3"]
+    assert difference_rows(groups)[1:] == [("steps", "1", "2", "3")]
+    assert [len(group.runs) for group in grouped([runs[2], older])] == [2]
     assert notes(runs) == []
     assert notes([*runs[:2], older])[0].startswith("c is of an earlier version, without a record")
 
