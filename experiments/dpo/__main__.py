@@ -14,8 +14,9 @@ preferences, the KL(q || p*) of DPO beside that of a reward inferred first, with
 
 With `--preferences` the data are yours, from any source that `read_judged`
 reads. DPO has the likelihood of Plackett and Luce for rankings. DPO and a reward that is inferred
-first and followed by SVI have the same steps and responses. There is no known truth: printed are
-accuracy and log loss of the implied rewards on held-out preferences, and the distance of both
+first and followed by SVI have the same number of steps, and beside pairs the same number of
+responses; a step of SVI has two responses for each ranking too. There is no known truth: printed
+are accuracy and log loss of the implied rewards on held-out preferences, and the distance of both
 guides from the prior and from the posterior of the inferred reward.
 """
 

@@ -100,7 +100,8 @@ def compare(
 
     Args:
         steps: number of steps of each way.
-        pairs: number of pairs in a step of DPO; a step of SVI has twice as many responses.
+        pairs: number of pairs or rankings in a step of DPO; a step of SVI has twice as many
+            responses.
         rate: Adam's peak learning rate.
         samples: number of responses of a guide to each prompt in its measurement.
     """

@@ -27,7 +27,7 @@ class DPO(ClaimArguments):
     steps: types.Count = 300
     """Number of steps, the largest number for each exact optimum."""
     pairs: types.Count = 32
-    """Number of pairs in a step of DPO. A step of SVI has twice as many responses."""
+    """Number of pairs or rankings in a step of DPO. A step of SVI has twice as many responses."""
     seeds: Annotated[types.Seeds, SIMULATED] = 3
     """Number of data sets of each number of preferences."""
     prior: Annotated[types.Name, FROM_FILE] = "film-reviews"

@@ -31,6 +31,7 @@ SHOWN = (0.01, 10.0)
 COLUMNS = (
     "runs",
     f"median share left, start {SMALLEST:g} to {LARGEST:g} [interval of 95%] of runs",
+    f"median share left, start over {SMALLEST:g} [interval of 95%] of runs",
     f"worst share left, start over {SMALLEST:g}",
     "median change of KL(p* || q)",
     "worst change",
@@ -104,6 +105,7 @@ def _row(runs: Sequence[Run]) -> list[str]:
     return [
         str(len(runs)),
         _median_with_interval(middle),
+        _median_with_interval(every),
         f"{max(every):.0%}" if every else "-",
         f"{median(changes):+.2f}" if changes else "-",
         f"{max(changes):+.2f}" if changes else "-",

@@ -80,7 +80,7 @@ def test_tables_have_levels_and_the_worst_run(end, tmp_path):
     assert seconds == "CPU minutes: 0.0 of fits, 0.1 in all"
     write_markdown(runs, tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text()
-    assert {line.replace(r"\|", "").count("|") for line in text.splitlines() if line} == {8, 9}
+    assert {line.replace(r"\|", "").count("|") for line in text.splitlines() if line} == {8, 10}
     assert strip_figure(runs).axes
 
 
