@@ -59,7 +59,8 @@ def main(args: RLHF) -> list[Finding]:
         reader = prior.tokenizer, args.prompt_column
         split = read_split(args.preferences, args.held_out, args.seed, *reader)
         if isinstance(split[0][0], Ranking) and (args.flip or args.tie_strength):
-            raise SystemExit("--flip and --tie-strength are for pairs, --preferences has rankings")
+            problem = "--flip and --tie-strength are for pairs, --preferences has rankings"
+            raise SystemExit(f"{problem}: leave them out")
     prompts = encode_prompts(args, prior, split)
     with new_folder(args, "rlhf") as folder, resume_hint(lambda: to_go_on(folder)):
         print(f"run folder {folder.path}")

@@ -21,6 +21,7 @@ from model import LanguageModel, vader_sentiment
 from model.preferences import (
     Features,
     Judged,
+    Ranking,
     read_judged,
     split_preferences,
     write_preferences,
@@ -55,8 +56,9 @@ def study_data(args: RLHF, features: Features, split: Split, folder: Path) -> St
     calibration = learning.held_out(model, posterior, test)
     figure = report.reliability_figure({"held out": calibration})
     picture = save(figure, folder / "reliability.svg")
+    kind = "rankings" if isinstance(train[0], Ranking) else "preferences"
     summary = (
-        f"The reward, from {len(train)} preferences, on {len(test)} held out: accuracy "
+        f"The reward, from {len(train)} {kind}, on {len(test)} held out: accuracy "
         f"{calibration.accuracy}, log loss {calibration.log_loss} nats, ECE {calibration.ece:.3f} "
         f"(by chance {calibration.ece_by_chance:.3f})"
     )

@@ -100,12 +100,12 @@ def _parse(words: list[str], arguments: type[A], title: str = "") -> A:
     _check_words(words, arguments)
     about = f"{title}\n\n{arguments.__doc__}\n\n--debug prints the traceback of a refusal."
     module = getattr(sys.modules["__main__"].__spec__, "name", "").removesuffix(".__main__")
-    program = f"python -m {module}" if module else f"python {sys.argv[0]}"
-    options: dict[str, Any] = {"args": words, "prog": program, "description": about}
-    parse: Callable[..., A] = partial(tyro.cli, arguments, **options)
+    prog = f"python -m {module}" if module else f"python {sys.argv[0]}"
+    parse: Callable[..., A] = partial(tyro.cli, arguments, args=words, prog=prog, description=about)
     first = parse()
     args = first.completed(lambda default: parse(default=default))
-    check_used(given, args)
+    check_used(given & without_effect(first).keys(), args)
+    check_used(given, args, "beside the arguments of --config or --resume, ")
     for name in given & vars(args).keys() if args is first else ():
         if getattr(args, name) == getattr(arguments, name, None) == ():
             raise SystemExit(f"{option(name)} has no effect where it names nothing: leave it out")

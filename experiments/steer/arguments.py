@@ -44,7 +44,7 @@ UNRATED = types.Used(lambda args: args.learning_rate is None, "with --learning-r
 STEPPED = types.Used(
     lambda args: args.responses is None and args.time is None, "with --responses or --time"
 )
-LAUNCHED = types.Used(lambda _: (num_launched() or 1) > 1, "without several processes of torchrun")
+LAUNCHED = types.Used(lambda _: num_launched() is not None, "without torchrun")
 SHARDED = types.Used(lambda args: args.shard is not None, "without --shard")
 UNTIMED = types.Used(lambda args: args.time is None, "with --time")
 SAMPLED = types.Used(lambda args: args.sample is not None, "without --sample")

@@ -22,6 +22,8 @@ from experiments.shared.command_line import check_used, hints_of, option, pieces
 from experiments.steer.guide_options import OPTIONS
 from model.common.paths import ELSEWHERE, expanded
 
+BY_LAUNCH = {"divide"}
+"""Fields whose effect depends on the launch: a file may serve several launches."""
 COMMAND_LINE_ALONE = {"config", "resume", "complete", "trust_remote_code"}
 """Fields that no file sets."""
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -49,7 +51,8 @@ def configured(args: Any, parse: Callable[[Any], Any]) -> Any:
     held = {key: value for key, value in content.items() if key not in absent}
     own = changed(default, held, where)
     merged = parse(own)
-    check_used(() if is_record else held.keys() & without_effect(own), merged, f"{where}: ")
+    unused = () if is_record else held.keys() & without_effect(own).keys() - BY_LAUNCH
+    check_used(unused, merged, f"{where}: ")
     overridden = {key: getattr(default, key) for key in without_effect(merged)}
     return replace(merged, config=None, **overridden)
 

@@ -80,10 +80,10 @@ def test_a_file_of_rankings_to_a_guide(tmp_path, capsys):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = replace(SMALL, preferences=str(path), components=2)
     folder = run(own, tmp_path / "runs")
-    assert "from 2 preferences, on 1 held out: accuracy" in capsys.readouterr().out
+    assert "from 2 rankings, on 1 held out: accuracy" in capsys.readouterr().out
     rewards = saved_reward(folder)(["The end was good.", "The end was very very very good."])
     assert rewards.mean(0).diff() < 0
-    with pytest.raises(SystemExit, match="--flip and --tie-strength are for pairs"):
+    with pytest.raises(SystemExit, match=r"--flip and --tie-strength are for pairs, .*leave them"):
         main(replace(own, flip=0.1, out=tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 

@@ -138,11 +138,21 @@ def test_a_key_may_need_an_option_of_the_command_line(write, text, line):
         ("step-kl: 0.1", "--learning-rate 1e-3", Steer(learning_rate=1e-3)),
         ("factor: [length]", "--factor", Steer()),
         ("reward: [length]", "--reward", Steer(reward=())),
+        ("divide: prompts", "--seed 0", Steer()),
     ],
 )
 def test_the_command_line_undoes_a_key(write, text, line, expected):
     """An option beside which the key has no effect, or an empty list."""
     assert parsed("--config", write(text), *line.split()) == expected
+
+
+def test_an_option_without_effect_beside_a_file_is_refused_with_the_file_as_the_reason(
+    write, capsys
+):
+    file = write("time: 9s")
+    message = refused(capsys, "--config", file, "--steps", "3")
+    assert message.startswith("beside the arguments of --config or --resume, --steps has no effect")
+    assert refused(capsys, "--config", file, "--clip-norm", "1").startswith("--clip-norm has no")
 
 
 def test_config_and_resume_do_not_go_together(write, capsys):

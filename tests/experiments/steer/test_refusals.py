@@ -34,7 +34,7 @@ REFUSALS = {
     "--n-gram.n 3": "--n-gram.n is for --guide n-gram, got --guide fine",
     "--merge": "--merge is for --guide lora, got --guide fine-tuned",
     "--shard both": "--shard both is for several processes: start with `torchrun",
-    "--divide prompts": "--divide has no effect without several processes of torchrun: leave",
+    "--divide prompts": "--divide has no effect without torchrun: leave",
     # objectives
     "--objective contrastive-twist": "contrastive-twist with --guide fine-tuned: .*has no twist",
     "--objective contrastive-twist --guide lora": "a guide such as --guide twisted",
