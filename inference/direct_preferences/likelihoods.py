@@ -23,7 +23,8 @@ With h = r(first)/beta - r(second)/beta, for a first response that is preferred:
 | `bco` | log sigmoid(r - d) of a desirable response, see `bco` | arXiv 2404.04656 |
 | `plackett-luce`, `info-nca` | of lists of responses, see `of_list.py` | 2305.18290, 2402.05369 |
 
-A tie is half a preference for each. With label noise or a tie of its own probability, pass
+A tie is half a preference for each; with `plackett-luce` it is an order that was not recorded, and
+has probability 1. With label noise or a tie of its own probability, pass
 `bradley_terry(flip=..., tie_strength=...)`, the likelihood of `model.preferences`.
 """
 

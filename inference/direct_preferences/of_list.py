@@ -7,9 +7,10 @@
 
 On lists of draws without end a rich guide has the maximum p* at beta: with `plackett-luce` for the
 reward whose rankings the judge draws, with `info-nca` for the reward score/scale (enumerated in the
-tests). A list of two is a pair, on which `plackett-luce` is `dpo`. A ranking of the best response
-alone is P(best) = softmax(r): `Ranking.top(1)`. All pairs of a list, the usual substitute, are
-`Ranking.preferences()`.
+tests). A list of two is a pair, on which `plackett-luce` is `dpo` without ties: a tie is an order
+that was not recorded, of probability 1, and half a preference for each in `dpo`. A ranking of the
+best response alone is P(best) = softmax(r): `Ranking.top(1)`. All pairs of a list, the usual
+substitute, are `Ranking.preferences()`.
 """
 
 from collections.abc import Callable
@@ -50,7 +51,8 @@ def info_nca(scale: float = 1.0) -> OfList:
     """InfoNCA: the cross entropy of softmax(r) from the labels softmax(score/scale).
 
     For two responses the labels are those of `dpo` in the mean over judges with the reward
-    score/scale.
+    score/scale. Ranks and nulls of a file are no rewards: minus the rank, and one less than the
+    lowest score, would be read as such.
     """
     size = positive("scale", scale)
 

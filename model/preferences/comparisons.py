@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from model.common.checks import function, instance
+from model.common.checks import first_index, function, instance
 from model.preferences.data import J, Judged, Preference, PreferenceError
 from model.preferences.features import Features
 from model.preferences.rankings import Ranking
@@ -55,13 +55,8 @@ class Comparisons(Observations):
     outcome: Tensor | None = None
 
     def __post_init__(self) -> None:
-        sides = {"first": self.first, "second": self.second}
-        for name, features in sides.items():
-            dtype = instance(f"the features {name}", features, Tensor).dtype
-            if features.dim() != 2 or dtype not in (torch.float32, torch.float64):
-                got = f"shape {tuple(features.shape)} and type {features.dtype}"
-                expected = "features [C, D] as floats in float32 or float64"
-                raise ValueError(f"{name} has {got}, expected {expected}")
+        check_features("first", self.first, "[C, D]")
+        check_features("second", self.second, "[C, D]")
         if self.first.shape != self.second.shape or self.first.dtype != self.second.dtype:
             raise ValueError(
                 f"first has shape {tuple(self.first.shape)} and type {self.first.dtype}, second "
@@ -69,12 +64,6 @@ class Comparisons(Observations):
             )
         if not len(self.first):
             raise ValueError("there are no comparisons, expected at least one")
-        for name, features in sides.items():
-            odd = (~features.isfinite().all(1)).nonzero()
-            if len(odd):
-                counts = f"{len(odd)} of {len(features)} comparisons"
-                first = f"the first of them number {int(odd[0])}"
-                raise ValueError(f"{name} is not finite in {counts}, {first}")
         if self.outcome is not None:
             check_outcome(self.outcome, len(self.first))
 
@@ -121,13 +110,17 @@ class Rankings(Observations):
     outcome: Tensor | None = None
 
     def __post_init__(self) -> None:
-        features, response = self.features, self.response
-        if features.dim() != 2 or not bool(features.isfinite().all()):
-            got = f"shape {tuple(features.shape)}, or a number that is not finite"
-            raise ValueError(f"features have {got}, expected finite numbers [M, D]")
-        if response.dim() != 2 or not bool((response[:, :2] >= 0).all()) or not len(response):
-            got = f"response has shape {tuple(response.shape)}"
-            raise ValueError(f"{got}, expected [C, R], at least two responses in each list")
+        check_features("features", self.features, "[M, D]")
+        response, most = instance("response", self.response, Tensor), len(self.features) - 1
+        if response.dim() != 2 or response.dtype != torch.long or not len(response):
+            got = f"shape {tuple(response.shape)} and type {response.dtype}"
+            raise ValueError(f"response has {got}, expected numbers of texts [C, R] in int64")
+        if (place := first_index((response < -1) | (response > most))) is not None:
+            fault = f"response is {int(response[place])} at index {place}"
+            raise ValueError(f"{fault}, expected the number of a text, 0 to {most}, or -1 for none")
+        if (place := first_index((response >= 0).sum(1) < 2)) is not None:
+            fault = f"list {place[0]} has fewer than two responses"
+            raise ValueError(f"{fault}, expected at least two responses in each list")
         if self.outcome is not None:
             check_scores(self.outcome)
             if not torch.equal(self.outcome > -inf, response >= 0):
@@ -153,6 +146,20 @@ class Rankings(Observations):
     def select(self, rows: Tensor) -> Self:
         outcome = None if self.outcome is None else self.outcome[rows]
         return replace(self, response=self.response[rows], outcome=outcome)
+
+
+def check_features(name: str, features: Tensor, shape: str) -> None:
+    """Refuse anything but finite features, a row each, in float32 or float64."""
+    dtype = instance(f"the features {name}", features, Tensor).dtype
+    if features.dim() != 2 or dtype not in (torch.float32, torch.float64):
+        got = f"shape {tuple(features.shape)} and type {dtype}"
+        raise ValueError(
+            f"{name} has {got}, expected features {shape} as floats in float32 or float64"
+        )
+    odd = (~features.isfinite().all(1)).nonzero()
+    if len(odd):
+        first = f"the first of them number {int(odd[0])}"
+        raise ValueError(f"{name} is not finite in {len(odd)} of {len(features)} rows, {first}")
 
 
 def check_outcome(outcome: Tensor, count: int) -> None:

@@ -68,7 +68,8 @@ def log_ranking(reward: Tensor, score: Tensor) -> Tensor:
 
 def _of_groups(reward: Tensor, sizes: list[int]) -> Tensor:
     """log P, `[...]`, that groups of some sizes follow each other, for rewards `[..., R]`."""
-    log_prob, start, end = torch.zeros_like(reward[..., 0]), 0, sum(sizes)
+    log_prob = reward[..., :0].sum(-1)  # 0 with a gradient: all may be tied
+    start, end = 0, sum(sizes)
     for size in sizes[:-1]:
         rest = reward[..., start + size : end].logsumexp(-1)
         log_prob = log_prob + _log_before(reward[..., start : start + size], rest)

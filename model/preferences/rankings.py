@@ -61,9 +61,10 @@ class Ranking(Judged):
             if not isinstance(text, str):
                 raise PreferenceError(f"{place}: got {quoted(text)}, expected a text")
         known: dict[str, float] = {}
+        fix = "write it without quotes, or null if there is none"
         for text, score in zip(self.responses, self.scores, strict=True):
             try:
-                finite(f"{place}: a score", score, why="or null in a file, for no rank")
+                finite(f"{place}: a score", score, why=fix)
             except ValueError as error:
                 raise PreferenceError(f"{error}") from error
             if known.setdefault(text, score) != score:

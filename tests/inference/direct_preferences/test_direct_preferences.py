@@ -708,6 +708,8 @@ def test_lists_of_two_are_pairs_and_shorter_lists_train(prior):
     lists = ResponseLists.of([Ranking.of(each) for each in preferences], prior)
     for each in (pairs, lists):
         assert_close(luce.log_likelihood(each), expected, rtol=1e-14, atol=0)
+    ties = replace(pairs, outcome=torch.full((2,), TIE))  # orders that were not recorded
+    assert luce.log_likelihood(ties).tolist() == [0, 0] > dpo.log_likelihood(ties).tolist()
     more = Ranking("w2", (" w1", " w3 w3", " w3"), (1.0, 0.5, 2.0))
     lists = ResponseLists.of([Ranking.of(preferences[0]), more], prior)
     assert lists.response[2].tolist() == [[2, 3], [3, 0]]

@@ -176,7 +176,7 @@ def test_impossible_comparisons_are_refused(message):
 def test_features_that_are_not_finite_are_refused_with_their_comparison(value):
     data = comparisons()
     data.second[2, 1] = value
-    match = "second is not finite in 1 of 5 comparisons, the first of them number 2"
+    match = "second is not finite in 1 of 5 rows, the first of them number 2"
     with pytest.raises(ValueError, match=match):
         replace(data)
 

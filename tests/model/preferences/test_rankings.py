@@ -120,8 +120,18 @@ def test_rankings_by_their_features():
     }.items():
         with pytest.raises(ValueError, match=message):
             data.given(outcome)
-    with pytest.raises(ValueError, match="at least two responses in each list"):
-        Rankings(data.features, torch.tensor([[0, -1]]))
+    first, phi = torch.tensor([[0, 1]]), data.features
+    for features, response, message in (
+        (phi, torch.tensor([[0, 1], [0, -1]]), "list 1 has .* at least two responses in each list"),
+        (phi, torch.tensor([[0], [1]]), "list 0 has fewer than two responses"),
+        (phi, torch.tensor([[0, 7]]), r"response is 7 at index \(0, 1\), .* 0 to 2, or -1"),
+        (phi, torch.tensor([[0.0, 1.0]]), "type torch.float32, expected numbers of texts"),
+        (phi.long(), first, r"type torch.int64, expected features \[M, D\] as floats"),
+        (phi.half(), first, "type torch.float16, expected features"),
+        (phi * torch.nan, first, "features is not finite in 3 of 3 rows, .* number 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Rankings(features, response)
     with pytest.raises(PreferenceError, match="there are no rankings"):
         Rankings.of([], len)
 
@@ -193,6 +203,7 @@ RECORDS = {
     "column 'responses' is ' x', expected a list": GOOD | {"responses": " x"},
     r"column 'responses, item 1' is 3 \(int\), expected a text": GOOD | {"responses": ["a", 3]},
     "3 responses and 2 scores, expected one each": GOOD | {"scores": [1, 2]},
+    "a score is '1', .*: write it without quotes": GOOD | {"scores": ["1", 2, 3]},
     "a score is 'high', expected a finite number": GOOD | {"scores": [1, "high", 2]},
     "a score is True, expected a finite number": GOOD | {"scores": [1, True, 2]},
     "the response ' shone.' has the scores 1 and 2, expected one": GOOD
