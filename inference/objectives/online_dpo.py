@@ -8,6 +8,10 @@ beta sum_y q(y) (P(x beats y) - sigmoid(beta h)). Where log q/p* is largest no t
 that the update vanishes at the posterior alone (derived here): beta, the certainty of judge and
 loss, does not move the target. With labels in the mean the gradient is 0 there on every sample.
 
+With these labels and this loss the natural gradient, which moves log q(x) by the update, lowers
+KL(q || p*): a pair adds q(x) q(y) times the difference of its log q/p* times a number of the other
+sign. So a fit has warnings of the ELBO and a best step (`ascends_elbo`), and none otherwise.
+
 Labels that always favour the larger reward, as those of trainers with a reward model, have no
 target: no response can win for certain over another that has a share, and the guide ends at the
 best response. Other likelihoods than DPO's have fixed points of their own: that of IPO has four
@@ -73,6 +77,8 @@ class OnlineDPO(ResponseObjective):
         self.beta = positive("beta", beta)
         self.labels = one_of("labels", labels, get_args(Labels))
         self.judge = None if judge is None else checked_judge(judge)
+        # p* is the target of a judge and a loss of one certainty
+        self.ascends_elbo = judge is None and labels != "best" and likelihood is bradley_terry
 
     def losses(self, model: Program, guide: Program, prompts: Prompts) -> Losses:
         distribution, response = self.draw(guide, prompts)

@@ -112,6 +112,8 @@ def test_online_ipo_has_four_times_the_gradient_of_self_play():
     response = guide.distribution(TWO).sample((5,))
     for judge in (None, circular):
         online = OnlineDPO(5, likelihood=LIKELIHOODS["ipo"], judge=judge)
+        assert not online.ascends_elbo
+        assert not OnlineDPO(5, judge=circular).ascends_elbo
         _, actual = gradient(online, Target(), guide, TWO, response)
         play = SelfPlay(5, judge=judge, kl_weight=1.0)
         _, expected = gradient(play, Target(), guide, TWO, response)
@@ -143,6 +145,7 @@ def test_certain_labels_drive_the_guide_from_the_posterior_to_the_best_response(
     to_best = autograd(log_q[truth.log_likelihood[:, 0].argmax()], guide)
     for labels in ("expected", "best"):
         make = partial(OnlineDPO, labels=labels, **choices)
+        assert make().ascends_elbo == (labels == "expected")
         mean = mean_gradient(make, model, guide, ONE, 2)
         if labels == "expected":
             assert mean.norm() < 1e-9

@@ -187,7 +187,10 @@ def test_a_fall_of_the_elbo_warns_at_the_step(model, small_prior, prompts):
 
 @pytest.mark.parametrize(
     ("name", "prompts_per_step"),
-    [("leave-one-out", None), ("leave-one-out", 1), ("trace", None), ("proximal", 1)],
+    [
+        *[("leave-one-out", None), ("leave-one-out", 1), ("trace", None), ("proximal", 1)],
+        ("online-dpo", None),
+    ],
 )
 def test_a_healthy_fit_has_no_warnings(name, prompts_per_step, model, small_prior, prompts):
     options = {"prompts_per_step": prompts_per_step}
