@@ -134,6 +134,7 @@ def test_samples_are_scored_as_drawn_after_chats_of_different_length(prior: Lang
             "prompt 0 has a message of the system, 'c', and `system` is set",
         ),
         (["a"], {"system": 3}, TypeError, "system is an? int"),
+        (["a"], {"columns": []}, TypeError, "columns is a list, expected a dict of lists"),
         (
             [[{"role": "user", "content": [{"type": "text", "text": "a"}]}]],
             {},

@@ -105,7 +105,7 @@ def test_state_of_prompts_restores_them(questions: Prompts) -> None:
         ({"x": [1, 2, {3}]}, TypeError, r"the column 'x' of prompt 2 is \{3\} \(set\)"),
         ({"x": [1, 2, {"y": [b"z"]}]}, TypeError, "item 0 of 'y' of the column 'x' of prompt 2"),
         ({"x": ["a", "b", "\ud83d"]}, ValueError, "the column 'x' of prompt 2 has '.ud83d'"),
-        ([], TypeError, "columns is a list, expected a dict of lists"),
+        ([1, 2, 3], TypeError, "columns is a list, expected a dict of lists"),
         ({1: [1, 2, 3]}, TypeError, "a column is named 1, expected a text"),
     ],
 )
