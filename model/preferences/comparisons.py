@@ -178,7 +178,8 @@ def check_outcome(outcome: Tensor, count: int) -> None:
 def listed(preferences: Sequence[Judged], kind: type[J]) -> list[J]:
     """Preferences, or rankings, all of one kind and at least one; else refused."""
     instance("preferences", preferences, Sequence)  # type: ignore[type-abstract]
-    name, why = kind.__name__.lower(), "`read_judged` makes them"
+    others = "`Ranking.of` of a pair" if kind is Ranking else "`Ranking.preferences` of a ranking"
+    name, why = kind.__name__.lower(), f"`read_judged` makes them of a file, {others}"
     objects = [instance(f"a {name}", each, kind, why=why) for each in preferences]
     if not objects:
         raise PreferenceError(f"there are no {name}s, expected at least one")

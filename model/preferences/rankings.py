@@ -29,6 +29,8 @@ LAYOUTS = {
 
 Of scores and ratings the largest is the best response, of ranks the smallest."""
 
+ONE_KIND = "a file has pairs or rankings, by its first record"
+
 
 @dataclass(frozen=True)
 class Ranking(Judged):
@@ -126,6 +128,9 @@ def read_judged(
     try:
         records = read_records(source, **where)
         if (names := _layout(records[0])) is None:
+            for record in records:
+                if _layout(record) is not None:
+                    raise DataError(f"{record.place}: got a ranking, expected a pair: {ONE_KIND}")
             return [to_preference(record, tokenizer, prompt_column) for record in records]
         return [to_ranking(record, names, tokenizer, prompt_column) for record in records]
     except DataError as error:
@@ -140,7 +145,8 @@ def to_ranking(
 ) -> Ranking:
     """A record as a `Ranking`, by the columns of responses and scores; a `DataError` otherwise."""
     fix = ": --prompt-column names the column of the prompts" if prompt_column == "prompt" else ""
-    check_columns(record, (prompt_column, *(name.partition(".")[0] for name in names)), fix)
+    check_columns(record, (prompt_column,), fix)
+    check_columns(record, (name.partition(".")[0] for name in names), f": {ONE_KIND}")
     place, prompt = record.place, text_or_chat(record, prompt_column)
     parts = {f"{names[0]}, item {i}": each for i, each in enumerate(_listed(record, names[0]))}
     items = record._replace(values=parts)
@@ -164,7 +170,10 @@ def _is_number(value: object) -> bool:
 
 
 def _layout(record: Record) -> tuple[str, str] | None:
-    """The columns of responses and scores in a record; None without, or beside a preference."""
+    """The columns of responses and scores in a record; None without, or beside a preference.
+
+    A `DataError` for responses alone.
+    """
     if not isinstance(record.values, Mapping) or {"chosen", "rejected"} <= record.values.keys():
         return None
     for responses, columns in LAYOUTS.items():
@@ -172,6 +181,10 @@ def _layout(record: Record) -> tuple[str, str] | None:
             outer = {name.partition(".")[0] for name in (responses, scores)}
             if outer <= record.values.keys():
                 return responses, scores
+    if not {"chosen", "rejected"} & record.values.keys():
+        for alone in LAYOUTS.keys() & record.values.keys():
+            scores = " or ".join(map(repr, LAYOUTS[alone]))
+            raise DataError(f"{record.place}: column {scores} is missing beside {alone!r}")
     return None
 
 

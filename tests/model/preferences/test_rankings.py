@@ -22,6 +22,7 @@ from model.preferences import (
     read_judged,
     split_preferences,
 )
+from model.preferences.comparisons import listed
 from model.preferences.plackett_luce import (
     RankingDistribution,
     _integral_over_times,
@@ -213,7 +214,10 @@ RECORDS = {
         "responses": ["", "a"],
         "scores": [1, 2],
     },
-    "column 'responses' is missing, got 'prompt', 'chosen'": {"prompt": "a", "chosen": "b"},
+    "column 'responses' is missing, got 'prompt', 'chosen': a file has pairs or rankings": {
+        "prompt": "a",
+        "chosen": "b",
+    },
 }
 
 
@@ -223,3 +227,19 @@ def test_a_record_that_is_no_ranking_is_refused_with_its_line(tmp_path, message)
     path.write_text("".join(json.dumps(record) + "\n" for record in (GOOD, RECORDS[message])))
     with pytest.raises(PreferenceError, match=rf"lists.jsonl, line 2: .*{message}"):
         read_judged(path)
+
+
+def test_a_ranking_after_pairs_or_without_scores_is_refused_by_kind():
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    bare = {name: value for name, value in GOOD.items() if name != "scores"}
+    with pytest.raises(PreferenceError, match=r"record 1: got a ranking, .* by its first record"):
+        read_judged([pair, GOOD])
+    for rows in ([bare], [pair, bare]):
+        with pytest.raises(PreferenceError, match="'scores' or 'ranks' is missing beside 'resp"):
+            read_judged(rows)
+    with pytest.raises(PreferenceError, match="'ratings' is missing beside 'generations'"):
+        read_judged([{"prompt": "a", "generations": ["b", "c"]}])
+    with pytest.raises(TypeError, match=r"expected a Preference: .*Ranking\.preferences"):
+        listed(read_judged([GOOD]), Preference)
+    with pytest.raises(TypeError, match=r"expected a Ranking: .*Ranking\.of"):
+        listed(read_judged([pair]), Ranking)
