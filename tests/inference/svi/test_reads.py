@@ -24,8 +24,10 @@ that are shortened to the limit have more reads of the size."""
 
 BEYOND = {"leave-one-out": 0, "trace": 3, "reweighted-wake-sleep": 6}
 BEYOND |= {"best-of-n-distillation": 2, "trajectory-balance": 3, "gauss-newton": 5}
+BEYOND |= {"online-dpo": 3}
 """Further reads, where there is not one, of the sum of the factors, which a model in plain Pyro has
-not checked. Pyro has checks of its own; the others have ranks, old responses, a solution."""
+not checked. Pyro has checks of its own; the others have ranks, old responses, a solution, and the
+likelihoods of both outcomes."""
 
 Counter = Callable[[Callable[[], Any]], int]
 
