@@ -231,8 +231,9 @@ class GRPO(RepeatedBatchObjective):
 
     def _advantage(self, signal: Tensor, length: Tensor, parts: dict[str, Tensor]) -> Tensor:
         """Advantages, `[K, N]`, for lengths `[K, N]` and tensors of the batch by name."""
-        advantage = self._centred(signal, length, parts.get("greedy"))
-        if self.scale == "each":
+        if self.scale != "each":
+            advantage = self._centred(signal, length, parts.get("greedy"))
+        else:
             advantage = torch.zeros_like(signal)
             for name, factor in part_of(parts, FACTOR).items():
                 scaled = self._centred(factor, length, None) / (factor.std(0) + EPSILON)
